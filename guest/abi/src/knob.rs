@@ -1,0 +1,352 @@
+//! The knobs of a case: values that the host hands it. Names are for people, numbers for the boot block.
+
+/// Slots for knob values in a boot block.
+pub const KNOB_SLOTS: usize = 64;
+
+/// A value that the host hands a case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Knob {
+    /// Slot in the boot block.
+    pub number: u32,
+    /// Name, in kebab-case.
+    pub name: &'static str,
+    /// What it decides, a fragment.
+    pub what: &'static str,
+    /// Its values; the first is the default.
+    pub values: Values,
+}
+
+/// The values of a knob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Values {
+    /// Words. The raw value is the word's [code](Word::code), with the parameter, if it takes one, from bit 8 on.
+    Words(&'static [Word]),
+    /// A number, written in decimal or with `0x`; the raw value is itself.
+    Number {
+        /// What it is when nothing is said.
+        default: u64,
+        /// The least it can be.
+        min: u64,
+        /// The most it can be.
+        max: u64,
+    },
+    /// The number of a vCPU, or the word `last`. The host resolves it, so the raw value is always a number.
+    Vcpu,
+}
+
+/// A word that a knob can be set to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Word {
+    /// Raw value in bits 7:0.
+    pub code: u8,
+    /// The word, in kebab-case.
+    pub word: &'static str,
+    /// Whether `:N` follows it, with N at least 1.
+    pub takes_number: bool,
+    /// What it means, a fragment.
+    pub what: &'static str,
+}
+
+/// Why a text is no value of a knob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadValue {
+    /// No such word.
+    UnknownWord,
+    /// The word needs `:N`.
+    NumberMissing,
+    /// The word takes no `:N`.
+    NumberUnexpected,
+    /// It is not a number, or not in range.
+    NotInRange,
+}
+
+impl Knob {
+    /// The knob of that name.
+    pub fn named(name: &str) -> Option<&'static Knob> {
+        ALL.iter().copied().find(|knob| knob.name == name)
+    }
+
+    /// The raw value of a text. `vcpus` resolves `last`.
+    pub fn parse(&self, text: &str, vcpus: usize) -> Result<u64, BadValue> {
+        match self.values {
+            Values::Number { min, max, .. } => parse_number(text, min, max),
+            Values::Vcpu if text == "last" => Ok(vcpus.saturating_sub(1) as u64),
+            Values::Vcpu => parse_number(text, 0, vcpus.saturating_sub(1) as u64),
+            Values::Words(words) => parse_word(text, words),
+        }
+    }
+
+    /// The raw value when nothing is said.
+    pub fn default_value(&self) -> u64 {
+        match self.values {
+            Values::Number { default, .. } => default,
+            Values::Vcpu => 0,
+            Values::Words(words) => words[0].code as u64,
+        }
+    }
+
+    /// The word of a raw value, and its parameter.
+    pub fn word(&self, raw: u64) -> Option<(&'static Word, u64)> {
+        let Values::Words(words) = self.values else { return None };
+        let word = words.iter().find(|word| word.code as u64 == raw & 0xff)?;
+        Some((word, raw >> 8))
+    }
+}
+
+fn parse_word(text: &str, words: &[Word]) -> Result<u64, BadValue> {
+    let (name, number) = match text.split_once(':') {
+        Some((name, number)) => (name, Some(number)),
+        None => (text, None),
+    };
+    let word = words.iter().find(|word| word.word == name).ok_or(BadValue::UnknownWord)?;
+    match (word.takes_number, number) {
+        (false, None) => Ok(word.code as u64),
+        (false, Some(_)) => Err(BadValue::NumberUnexpected),
+        (true, None) => Err(BadValue::NumberMissing),
+        (true, Some(number)) => Ok(word.code as u64 | parse_number(number, 1, u64::MAX >> 8)? << 8),
+    }
+}
+
+fn parse_number(text: &str, min: u64, max: u64) -> Result<u64, BadValue> {
+    let number = match text.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16),
+        None => text.parse(),
+    };
+    number.ok().filter(|n| (min..=max).contains(n)).ok_or(BadValue::NotInRange)
+}
+
+const fn word(code: u8, word: &'static str, what: &'static str) -> Word {
+    Word { code, word, takes_number: false, what }
+}
+
+const fn word_n(code: u8, word: &'static str, what: &'static str) -> Word {
+    Word { code, word, takes_number: true, what }
+}
+
+macro_rules! knobs {
+    ($($(#[$meta:meta])* $name:ident = $number:literal, $text:literal, $what:literal, $values:expr;)*) => {
+        $($(#[$meta])* pub static $name: Knob = Knob { number: $number, name: $text, what: $what, values: $values };)*
+
+        /// Every knob.
+        pub static ALL: &[&Knob] = &[$(&$name),*];
+    };
+}
+
+/// Codes of the words of [`CALL`].
+pub mod call {
+    /// Multi-target calls fall back to a record on the stack.
+    pub const KMALLOC_2_6_28: u8 = 0;
+    /// Multi-target calls fall back to one target after the other.
+    pub const KMALLOC_2_6_29: u8 = 1;
+    /// The proposed `CSD_FLAG_RELEASE`.
+    pub const RELEASE: u8 = 2;
+    /// Records per CPU with a lock, merged in 2009.
+    pub const PERCPU_LOCK: u8 = 3;
+    /// Asynchronous records unlocked before their callback, 2015.
+    pub const PERCPU_UNLOCK_FIRST: u8 = 4;
+    /// Lock-free inboxes and record types, today.
+    pub const LLIST: u8 = 5;
+}
+
+/// Codes of the words of [`ARCH`].
+pub mod arch {
+    /// The generic sender and handler.
+    pub const GENERIC: u8 = 0;
+    /// An architecture with its own smp_call_function().
+    pub const OWN_HELPER: u8 = 1;
+    /// The generic sender and a handler that predates RELEASE.
+    pub const GENERIC_OLD_HANDLER: u8 = 2;
+}
+
+/// Codes of the words of [`ALLOC`].
+pub mod alloc {
+    /// No allocation fails.
+    pub const OK: u8 = 0;
+    /// Every allocation fails.
+    pub const FAIL: u8 = 1;
+    /// Only the Nth fails.
+    pub const NTH: u8 = 2;
+    /// The Nth and all later fail.
+    pub const FROM: u8 = 3;
+    /// N records exist, and earlier calls hold them.
+    pub const POOL: u8 = 4;
+    /// Each fails with a chance of N in 100.
+    pub const RANDOM: u8 = 5;
+}
+
+/// Codes of the words of [`ALLOC_SITE`].
+pub mod alloc_site {
+    /// At every site.
+    pub const ANY: u8 = 0;
+    /// At the record of a multi-target call.
+    pub const CALL_MANY: u8 = 1;
+    /// At the record of a single-target call.
+    pub const CALL_SINGLE: u8 = 2;
+}
+
+/// Codes of the words of [`TARGET`].
+pub mod target {
+    /// All other vCPUs.
+    pub const ALL: u8 = 0;
+    /// The lowest other vCPU.
+    pub const SINGLE: u8 = 1;
+    /// All other vCPUs but the last of them.
+    pub const MANY: u8 = 2;
+    /// The caller itself.
+    pub const SELF: u8 = 3;
+    /// A vCPU that is marked offline.
+    pub const OFFLINE: u8 = 4;
+}
+
+/// Codes of the words of [`FLIP`].
+pub mod flip {
+    /// Nothing is changed.
+    pub const NONE: u8 = 0;
+    /// The initiator of a rendezvous does not open the gate.
+    pub const NO_GATE_STORE: u8 = 1;
+    /// The handler of a call does not clear RELEASE.
+    pub const NO_RELEASE_CLEAR: u8 = 2;
+    /// The sender of a call does not send its interrupt.
+    pub const NO_IPI: u8 = 3;
+    /// The initiator publishes a wait at which it is not.
+    pub const FALSE_WAIT: u8 = 4;
+    /// One vCPU does not program what the others program.
+    pub const NO_MTRR_WRITE: u8 = 5;
+}
+
+use Values::{Number, Vcpu, Words};
+
+const NO_YES: Values = Words(&[word(0, "0", "no"), word(1, "1", "yes")]);
+
+knobs! {
+    /// The call layer.
+    CALL = 0, "call", "the implementation of smp_call_function()", Words(&[
+        word(call::KMALLOC_2_6_28, "kmalloc-2.6.28", "2.6.28: without memory, a record on the stack for all, wait=1"),
+        word(call::KMALLOC_2_6_29, "kmalloc-2.6.29", "2.6.29-rc: without memory, one target after the other"),
+        word(call::RELEASE, "release", "the proposed CSD_FLAG_RELEASE: without memory, wait for acceptance only"),
+        word(call::PERCPU_LOCK, "percpu-lock", "2.6.30: one record a CPU with a lock, unlocked after the callback"),
+        word(call::PERCPU_UNLOCK_FIRST, "percpu-unlock-first", "2015: asynchronous records unlocked before the callback"),
+        word(call::LLIST, "llist", "today: lock-free inboxes, record types"),
+    ]);
+    /// The architecture's part of the call layer.
+    ARCH = 1, "arch", "the architecture's part of the call layer", Words(&[
+        word(arch::GENERIC, "generic", "the generic sender and handler"),
+        word(arch::OWN_HELPER, "own-helper", "an smp_call_function() of its own, one global call record"),
+        word(arch::GENERIC_OLD_HANDLER, "generic-old-handler", "the generic sender, a handler that predates RELEASE"),
+    ]);
+    /// Injected allocation failure.
+    ALLOC = 2, "alloc", "which allocations of call records fail (injected by the guest)", Words(&[
+        word(alloc::OK, "ok", "none"),
+        word(alloc::FAIL, "fail", "all"),
+        word_n(alloc::NTH, "nth", "only the Nth"),
+        word_n(alloc::FROM, "from", "the Nth and all later"),
+        word_n(alloc::POOL, "pool", "those beyond N records that earlier calls still hold"),
+        word_n(alloc::RANDOM, "random", "each with a chance of N in 100, seeded"),
+    ]);
+    /// Where allocation failure is injected.
+    ALLOC_SITE = 3, "alloc-site", "where allocations fail", Words(&[
+        word(alloc_site::ANY, "any", "at every site"),
+        word(alloc_site::CALL_MANY, "call-many", "at the record of a multi-target call"),
+        word(alloc_site::CALL_SINGLE, "call-single", "at the record of a single-target call"),
+    ]);
+    /// The mode of the local APICs.
+    APIC = 4, "apic", "the mode of the local APICs", Words(&[
+        word(0, "x2apic", "registers as MSRs"),
+        word(1, "xapic", "registers in memory"),
+    ]);
+    /// The fences before an x2APIC ICR write.
+    FENCE = 5, "fence", "MFENCE and LFENCE before an x2APIC ICR write (SDM 3A 11.12.3)", Words(&[
+        word(1, "on", "as the manual asks"),
+        word(0, "off", "omitted"),
+    ]);
+    /// How a spin spins.
+    SPIN = 6, "spin", "what a turn of a spin does", Words(&[
+        word(0, "pause", "PAUSE"),
+        word(1, "yield", "a port write that the host answers by running another vCPU"),
+    ]);
+    /// The vCPU that begins.
+    INITIATOR = 7, "initiator", "the vCPU that begins", Vcpu;
+    /// The wait argument of the call.
+    WAIT = 8, "wait", "the wait argument of the call", NO_YES;
+    /// The targets of the call.
+    TARGET = 9, "target", "the targets of the call", Words(&[
+        word(target::ALL, "all", "all other vCPUs, by smp_call_function()"),
+        word(target::SINGLE, "single", "the lowest other vCPU, by smp_call_function_single()"),
+        word(target::MANY, "many", "all others but the last of them, by smp_call_function_many()"),
+        word(target::SELF, "self", "the caller itself, by smp_call_function_single()"),
+        word(target::OFFLINE, "offline", "a vCPU that is not online, by smp_call_function_single()"),
+    ]);
+    /// Whether the callback needs the caller.
+    CALLEE = 10, "callee", "what the callback does", Words(&[
+        word(0, "needs-caller", "waits for a word that the caller writes after the call returns"),
+        word(1, "ends", "ends by itself"),
+    ]);
+    /// One deviation from the protocol.
+    FLIP = 11, "flip", "one deviation from the protocol (injected by the guest)", Words(&[
+        word(flip::NONE, "none", "no deviation"),
+        word(flip::NO_GATE_STORE, "no-gate-store", "the initiator does not open the gate"),
+        word(flip::NO_RELEASE_CLEAR, "no-release-clear", "the handler does not clear RELEASE"),
+        word(flip::NO_IPI, "no-ipi", "the sender does not send its interrupt"),
+        word(flip::FALSE_WAIT, "false-wait", "the initiator publishes a wait at which it is not, for ever"),
+        word(flip::NO_MTRR_WRITE, "no-mtrr-write", "the last vCPU leaves out its MTRR write"),
+    ]);
+    /// What of the MTRRs is programmed.
+    MTRR = 12, "mtrr", "what set_mtrr() programs", Words(&[
+        word(0, "range", "one variable range"),
+        word(1, "all", "the initiator's whole state, replicated (reg == ~0)"),
+    ]);
+    /// The variable range.
+    MTRR_REG = 13, "mtrr-reg", "the variable range that is programmed", Number { default: 1, min: 0, max: 7 };
+    /// The base of the range.
+    MTRR_BASE = 14, "mtrr-base", "its base", Number { default: 0xd000_0000, min: 0, max: (1 << 39) - 1 };
+    /// The size of the range.
+    MTRR_SIZE = 15, "mtrr-size", "its size in bytes; 0 clears the range", Number { default: 0x100_0000, min: 0, max: 1 << 39 };
+    /// The type of the range.
+    MTRR_TYPE = 16, "mtrr-type", "its memory type", Words(&[
+        word(1, "wc", "write-combining"),
+        word(0, "uc", "uncacheable"),
+        word(4, "wt", "write-through"),
+        word(5, "wp", "write-protected"),
+        word(6, "wb", "write-back"),
+    ]);
+    /// How many calls in a row.
+    CALLS = 17, "calls", "how many calls are made in a row", Number { default: 2, min: 1, max: 64 };
+    /// The bound of the initiator's wait.
+    BOUND = 18, "bound", "turns after which smp_call_function() gives up; 0 never", Number { default: 0, min: 0, max: 1 << 32 };
+}
+
+const _: () = {
+    let mut i = 0;
+    while i < ALL.len() {
+        assert!(ALL[i].number as usize == i && i < KNOB_SLOTS, "knobs are numbered in order");
+        i += 1;
+    }
+};
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn words_parse_to_their_codes_and_parameters() {
+        assert_eq!(ALLOC.parse("ok", 4), Ok(0));
+        assert_eq!(ALLOC.parse("nth:3", 4), Ok(alloc::NTH as u64 | 3 << 8));
+        assert_eq!(ALLOC.word(ALLOC.parse("nth:3", 4).unwrap()).map(|(w, n)| (w.word, n)), Some(("nth", 3)));
+    }
+
+    #[test]
+    fn wrong_words_say_what_is_wrong() {
+        assert_eq!(ALLOC.parse("never", 4), Err(BadValue::UnknownWord));
+        assert_eq!(ALLOC.parse("nth", 4), Err(BadValue::NumberMissing));
+        assert_eq!(ALLOC.parse("ok:1", 4), Err(BadValue::NumberUnexpected));
+        assert_eq!(ALLOC.parse("nth:0", 4), Err(BadValue::NotInRange));
+        assert_eq!(MTRR_REG.parse("8", 4), Err(BadValue::NotInRange));
+    }
+
+    #[test]
+    fn vcpus_resolve_last_and_refuse_those_that_are_not_there() {
+        assert_eq!(INITIATOR.parse("last", 4), Ok(3));
+        assert_eq!(INITIATOR.parse("3", 4), Ok(3));
+        assert_eq!(INITIATOR.parse("4", 4), Err(BadValue::NotInRange));
+    }
+}
