@@ -81,7 +81,7 @@ plain_struct! {
 plain_struct! {
     /// The spin of a wait site. A site that was inlined has more than one.
     ///
-    /// While a vCPU executes it, RDI holds the address of the waited word, ESI the mask and EDX the value it is compared with:
+    /// While a vCPU executes it, RDI holds the address of the waited word, ESI the mask and R8D the value it is compared with:
     /// the machine itself confirms what the vCPU publishes.
     pub struct SiteRange: 24 {
         /// First byte.

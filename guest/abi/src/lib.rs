@@ -17,6 +17,7 @@
 //! | [`shared`] | the ghost page that all vCPUs write and no guest decision reads |
 //! | [`arena`] | lifetime marks of the objects that vCPUs share |
 //! | [`image`] | what a payload's ELF file says about itself: version, cases, wait sites |
+//! | [`mtrr`] | the state that a replicating rendezvous programs |
 //! | [`port`] | doorbells |
 #![no_std]
 #![forbid(unsafe_code)]
@@ -30,6 +31,7 @@ pub mod event;
 pub mod image;
 pub mod knob;
 pub mod layout;
+pub mod mtrr;
 pub mod port;
 pub mod shared;
 pub mod text;

@@ -88,8 +88,8 @@ plain_struct! {
         pub awaits_at: u64,
         /// The awaited vCPUs, a bit each.
         pub awaits: [u64; MASK_WORDS],
-        /// Zero.
-        pub reserved: u64,
+        /// 1 when the wait gives up after a number of turns: then it is no stall, whatever it waits for.
+        pub bounded: u64,
     }
 }
 
