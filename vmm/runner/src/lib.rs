@@ -1,1 +1,3 @@
-//! Placeholder.
+//! Scenarios, their execution, oracles, verdicts and reports.
+
+pub mod outcome;

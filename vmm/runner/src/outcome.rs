@@ -1,0 +1,293 @@
+//! What one run came to: plain data that reports and expectations read.
+//!
+//! Filled by [`crate::execute`] and [`crate::oracle`], owned by nobody afterwards. The JSON names of its fields are stable.
+
+use core::time::Duration;
+
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+
+pub use stallbench_stall::report::{Address, Contradiction, Culprit, Stall, StallKind, Strength, WaitReport};
+
+/// What the host concluded about a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "verdict", rename_all = "kebab-case")]
+pub enum Verdict {
+    /// Every vCPU did its part, and no oracle objects.
+    Pass,
+    /// No further progress is possible.
+    Stall(Stall),
+    /// An oracle on the final state objects.
+    Inconsistent {
+        /// What differs, or is invalid.
+        reason: String,
+    },
+    /// An invariant was broken while running; nothing need stall.
+    Breach(Breach),
+    /// The guest died.
+    GuestFault(GuestFault),
+    /// The host did not run a vCPU that could have run.
+    Starved {
+        /// Which, and how much CPU time it had.
+        reason: String,
+    },
+    /// Still changing, or not decidable, when the budget ended.
+    Budget {
+        /// What still changes, or what could not be decided.
+        reason: String,
+    },
+}
+
+impl Verdict {
+    /// The word for it.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Stall(_) => "stall",
+            Self::Inconsistent { .. } => "inconsistent",
+            Self::Breach(_) => "breach",
+            Self::GuestFault(_) => "guest-fault",
+            Self::Starved { .. } => "starved",
+            Self::Budget { .. } => "budget",
+        }
+    }
+
+    /// The word for its kind, where it has kinds.
+    pub const fn kind(&self) -> Option<&'static str> {
+        match self {
+            Self::Stall(stall) => Some(stall.kind.word()),
+            Self::Breach(breach) => Some(breach.kind.word()),
+            _ => None,
+        }
+    }
+
+    /// The stall, if it is one.
+    pub const fn stall(&self) -> Option<&Stall> {
+        match self {
+            Self::Stall(stall) => Some(stall),
+            _ => None,
+        }
+    }
+
+    /// The words of all verdicts.
+    pub const WORDS: [&'static str; 7] =
+        ["pass", "stall", "inconsistent", "breach", "guest-fault", "starved", "budget"];
+}
+
+/// An invariant that was broken while running.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Breach {
+    /// Which.
+    pub kind: BreachKind,
+    /// The vCPU that broke it.
+    pub vcpu: usize,
+    /// The function of the protocol where it did.
+    pub site: String,
+    /// How.
+    pub reason: String,
+}
+
+/// Which invariant was broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BreachKind {
+    /// A call with wait=0 waited for the end of its own callback.
+    Wait0Waited,
+}
+
+impl BreachKind {
+    /// Every kind that this version can find.
+    pub const ALL: [Self; 1] = [Self::Wait0Waited];
+
+    /// The word for it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Wait0Waited => "wait0-waited",
+        }
+    }
+}
+
+/// How a guest died.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct GuestFault {
+    /// The vCPU.
+    pub vcpu: usize,
+    /// What happened, one line: `panic: …`, `page fault at …`, `triple fault`, or the exit that KVM reported.
+    pub text: String,
+    /// File of a panic; else empty.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub file: String,
+    /// Line of a panic; else 0.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub line: u32,
+    /// Vector of an exception.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vector: Option<u32>,
+    /// Error code of an exception.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<u64>,
+    /// Where it happened.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rip: Option<Address>,
+    /// The function at that address, with the offset.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub symbol: String,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+fn is_zero(line: &u32) -> bool {
+    *line == 0
+}
+
+/// Everything that one run came to.
+#[derive(Clone, Debug, Serialize)]
+pub struct RunOutcome {
+    /// What the host concluded.
+    #[serde(flatten)]
+    pub verdict: Verdict,
+    /// From the start of the vCPU threads' machine being made to the end of the run, in nanoseconds.
+    #[serde(rename = "wall_ns", serialize_with = "nanoseconds")]
+    pub wall: Duration,
+    /// From the last poll that saw a progress word change to the verdict, in nanoseconds.
+    #[serde(rename = "verdict_ns", serialize_with = "nanoseconds")]
+    pub verdict_latency: Duration,
+    /// What the MTRR oracle says.
+    pub mtrr: MtrrOutcome,
+    /// What the oracle of the wait=0 contract says.
+    pub wait0: Wait0Outcome,
+    /// Waits for a record of an earlier call of one's own.
+    pub residual_waits: usize,
+    /// The named words of the protocol, as they lay in memory at the end.
+    pub words: Words,
+    /// What vCPUs published and the machine denied.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub contradictions: Vec<Contradiction>,
+    /// A line for each vCPU.
+    pub vcpu_states: Vec<VcpuSummary>,
+    /// Lines that the guest logged, bounded.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub log: Vec<LogLine>,
+    /// What watching and stopping the machine took.
+    pub watch: WatchOutcome,
+}
+
+/// What the MTRR oracle says about the state that KVM reports.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct MtrrOutcome {
+    /// Whether all vCPUs that came up agree, hold valid values, and those that the scenario programmed. `None`: not read.
+    pub consistent: Option<bool>,
+    /// Whether the state differs from that at start. `None`: not read.
+    pub changed: Option<bool>,
+    /// What is wrong, a line each, bounded.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
+}
+
+/// What the oracle of the wait=0 contract says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Wait0Outcome {
+    /// No call with wait=0 waited for its own callback.
+    Kept,
+    /// One did.
+    Broken,
+    /// Events were lost, so it cannot be known.
+    NotObserved,
+}
+
+/// Named words of the protocol, in the guest's order; a JSON object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Words(pub Vec<(String, u64)>);
+
+impl Words {
+    /// The value of a word.
+    pub fn get(&self, name: &str) -> Option<u64> {
+        self.0.iter().find(|(word, _)| word == name).map(|(_, value)| *value)
+    }
+}
+
+impl Serialize for Words {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (name, value) in &self.0 {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
+    }
+}
+
+/// What a vCPU was doing at the end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct VcpuSummary {
+    /// The vCPU.
+    pub vcpu: usize,
+    /// Where it was in its life, as it published.
+    pub phase: String,
+    /// What it was doing, a fragment.
+    pub doing: String,
+    /// What it got done.
+    pub progress: u64,
+    /// CPU time of its thread, in nanoseconds.
+    #[serde(rename = "ran_ns", serialize_with = "nanoseconds")]
+    pub ran: Duration,
+}
+
+/// A line that a guest logged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LogLine {
+    /// The vCPU that logged it.
+    pub vcpu: usize,
+    /// The line.
+    pub text: String,
+}
+
+/// What watching and stopping the machine took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct WatchOutcome {
+    /// Polls of the progress words.
+    pub polls: u64,
+    /// Times the machine was stopped on suspicion.
+    pub suspicions: u32,
+    /// Kicks sent to vCPU threads.
+    pub kicks_sent: u64,
+    /// Kicks that brought a thread out of KVM_RUN.
+    pub kicks_acknowledged: u64,
+    /// Kicks that came when there was nothing to do.
+    pub kicks_stale: u64,
+}
+
+fn nanoseconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn verdict_of_stall_carries_kind_and_strength_beside_it() {
+        let stall = Stall { kind: StallKind::Deadlock, strength: Strength::Observed, culprit: None, waits: vec![] };
+        let json = serde_json::to_value(Verdict::Stall(stall)).unwrap();
+        assert_eq!(
+            json,
+            serde_json::json!({
+                "verdict": "stall", "kind": "deadlock", "strength": "observed", "culprit": null, "waits": []
+            })
+        );
+    }
+
+    #[test]
+    fn verdict_words_are_those_of_serialisation() {
+        for verdict in [Verdict::Pass, Verdict::Budget { reason: String::new() }] {
+            assert_eq!(serde_json::to_value(&verdict).unwrap()["verdict"], verdict.word());
+            assert!(Verdict::WORDS.contains(&verdict.word()));
+        }
+    }
+
+    #[test]
+    fn words_serialise_in_the_order_of_the_guest() {
+        let words = Words(vec![("gate".into(), 0), ("count".into(), 2)]);
+        assert_eq!(serde_json::to_string(&words).unwrap(), r#"{"gate":0,"count":2}"#);
+        assert_eq!((words.get("count"), words.get("flag")), (Some(2), None));
+    }
+}
