@@ -1,1 +1,23 @@
-//! Placeholder.
+//! What a machine was found to be, and what a guest program says about itself, as plain data.
+//!
+//! No KVM, no threads, no unsafe code: everything here builds and can be tested on a machine without `/dev/kvm`. `core` fills
+//! these types, `stall` and `runner` read them.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`machine`] | the captured state of each vCPU: registers, local APIC, pending events |
+//! | [`apic`] | the registers of a local APIC |
+//! | [`mtrr`] | memory type range registers: values, validity, differences |
+//! | [`memory`] | reading guest memory |
+//! | [`published`] | what the vCPUs publish about themselves, read from guest memory |
+//! | [`program`] | a guest's ELF file: cases, wait sites, symbols |
+//! | [`host`] | the fingerprint of the KVM host |
+#![forbid(unsafe_code)]
+
+pub mod apic;
+pub mod host;
+pub mod machine;
+pub mod memory;
+pub mod mtrr;
+pub mod program;
+pub mod published;
