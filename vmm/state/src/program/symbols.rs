@@ -1,0 +1,74 @@
+//! Names of functions, read when first asked for.
+
+use std::ops::Range;
+
+use object::elf::{SHT_SYMTAB, STT_FUNC, STT_NOTYPE, Sym64};
+use object::endian::LittleEndian;
+use object::read::elf::{SectionHeader, Sym};
+
+use super::file::{File, LE, range};
+use super::segments::{Segment, has_code};
+
+/// Longest name that is shown, in bytes.
+const NAME_LIMIT: usize = 512;
+
+/// The functions of a program, by ascending address.
+#[derive(Default)]
+pub(super) struct Symbols {
+    functions: Vec<Function>,
+    /// Where the names lie in the file.
+    names: Range<usize>,
+}
+
+struct Function {
+    address: u64,
+    /// 0 for a label in assembly, which lasts until the next symbol.
+    size: u64,
+    /// Offset of the name among the names.
+    name: usize,
+}
+
+impl Symbols {
+    /// Reads the symbols that lie in code; none if the table is missing or damaged.
+    pub(super) fn read(bytes: &[u8], segments: &[Segment]) -> Self {
+        Self::table(bytes, segments).unwrap_or_default()
+    }
+
+    fn table(bytes: &[u8], segments: &[Segment]) -> Option<Self> {
+        let file = File::open(bytes).ok()?;
+        let table = file.sections().iter().find(|section| section.sh_type(LE) == SHT_SYMTAB)?;
+        let names = file.sections().get(table.sh_link(LE) as usize)?;
+        let symbols: &[Sym64<LittleEndian>] = table.data_as_array(LE, bytes).ok()?;
+        let mut functions: Vec<_> = symbols.iter().filter_map(|symbol| function(symbol, segments)).collect();
+        // Of several names for one address the longest function wins, and is found last.
+        functions.sort_by_key(|function| (function.address, function.size));
+        let (offset, size) = names.file_range(LE)?;
+        Some(Self { functions, names: range(bytes, offset, size)? })
+    }
+
+    /// The function in which `address` lies, and the offset in it.
+    pub(super) fn find(&self, bytes: &[u8], address: u64) -> Option<(String, u64)> {
+        let behind = self.functions.partition_point(|function| function.address <= address);
+        let function = self.functions.get(behind.checked_sub(1)?)?;
+        let offset = address - function.address;
+        let inside = function.size == 0 || offset < function.size;
+        let name = self.name(bytes, function.name)?;
+        inside.then_some((name, offset))
+    }
+
+    fn name(&self, bytes: &[u8], at: usize) -> Option<String> {
+        let names = bytes.get(self.names.clone())?.get(at..)?;
+        let name = &names[..names.len().min(NAME_LIMIT)];
+        let end = name.iter().position(|&byte| byte == 0)?;
+        let mangled = std::str::from_utf8(&name[..end]).ok().filter(|name| !name.is_empty())?;
+        let name = format!("{:#}", rustc_demangle::demangle(mangled));
+        (!name.chars().any(char::is_control)).then_some(name)
+    }
+}
+
+fn function(symbol: &Sym64<LittleEndian>, segments: &[Segment]) -> Option<Function> {
+    let (address, size) = (symbol.st_value(LE), symbol.st_size(LE));
+    let named = symbol.st_name(LE) != 0 && matches!(symbol.st_type(), STT_FUNC | STT_NOTYPE);
+    let in_code = has_code(segments, address, address.saturating_add(1));
+    (named && in_code).then_some(Function { address, size, name: symbol.st_name(LE) as usize })
+}
