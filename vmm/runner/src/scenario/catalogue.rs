@@ -1,0 +1,149 @@
+//! Where scenarios come from: those inside the binary, and files and directories named by the user.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use super::{Scenario, ScenarioError, Subject, read};
+
+macro_rules! built_in {
+    ($($subject:literal),* $(,)?) => {
+        /// The scenario files inside the binary: subject and text. A file is named after its subject.
+        pub static BUILT_IN: &[(&str, &str)] = &[$((
+            $subject,
+            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/scenarios/", $subject, ".toml")),
+        )),*];
+    };
+}
+
+built_in!["mtrr", "call"];
+
+/// All scenarios that can be named. Files of the user's come before built-in ones of the same subject and hide them.
+#[derive(Debug)]
+pub struct Catalogue {
+    given: Vec<Subject>,
+    built_in: Vec<(&'static str, &'static str, OnceLock<Subject>)>,
+}
+
+impl Default for Catalogue {
+    fn default() -> Self {
+        Self::new(BUILT_IN)
+    }
+}
+
+impl Catalogue {
+    /// A catalogue of built-in files. They are parsed when they are asked for.
+    pub fn new(built_in: &[(&'static str, &'static str)]) -> Self {
+        let built_in = built_in.iter().map(|(name, text)| (*name, *text, OnceLock::new())).collect();
+        Self { given: Vec::new(), built_in }
+    }
+
+    /// Adds a file, or the `*.toml` files of a directory.
+    pub fn add(&mut self, path: &Path) -> Result<(), ScenarioError> {
+        let files = if path.is_dir() { toml_files(path)? } else { vec![path.to_owned()] };
+        for file in files {
+            let text =
+                fs::read_to_string(&file).map_err(|source| ScenarioError::Read { path: file.clone(), source })?;
+            self.given.push(read(file.display().to_string(), text.into())?);
+        }
+        Ok(())
+    }
+
+    /// The subjects that the user brought.
+    pub fn given(&self) -> &[Subject] {
+        &self.given
+    }
+
+    /// The subject of that name: the user's files if there are any, else the built-in one.
+    pub fn subject(&self, name: &str) -> Result<Vec<&Subject>, ScenarioError> {
+        let given: Vec<_> = self.given.iter().filter(|subject| subject.name == name).collect();
+        if !given.is_empty() {
+            return Ok(given);
+        }
+        let built_in = self.built_in.iter().filter(|(subject, ..)| *subject == name);
+        built_in.map(|(name, text, cell)| parsed(name, text, cell)).collect()
+    }
+
+    /// Every subject, the user's first.
+    pub fn subjects(&self) -> Result<Vec<&Subject>, ScenarioError> {
+        let mut subjects: Vec<_> = self.given.iter().collect();
+        for (name, text, cell) in &self.built_in {
+            if self.given.iter().all(|given| given.name != *name) {
+                subjects.push(parsed(name, text, cell)?);
+            }
+        }
+        Ok(subjects)
+    }
+
+    /// Every scenario.
+    pub fn scenarios(&self) -> Result<Vec<&Arc<Scenario>>, ScenarioError> {
+        Ok(self.subjects()?.into_iter().flat_map(|subject| &subject.scenarios).collect())
+    }
+}
+
+fn parsed<'a>(name: &str, text: &'static str, cell: &'a OnceLock<Subject>) -> Result<&'a Subject, ScenarioError> {
+    if let Some(subject) = cell.get() {
+        return Ok(subject);
+    }
+    let subject = read(format!("built-in/{name}.toml"), text.into())?;
+    Ok(cell.get_or_init(|| subject))
+}
+
+fn toml_files(directory: &Path) -> Result<Vec<PathBuf>, ScenarioError> {
+    let unreadable = |source| ScenarioError::Read { path: directory.to_owned(), source };
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        if path.extension().is_some_and(|extension| extension == "toml") && !path.is_dir() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    if files.is_empty() { Err(ScenarioError::EmptyDirectory { path: directory.to_owned() }) } else { Ok(files) }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn every_built_in_file_has_the_name_of_its_subject_and_every_file_is_built_in() {
+        for subject in Catalogue::default().subjects().unwrap() {
+            assert!(BUILT_IN.iter().any(|(name, _)| *name == subject.name), "{}", subject.name);
+        }
+        let directory = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/scenarios"));
+        let mut files: Vec<_> =
+            toml_files(directory).unwrap().iter().map(|p| p.file_stem().unwrap().to_owned()).collect();
+        files.retain(|file| BUILT_IN.iter().all(|(name, _)| file.as_os_str() != *name));
+        assert!(files.is_empty(), "not in the list of built-in files: {files:?}");
+    }
+
+    #[test]
+    fn no_group_has_the_name_of_a_subject() {
+        let catalogue = Catalogue::default();
+        for scenario in catalogue.scenarios().unwrap() {
+            for group in scenario.groups() {
+                assert!(BUILT_IN.iter().all(|(subject, _)| *subject != group), "{group} is both");
+            }
+        }
+    }
+
+    #[test]
+    fn file_of_the_users_hides_the_built_in_subject_of_its_name() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("mine.toml"), "subject = 'mtrr'\nabout = 'mine'\n").unwrap();
+        let mut catalogue = Catalogue::default();
+        catalogue.add(directory.path()).unwrap();
+        assert_eq!(catalogue.subject("mtrr").unwrap()[0].about, "mine");
+        assert_eq!(catalogue.subjects().unwrap().iter().filter(|subject| subject.name == "mtrr").count(), 1);
+    }
+
+    #[test]
+    fn missing_file_and_empty_directory_are_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut catalogue = Catalogue::default();
+        assert!(catalogue.add(directory.path()).unwrap_err().to_string().ends_with("no *.toml file in this directory"));
+        let missing = directory.path().join("x.toml");
+        assert!(catalogue.add(&missing).unwrap_err().to_string().contains("x.toml: No such file"));
+    }
+}

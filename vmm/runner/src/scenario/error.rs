@@ -1,0 +1,231 @@
+//! What can be wrong with scenarios and with the request for them. All of it is found before a VM exists.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// A place in a scenario file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The file, or `built-in/NAME.toml`.
+    pub file: String,
+    /// Line, from 1 on.
+    pub line: usize,
+    /// Column, from 1 on.
+    pub column: usize,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.file, self.line, self.column)
+    }
+}
+
+/// Why scenarios cannot be had as they were asked for.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ScenarioError {
+    /// A file or directory cannot be read.
+    #[error("read {}: {source}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A directory without a scenario file.
+    #[error("read {}: no *.toml file in this directory", path.display())]
+    EmptyDirectory {
+        /// Which.
+        path: PathBuf,
+    },
+    /// A file says something that cannot be.
+    #[error("{place}: {problem}")]
+    File {
+        /// Where.
+        place: Place,
+        /// What.
+        problem: Problem,
+    },
+    /// No scenario, subject or group has this name.
+    #[error("no scenario, subject or group is named '{name}'{nearest}")]
+    UnknownName {
+        /// As it was asked for.
+        name: String,
+        /// The names nearest to it, ready to print.
+        nearest: String,
+    },
+    /// The part of a name behind the `@` says nothing usable.
+    #[error("'{name}': {problem}")]
+    Name {
+        /// The whole name.
+        name: String,
+        /// What is wrong.
+        problem: Problem,
+    },
+    /// The scenario exists, but not this cell of it.
+    #[error("{scenario} has no cell '{filter}'; {values}")]
+    NoSuchCell {
+        /// `subject/name`.
+        scenario: String,
+        /// What stood behind the `@`.
+        filter: String,
+        /// Its axes and their values.
+        values: String,
+    },
+    /// `--set` asks for something that cannot be.
+    #[error("--set {setting}: {problem}")]
+    Set {
+        /// As it was asked for.
+        setting: String,
+        /// What is wrong.
+        problem: Problem,
+    },
+    /// More vCPUs than there can be.
+    #[error("{what}: {vcpus} vCPUs, and this host gives 1 to {most}")]
+    Vcpus {
+        /// The scenario or option.
+        what: String,
+        /// How many were asked for.
+        vcpus: usize,
+        /// How many the host gives.
+        most: usize,
+    },
+    /// The scenario declares no expectation for these vCPUs.
+    #[error("{cell}: no expectation is declared for {vcpus} vCPUs")]
+    NotDeclared {
+        /// The cell.
+        cell: String,
+        /// Its vCPUs.
+        vcpus: usize,
+    },
+}
+
+/// What is wrong, apart from where.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Problem {
+    /// TOML that does not parse, or that has not the shape of a scenario file.
+    #[error("{0}")]
+    Syntax(String),
+    /// A name that is not kebab-case.
+    #[error("'{0}' is no name: expected lower-case letters, digits and hyphens, a letter first")]
+    BadName(String),
+    /// A name that another has already.
+    #[error("a second {what} named '{name}'")]
+    Duplicate {
+        /// Scenario, axis, …
+        what: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// A word that is none of those expected.
+    #[error("unknown {what} '{word}', expected {expected}{nearest}")]
+    UnknownWord {
+        /// Verdict, kind, …
+        what: &'static str,
+        /// The word.
+        word: String,
+        /// Those that are.
+        expected: String,
+        /// Those nearest.
+        nearest: String,
+    },
+    /// The image has no such case.
+    #[error("the image has no case '{case}'{nearest}")]
+    UnknownCase {
+        /// The name.
+        case: String,
+        /// Those nearest.
+        nearest: String,
+    },
+    /// There is no such knob.
+    #[error("unknown knob '{knob}'{nearest}")]
+    UnknownKnob {
+        /// The name.
+        knob: String,
+        /// Those nearest.
+        nearest: String,
+    },
+    /// The case has no use for the knob.
+    #[error("case '{case}' takes no knob '{knob}'; it takes {takes}")]
+    NotTaken {
+        /// The case.
+        case: String,
+        /// The knob.
+        knob: String,
+        /// The knobs that it takes.
+        takes: String,
+    },
+    /// The knob cannot have this value.
+    #[error("'{value}' is no value of {knob}: {why}, expected {expected}{nearest}")]
+    BadValue {
+        /// The knob.
+        knob: String,
+        /// The value.
+        value: String,
+        /// What is wrong with it.
+        why: &'static str,
+        /// The values that it can have.
+        expected: String,
+        /// Those nearest.
+        nearest: String,
+    },
+    /// Not KNOB=VALUE.
+    #[error("'{0}' is no setting, expected KNOB=VALUE")]
+    NoSetting(String),
+    /// No number of vCPUs.
+    #[error("'{0}' is no number of vCPUs, expected 1 to 255")]
+    BadVcpus(String),
+    /// An axis without values.
+    #[error("{0} has no values")]
+    Empty(&'static str),
+    /// An amount that does not parse.
+    #[error(
+        "'{0}' is no amount, expected a number, vcpus, vcpus-N or initiator, with =, !=, <= or >= before it if need be"
+    )]
+    BadAmount(String),
+    /// A list where one value is expected.
+    #[error("{0} values, expected one")]
+    NotOne(usize),
+    /// The expectation contradicts itself.
+    #[error("{what} belongs to verdict '{verdict}' only")]
+    Misplaced {
+        /// The key.
+        what: &'static str,
+        /// The verdict that it goes with.
+        verdict: &'static str,
+    },
+    /// The expectation is too vague.
+    #[error("verdict '{verdict}' needs {what}")]
+    Missing {
+        /// The verdict.
+        verdict: &'static str,
+        /// The key.
+        what: &'static str,
+    },
+    /// A condition names a value that the axis has not.
+    #[error("'{value}' is on no axis of this scenario: {knob} has {values}")]
+    OffAxis {
+        /// The knob, or `vcpus`.
+        knob: String,
+        /// The value.
+        value: String,
+        /// Those of the axis.
+        values: String,
+    },
+    /// No rule says what to expect of a cell.
+    #[error("no [[scenario.expect]] applies to cell {0}")]
+    NotCovered(String),
+    /// A rule applies to no cell.
+    #[error("this expectation applies to no cell{0}")]
+    RuleUnused(&'static str),
+    /// An exclusion that excludes nothing.
+    #[error("this exclusion excludes no cell")]
+    ExclusionUnused,
+    /// All cells are excluded.
+    #[error("no cell is left")]
+    NoCells,
+}

@@ -1,0 +1,239 @@
+//! What a scenario expects of a run, and whether the run was so.
+
+use std::fmt;
+
+use crate::outcome::{BreachKind, RunOutcome, StallKind, Strength, Verdict};
+
+use super::amount::{Amount, Size};
+
+/// What is expected of a cell, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expectation {
+    /// The word of the verdict.
+    pub verdict: &'static str,
+    /// The word of its kind; `None`: any, or the verdict has none.
+    pub kind: Option<&'static str>,
+    /// At least this strength, for a stall.
+    pub strength: Strength,
+    /// Who is at the root.
+    pub culprit: Root,
+    /// Which vCPU is at the root; `None`: any.
+    pub culprit_vcpu: Option<Amount>,
+    /// Words in memory, by name.
+    pub words: Vec<(String, Amount)>,
+    /// Waits for a record of an earlier call; `None`: any number.
+    pub residual_waits: Option<Amount>,
+    /// What the text of a guest fault contains.
+    pub contains: Option<String>,
+    /// The reason, from the protocol.
+    pub because: String,
+}
+
+/// What is expected of a culprit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Root {
+    /// Nothing.
+    Any,
+    /// That there is none: no wait breaks its own contract.
+    Nobody,
+    /// That it is in this function of the protocol.
+    Site(String),
+}
+
+impl Expectation {
+    /// A pass, with nothing more to say.
+    pub fn pass(because: &str) -> Self {
+        Self {
+            verdict: Verdict::Pass.word(),
+            kind: None,
+            strength: Strength::Observed,
+            culprit: Root::Any,
+            culprit_vcpu: None,
+            words: Vec::new(),
+            residual_waits: None,
+            contains: None,
+            because: because.to_owned(),
+        }
+    }
+
+    /// What of an outcome is not as expected, a fragment each; empty when all is.
+    pub fn differences(&self, outcome: &RunOutcome, size: Size) -> Vec<String> {
+        let mut found = Vec::new();
+        self.compare_verdict(outcome, &mut found);
+        if found.is_empty() {
+            self.compare_strength(outcome, &mut found);
+            self.compare_culprit(outcome, size, &mut found);
+            self.compare_text(outcome, &mut found);
+        }
+        self.compare_words(outcome, size, &mut found);
+        if let Some(amount) = self.residual_waits
+            && !amount.accepts(outcome.residual_waits as u64, size)
+        {
+            found.push(format!("{} residual waits, expected {}", outcome.residual_waits, amount.describe(size)));
+        }
+        found
+    }
+
+    fn compare_verdict(&self, outcome: &RunOutcome, found: &mut Vec<String>) {
+        let (verdict, kind) = (outcome.verdict.word(), outcome.verdict.kind());
+        if verdict != self.verdict || (self.kind.is_some() && kind != self.kind) {
+            found.push(format!("{}, expected {}", phrase(verdict, kind), phrase(self.verdict, self.kind)));
+        }
+    }
+
+    fn compare_strength(&self, outcome: &RunOutcome, found: &mut Vec<String>) {
+        if let Some(stall) = outcome.verdict.stall()
+            && stall.strength < self.strength
+        {
+            found.push(format!("strength {}, expected at least {}", stall.strength, self.strength));
+        }
+    }
+
+    fn compare_culprit(&self, outcome: &RunOutcome, size: Size, found: &mut Vec<String>) {
+        let culprit = culprit_of(outcome);
+        let named = culprit.map_or("nobody", |(_, site)| site);
+        match (&self.culprit, culprit) {
+            (Root::Site(site), _) if named != site => found.push(format!("culprit {named}, expected {site}")),
+            (Root::Nobody, Some((vcpu, site))) => found.push(format!("culprit vcpu{vcpu} in {site}, expected none")),
+            _ => {}
+        }
+        if let (Some(amount), Some((vcpu, _))) = (self.culprit_vcpu, culprit)
+            && !amount.accepts(vcpu as u64, size)
+        {
+            found.push(format!("culprit vcpu{vcpu}, expected vcpu{}", amount.describe(size)));
+        }
+    }
+
+    fn compare_text(&self, outcome: &RunOutcome, found: &mut Vec<String>) {
+        if let (Some(text), Verdict::GuestFault(fault)) = (&self.contains, &outcome.verdict)
+            && !fault.text.contains(text)
+        {
+            found.push(format!("guest fault '{}', expected one that says '{text}'", fault.text));
+        }
+    }
+
+    fn compare_words(&self, outcome: &RunOutcome, size: Size, found: &mut Vec<String>) {
+        for (name, amount) in &self.words {
+            match outcome.words.get(name) {
+                None => found.push(format!("no word {name} in memory, expected {}", amount.describe(size))),
+                Some(value) if !amount.accepts(value, size) => {
+                    found.push(format!("{name}={value}, expected {}", amount.describe(size)));
+                }
+                Some(_) => {}
+            }
+        }
+    }
+}
+
+/// The vCPU and the function at the root of an outcome.
+pub fn culprit_of(outcome: &RunOutcome) -> Option<(usize, &str)> {
+    match &outcome.verdict {
+        Verdict::Stall(stall) => stall.culprit.as_ref().map(|culprit| (culprit.vcpu, culprit.site.as_str())),
+        Verdict::Breach(breach) => Some((breach.vcpu, breach.site.as_str())),
+        _ => None,
+    }
+}
+
+/// The words of all kinds that a verdict can have.
+pub(super) fn kinds_of(verdict: &str) -> Vec<&'static str> {
+    match verdict {
+        "stall" => StallKind::ALL.iter().map(|kind| kind.word()).collect(),
+        "breach" => BreachKind::ALL.iter().map(|kind| kind.word()).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// `stall deadlock`.
+pub fn phrase(verdict: &str, kind: Option<&str>) -> String {
+    kind.map_or_else(|| verdict.to_owned(), |kind| format!("{verdict} {kind}"))
+}
+
+impl fmt::Display for Expectation {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&phrase(self.verdict, self.kind))?;
+        match &self.culprit {
+            Root::Any => {}
+            Root::Nobody => f.write_str(", no culprit")?,
+            Root::Site(site) => write!(f, ", culprit {site}")?,
+        }
+        if let Some(vcpu) = self.culprit_vcpu {
+            write!(f, " (vcpu{vcpu})")?;
+        }
+        for (name, amount) in &self.words {
+            write!(f, ", {name}{amount}")?;
+        }
+        if let Some(amount) = self.residual_waits {
+            write!(f, ", residual waits {amount}")?;
+        }
+        match &self.contains {
+            Some(text) => write!(f, ", saying \"{text}\""),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+    use crate::outcome::{Culprit, Stall, Words};
+    use crate::sample;
+
+    const FOUR: Size = Size { vcpus: 4, initiator: 0 };
+
+    fn deadlock(site: Option<&str>) -> RunOutcome {
+        let culprit = site.map(|site| Culprit { vcpu: 0, site: site.into(), reason: String::new() });
+        let mut outcome = sample::outcome(Verdict::Stall(Stall {
+            kind: StallKind::Deadlock,
+            strength: Strength::Observed,
+            culprit,
+            waits: vec![],
+        }));
+        outcome.words = Words(vec![("count".into(), 2), ("gate".into(), 0)]);
+        outcome
+    }
+
+    fn expected() -> Expectation {
+        Expectation {
+            verdict: "stall",
+            kind: Some("deadlock"),
+            culprit: Root::Site("call_many".into()),
+            culprit_vcpu: Some(Amount::parse("initiator").unwrap()),
+            words: vec![("count".into(), Amount::parse("vcpus-2").unwrap())],
+            ..Expectation::pass("")
+        }
+    }
+
+    #[test]
+    fn declared_stall_is_as_expected() {
+        assert!(expected().differences(&deadlock(Some("call_many")), FOUR).is_empty());
+    }
+
+    #[test]
+    fn unexpected_pass_is_named() {
+        let differences = expected().differences(&sample::outcome(Verdict::Pass), FOUR);
+        assert_eq!(differences[0], "pass, expected stall deadlock");
+    }
+
+    #[test]
+    fn other_culprit_other_vcpu_and_other_words_are_each_named() {
+        let differences = expected().differences(&deadlock(Some("call_single")), Size { vcpus: 3, initiator: 2 });
+        assert_eq!(
+            differences,
+            ["culprit call_single, expected call_many", "culprit vcpu0, expected vcpu2", "count=2, expected 1"]
+        );
+    }
+
+    #[test]
+    fn culprit_where_none_is_declared_is_a_difference() {
+        let nobody = Expectation { culprit: Root::Nobody, culprit_vcpu: None, ..expected() };
+        assert!(nobody.differences(&deadlock(None), FOUR).is_empty());
+        assert_eq!(nobody.differences(&deadlock(Some("a")), FOUR), ["culprit vcpu0 in a, expected none"]);
+    }
+
+    #[test]
+    fn weaker_proof_than_declared_is_a_difference() {
+        let proved = Expectation { strength: Strength::Proved, ..expected() };
+        let differences = proved.differences(&deadlock(Some("call_many")), FOUR);
+        assert_eq!(differences, ["strength observed, expected at least proved"]);
+    }
+}

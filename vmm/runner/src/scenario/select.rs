@@ -1,0 +1,454 @@
+//! From what the user asked for to the runs, in order. Everything that can be wrong with a request is found here, before a VM exists.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use stallbench_abi::knob::KNOB_SLOTS;
+use stallbench_abi::layout::MAX_VCPUS;
+
+use super::catalogue::Catalogue;
+use super::compile::Checked;
+use super::condition::{Condition, Term, Values};
+use super::error::{Problem, ScenarioError};
+use super::expectation::Expectation;
+use super::knobs::{Case, Setting};
+use super::matrix::{Cell, raw_values};
+use super::{Scenario, Size, knob_named};
+use crate::nearest::did_you_mean;
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Names of scenarios, cells, subjects and groups. Empty: everything that is in the default.
+    pub names: Vec<String>,
+    /// Numbers of vCPUs, instead of those declared.
+    pub vcpus: Vec<usize>,
+    /// `KNOB=VALUE`, on top of what the cell says.
+    pub set: Vec<String>,
+    /// How often each cell runs.
+    pub repeat: u32,
+    /// Seed of the first repetition; each further one counts up.
+    pub seed: u64,
+}
+
+impl Default for Request {
+    fn default() -> Self {
+        Self { names: Vec::new(), vcpus: Vec::new(), set: Vec::new(), repeat: 1, seed: 0 }
+    }
+}
+
+/// What is to be run, in order.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// The runs.
+    pub runs: Vec<Run>,
+}
+
+/// One execution of one cell.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// `subject/name`.
+    pub scenario: Arc<str>,
+    /// `subject/name@vcpus=4,alloc=fail`.
+    pub name: Arc<str>,
+    /// Number of the case in the image.
+    pub case: usize,
+    /// Name of the case.
+    pub case_name: Arc<str>,
+    /// How many vCPUs.
+    pub vcpus: usize,
+    /// Raw value of every knob, `--set` included.
+    pub knobs: [u64; KNOB_SLOTS],
+    /// What `--set` changed.
+    pub set: Vec<Setting>,
+    /// Seed of what is random in the guest.
+    pub seed: u64,
+    /// Which repetition, from 0 on.
+    pub repetition: u32,
+    /// What is expected of the cell as it is declared.
+    pub expectation: Arc<Expectation>,
+    /// What amounts in the expectation refer to.
+    pub size: Size,
+}
+
+impl Selection {
+    /// The runs that a request asks for. `case_named` looks a case up in the image that will run.
+    pub fn new(
+        catalogue: &Catalogue,
+        request: &Request,
+        case_named: &dyn Fn(&str) -> Result<Case, Problem>,
+    ) -> Result<Self, ScenarioError> {
+        check_vcpus("--vcpus", &request.vcpus, MAX_VCPUS)?;
+        let mut selector = Selector { request, case_named, runs: Vec::new() };
+        let names: Vec<_> = request.names.iter().map(|name| Asked::find(catalogue, name)).collect::<Result<_, _>>()?;
+        if names.is_empty() {
+            selector.many(default_scenarios(catalogue)?)?;
+        }
+        for asked in names {
+            match asked {
+                Asked::Many(scenarios) => selector.many(scenarios)?,
+                Asked::One(scenario, filter) => selector.one(scenario, filter)?,
+            }
+        }
+        Ok(Self { runs: selector.runs })
+    }
+
+    /// One run of each case, which shall pass: for images of the user's own.
+    pub fn of_cases(cases: &[Case], request: &Request) -> Result<Self, ScenarioError> {
+        check_vcpus("--vcpus", &request.vcpus, MAX_VCPUS)?;
+        let expectation = Arc::new(Expectation::pass("a payload of the user's own: nothing else is declared"));
+        let two = vec![2];
+        let mut runs = Vec::new();
+        for case in cases {
+            for vcpus in if request.vcpus.is_empty() { &two } else { &request.vcpus } {
+                let cell = Cell {
+                    name: format!("payload/{}@vcpus={vcpus}", case.name),
+                    vcpus: *vcpus,
+                    axes: Vec::new(),
+                    raw: raw_values([].iter()),
+                    rule: 0,
+                    expectation: Arc::clone(&expectation),
+                };
+                add_runs(&format!("payload/{}", case.name), case, &cell, request, &mut runs)?;
+            }
+        }
+        Ok(Self { runs })
+    }
+
+    /// Refuses runs that need more vCPUs than the host gives.
+    pub fn check_host(&self, most: usize) -> Result<(), ScenarioError> {
+        let most = most.min(MAX_VCPUS);
+        match self.runs.iter().find(|run| run.vcpus > most) {
+            Some(run) => Err(ScenarioError::Vcpus { what: run.name.to_string(), vcpus: run.vcpus, most }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether an argument is a path. What is built in wins over a path of the same name.
+fn is_path(argument: &str, catalogue: &Catalogue) -> bool {
+    let explicit = argument.starts_with('.') || argument.starts_with('/') || argument.ends_with(".toml");
+    explicit || (Path::new(argument).exists() && Asked::find(catalogue, argument).is_err())
+}
+
+impl Catalogue {
+    /// Takes the files and directories among the arguments into the catalogue; the names remain. Where only files are given,
+    /// the names of all their scenarios do.
+    pub fn take_paths(&mut self, arguments: &[String]) -> Result<Vec<String>, ScenarioError> {
+        let (paths, names): (Vec<_>, Vec<_>) = arguments.iter().cloned().partition(|argument| is_path(argument, self));
+        for path in &paths {
+            self.add(&PathBuf::from(path))?;
+        }
+        if names.is_empty() && !paths.is_empty() {
+            return Ok(self.given().iter().flat_map(|subject| &subject.scenarios).map(|s| s.name()).collect());
+        }
+        Ok(names)
+    }
+}
+
+/// What a name names.
+enum Asked<'a> {
+    /// A subject or a group.
+    Many(Vec<&'a Arc<Scenario>>),
+    /// A scenario, and what stands behind its `@`.
+    One(&'a Arc<Scenario>, Option<&'a str>),
+}
+
+impl<'a> Asked<'a> {
+    fn find(catalogue: &'a Catalogue, name: &'a str) -> Result<Self, ScenarioError> {
+        let (base, filter) = match name.split_once('@') {
+            Some((base, filter)) => (base, Some(filter)),
+            None => (name, None),
+        };
+        let found = match base.split_once('/') {
+            Some((subject, scenario)) => scenario_named(catalogue, subject, scenario)?.map(|s| Self::One(s, filter)),
+            None if filter.is_none() => many_named(catalogue, base)?.map(Self::Many),
+            None => None,
+        };
+        match found {
+            Some(found) => Ok(found),
+            None => Err(ScenarioError::UnknownName { name: base.to_owned(), nearest: nearest_names(catalogue, base)? }),
+        }
+    }
+}
+
+fn scenario_named<'a>(
+    catalogue: &'a Catalogue,
+    subject: &str,
+    name: &str,
+) -> Result<Option<&'a Arc<Scenario>>, ScenarioError> {
+    let mut scenarios = catalogue.subject(subject)?.into_iter().flat_map(|subject| &subject.scenarios);
+    Ok(scenarios.find(|scenario| scenario.entry.name.get_ref() == name))
+}
+
+fn many_named<'a>(catalogue: &'a Catalogue, name: &str) -> Result<Option<Vec<&'a Arc<Scenario>>>, ScenarioError> {
+    let subjects = catalogue.subject(name)?;
+    if !subjects.is_empty() {
+        return Ok(Some(subjects.into_iter().flat_map(|subject| &subject.scenarios).collect()));
+    }
+    let mut members = catalogue.scenarios()?;
+    members.retain(|scenario| scenario.groups().any(|group| group == name));
+    Ok(if members.is_empty() { None } else { Some(members) })
+}
+
+fn default_scenarios(catalogue: &Catalogue) -> Result<Vec<&Arc<Scenario>>, ScenarioError> {
+    let mut scenarios = catalogue.scenarios()?;
+    scenarios.retain(|scenario| scenario.is_default());
+    Ok(scenarios)
+}
+
+fn nearest_names(catalogue: &Catalogue, name: &str) -> Result<String, ScenarioError> {
+    let mut known: Vec<String> = Vec::new();
+    for subject in catalogue.subjects()? {
+        known.push(subject.name.clone());
+        for scenario in &subject.scenarios {
+            known.push(scenario.name());
+            known.extend(scenario.groups().map(str::to_owned));
+        }
+    }
+    let near = did_you_mean(name, known.iter().map(String::as_str));
+    Ok(if near.is_empty() { "; stallbench list shows them all".to_owned() } else { near })
+}
+
+struct Selector<'a> {
+    request: &'a Request,
+    case_named: &'a dyn Fn(&str) -> Result<Case, Problem>,
+    runs: Vec<Run>,
+}
+
+impl Selector<'_> {
+    /// Scenarios by subject or group: `--vcpus` picks among the declared cells.
+    fn many(&mut self, scenarios: Vec<&Arc<Scenario>>) -> Result<(), ScenarioError> {
+        for scenario in scenarios {
+            let checked = Checked::new(scenario, self.case_named)?;
+            let mut cells = checked.cells()?;
+            if !self.request.vcpus.is_empty() {
+                cells.retain(|cell| self.request.vcpus.contains(&cell.vcpus));
+            }
+            self.add(&checked, &cells)?;
+        }
+        Ok(())
+    }
+
+    /// One scenario by name: `--vcpus`, or `vcpus` in the name, may be any number that its expectations cover.
+    fn one(&mut self, scenario: &Arc<Scenario>, filter: Option<&str>) -> Result<(), ScenarioError> {
+        let checked = Checked::new(scenario, self.case_named)?;
+        let mut vcpus = self.request.vcpus.clone();
+        let Some(filter) = filter else {
+            let cells = if vcpus.is_empty() { checked.cells()? } else { cells_at(&checked, &vcpus)? };
+            return self.add(&checked, &cells);
+        };
+        let condition = parse_filter(&checked, filter)?;
+        if vcpus.is_empty() {
+            vcpus = named_vcpus(&condition).map_or_else(|| checked.vcpus.clone(), |named| vec![named]);
+        }
+        let mut cells = cells_at(&checked, &vcpus)?;
+        cells.retain(|cell| condition.holds(Values { vcpus: cell.vcpus, raw: &cell.raw }));
+        if cells.is_empty() {
+            let (scenario, filter) = (scenario.name(), filter.to_owned());
+            return Err(ScenarioError::NoSuchCell { scenario, filter, values: axes_in_words(&checked) });
+        }
+        self.add(&checked, &cells)
+    }
+
+    fn add(&mut self, checked: &Checked, cells: &[Cell]) -> Result<(), ScenarioError> {
+        for cell in cells {
+            if self.runs.iter().rev().all(|run| *run.name != *cell.name) {
+                add_runs(&checked.scenario.name(), &checked.case, cell, self.request, &mut self.runs)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn cells_at(checked: &Checked, vcpus: &[usize]) -> Result<Vec<Cell>, ScenarioError> {
+    let mut cells = Vec::new();
+    for vcpus in vcpus {
+        cells.extend(checked.cells_at(*vcpus)?);
+    }
+    Ok(cells)
+}
+
+fn add_runs(
+    scenario: &str,
+    case: &Case,
+    cell: &Cell,
+    request: &Request,
+    runs: &mut Vec<Run>,
+) -> Result<(), ScenarioError> {
+    let mut knobs = cell.raw;
+    let set = request.set.iter().map(|text| setting(case, text, cell.vcpus)).collect::<Result<Vec<_>, _>>()?;
+    for setting in &set {
+        knobs[setting.knob.number as usize] = setting.raw;
+    }
+    let run = Run {
+        scenario: scenario.into(),
+        name: cell.name.as_str().into(),
+        case: case.index,
+        case_name: case.name.as_str().into(),
+        vcpus: cell.vcpus,
+        knobs,
+        set,
+        seed: request.seed,
+        repetition: 0,
+        expectation: Arc::clone(&cell.expectation),
+        size: cell.size(),
+    };
+    runs.extend((0..request.repeat).map(|repetition| Run {
+        seed: request.seed.wrapping_add(u64::from(repetition)),
+        repetition,
+        ..run.clone()
+    }));
+    Ok(())
+}
+
+fn setting(case: &Case, text: &str, vcpus: usize) -> Result<Setting, ScenarioError> {
+    let wrong = |problem| ScenarioError::Set { setting: text.to_owned(), problem };
+    let (name, value) = text.split_once('=').ok_or_else(|| wrong(Problem::NoSetting(text.to_owned())))?;
+    let knob = case.knob(name.trim()).map_err(wrong)?;
+    Setting::new(knob, value.trim(), vcpus).map_err(wrong)
+}
+
+fn parse_filter(checked: &Checked, filter: &str) -> Result<Condition, ScenarioError> {
+    let wrong = |problem| ScenarioError::Name { name: format!("{}@{filter}", checked.scenario.name()), problem };
+    let mut condition = Condition::default();
+    for part in filter.split(',') {
+        let (name, value) = part.split_once('=').ok_or_else(|| wrong(Problem::NoSetting(part.to_owned())))?;
+        if name != "vcpus" {
+            knob_named(name).map_err(wrong)?;
+        }
+        condition.terms.push(Term::parse(&checked.case, name, &[value.to_owned()]).map_err(wrong)?);
+    }
+    Ok(condition)
+}
+
+/// The number of vCPUs that a filter names, if it names exactly one.
+fn named_vcpus(condition: &Condition) -> Option<usize> {
+    condition.terms.iter().find_map(|term| match term {
+        Term::Vcpus(spans) => spans.first().filter(|span| span.from == span.to).map(|span| span.from),
+        Term::Knob(..) => None,
+    })
+}
+
+fn axes_in_words(checked: &Checked) -> String {
+    let vcpus: Vec<_> = checked.vcpus.iter().map(usize::to_string).collect();
+    let mut words = format!("it has vcpus {}", vcpus.join(", "));
+    for axis in checked.matrix.iter().chain(&checked.alternate) {
+        words.push_str(&format!("; {} {}", axis.knob.name, axis.values.join(", ")));
+    }
+    words
+}
+
+fn check_vcpus(what: &str, vcpus: &[usize], most: usize) -> Result<(), ScenarioError> {
+    match vcpus.iter().find(|vcpus| **vcpus == 0 || **vcpus > most) {
+        Some(vcpus) => Err(ScenarioError::Vcpus { what: what.to_owned(), vcpus: *vcpus, most }),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    const FILE: &str = "subject = 's'\nabout = ''\n\
+        [[scenario]]\nname = 'small'\ncase = 'c'\nstory = ''\nvcpus = [2]\ngroups = ['table']\n\
+        [[scenario.expect]]\nverdict = 'pass'\nbecause = ''\n\
+        [[scenario]]\nname = 'matrix'\ncase = 'c'\nstory = ''\nvcpus = [2, 4]\nset = { call = 'llist' }\n\
+        matrix = { alloc = ['ok', 'nth:1'] }\ngroups = ['table']\n\
+        [[scenario.expect]]\nwhen = { alloc = 'nth', vcpus = '4..' }\nverdict = 'stall'\nkind = 'deadlock'\nbecause = ''\n\
+        [[scenario.expect]]\nverdict = 'pass'\nbecause = ''\n\
+        [[scenario]]\nname = 'large'\ncase = 'c'\nstory = ''\nvcpus = [255]\ndefault = false\n\
+        [[scenario.expect]]\nverdict = 'pass'\nbecause = ''\n";
+
+    fn case(name: &str) -> Result<Case, Problem> {
+        Ok(Case { name: name.to_owned(), index: 0, knobs: 0b1111 })
+    }
+
+    fn select(request: &Request) -> Result<Vec<Run>, ScenarioError> {
+        Selection::new(&Catalogue::new(&[("s", FILE)]), request, &case).map(|selection| selection.runs)
+    }
+
+    fn by_name(name: &str) -> Result<Vec<Run>, ScenarioError> {
+        select(&Request { names: vec![name.to_owned()], ..Request::default() })
+    }
+
+    fn names(runs: &[Run]) -> Vec<&str> {
+        runs.iter().map(|run| &*run.name).collect()
+    }
+
+    #[test]
+    fn nothing_named_selects_the_default() {
+        assert_eq!(select(&Request::default()).unwrap().len(), 5);
+    }
+
+    #[test]
+    fn scenario_out_of_the_default_runs_by_name() {
+        assert_eq!(names(&by_name("s/large").unwrap()), ["s/large@vcpus=255"]);
+        assert_eq!(by_name("s").unwrap().len(), 6);
+        assert_eq!(by_name("table").unwrap().len(), 5);
+    }
+
+    #[test]
+    fn every_printed_name_selects_exactly_its_cell() {
+        for run in by_name("s").unwrap() {
+            assert_eq!(names(&by_name(&run.name).unwrap()), [&*run.name]);
+        }
+    }
+
+    #[test]
+    fn part_of_a_name_selects_all_cells_that_fit() {
+        assert_eq!(by_name("s/matrix@alloc=nth").unwrap().len(), 2);
+        assert_eq!(by_name("s/matrix@call=llist,vcpus=2").unwrap().len(), 2);
+    }
+
+    #[test]
+    fn undeclared_vcpus_run_where_an_expectation_covers_them() {
+        let runs = by_name("s/matrix@vcpus=5,alloc=nth:1").unwrap();
+        assert_eq!((runs.len(), runs[0].vcpus, runs[0].expectation.verdict), (1, 5, "stall"));
+        let request = Request { names: vec!["table".into()], vcpus: vec![4, 9], ..Request::default() };
+        assert_eq!(names(&select(&request).unwrap()), ["s/matrix@vcpus=4,alloc=ok", "s/matrix@vcpus=4,alloc=nth:1"]);
+    }
+
+    #[test]
+    fn unknown_names_bring_the_nearest() {
+        assert!(by_name("s/matrx").unwrap_err().to_string().contains("did you mean s/matrix"));
+        assert!(by_name("tabel").unwrap_err().to_string().contains("did you mean table"));
+        assert!(by_name("qqq").unwrap_err().to_string().contains("stallbench list shows them all"));
+        assert!(by_name("s/matrix@aloc=ok").unwrap_err().to_string().contains("did you mean alloc"));
+        let message = by_name("s/matrix@alloc=fail").unwrap_err().to_string();
+        assert_eq!(message, "s/matrix has no cell 'alloc=fail'; it has vcpus 2, 4; alloc ok, nth:1");
+    }
+
+    #[test]
+    fn set_replaces_the_knob_and_keeps_the_expectation() {
+        let names = vec!["s/matrix@vcpus=4,alloc=nth:1".to_owned()];
+        let runs = select(&Request { names, set: vec!["alloc=ok".into()], ..Request::default() }).unwrap();
+        let alloc = stallbench_abi::knob::ALLOC.number as usize;
+        assert_eq!((runs[0].knobs[alloc], runs[0].expectation.verdict), (0, "stall"));
+    }
+
+    #[test]
+    fn bad_settings_are_named() {
+        let set =
+            |text: &str| select(&Request { set: vec![text.into()], ..Request::default() }).unwrap_err().to_string();
+        assert!(set("alloc").contains("--set alloc: 'alloc' is no setting, expected KNOB=VALUE"));
+        assert!(set("alloc=fial").contains("did you mean fail"));
+        assert!(set("fence=off").contains("case 'c' takes no knob 'fence'"));
+    }
+
+    #[test]
+    fn vcpus_beyond_the_host_are_refused() {
+        let with = |vcpus| select(&Request { vcpus: vec![vcpus], ..Request::default() });
+        assert!(with(0).unwrap_err().to_string().contains("--vcpus: 0 vCPUs, and this host gives 1 to 255"));
+        assert!(with(256).is_err());
+        let selection = Selection { runs: by_name("s/large").unwrap() };
+        assert!(selection.check_host(64).unwrap_err().to_string().contains("255 vCPUs, and this host gives 1 to 64"));
+    }
+
+    #[test]
+    fn repetitions_count_the_seed_up() {
+        let request = Request { names: vec!["s/small".into()], repeat: 3, seed: 7, ..Request::default() };
+        let seeds: Vec<_> = select(&request).unwrap().iter().map(|run| (run.repetition, run.seed)).collect();
+        assert_eq!(seeds, [(0, 7), (1, 8), (2, 9)]);
+    }
+}
