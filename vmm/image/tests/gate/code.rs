@@ -41,7 +41,7 @@ fn function(file: &File<'_>, address: u64) -> String {
 }
 
 fn parse(image: &[u8]) -> File<'_> {
-    File::parse(image).unwrap()
+    File::parse(image).expect("an ELF file")
 }
 
 /// All code of an image.
@@ -60,7 +60,7 @@ pub(crate) fn pieces(image: &[u8]) -> Vec<Piece<'_>> {
 fn code_sections(image: &[u8]) -> Vec<(u64, &[u8])> {
     let file = parse(image);
     let sections = file.sections().filter(|section| has_flag(section, SHF_EXECINSTR));
-    sections.map(|section| (section.address(), section.data().unwrap())).collect()
+    sections.map(|section| (section.address(), section.data().expect("bytes of a section"))).collect()
 }
 
 fn has_flag<'a>(section: &impl ObjectSection<'a>, flag: ElfSectionFlags) -> bool {
@@ -88,8 +88,8 @@ fn trampoline<'a>(image: &'a [u8], address: u64, bytes: &'a [u8]) -> [Piece<'a>;
 /// the interrupt descriptors are, is a section that is not code.
 pub(crate) fn hidden(image: &[u8]) -> Vec<String> {
     let file = parse(image);
-    let sections: Vec<_> =
-        file.sections().map(|section| section.address()..section.address() + section.size()).collect();
+    let loaded = file.sections().filter(|section| has_flag(section, SHF_ALLOC));
+    let sections: Vec<_> = loaded.map(|section| section.address()..section.address() + section.size()).collect();
     let covered = |address: u64| sections.iter().any(|section| section.contains(&address));
     let mut found = Vec::new();
     for (start, bytes) in executable_segments(image) {
@@ -101,9 +101,11 @@ pub(crate) fn hidden(image: &[u8]) -> Vec<String> {
 }
 
 fn executable_segments(image: &[u8]) -> Vec<(u64, &[u8])> {
-    let header = FileHeader64::<LittleEndian>::parse(image).unwrap();
-    let headers = header.program_headers(LittleEndian, image).unwrap().iter();
+    let header = FileHeader64::<LittleEndian>::parse(image).expect("an ELF file");
+    let headers = header.program_headers(LittleEndian, image).expect("program headers").iter();
     let executable =
         headers.filter(|header| header.p_type(LittleEndian) == PT_LOAD && header.p_flags(LittleEndian).contains(PF_X));
-    executable.map(|header| (header.p_vaddr(LittleEndian), header.data(LittleEndian, image).unwrap())).collect()
+    executable
+        .map(|header| (header.p_vaddr(LittleEndian), header.data(LittleEndian, image).expect("bytes of a segment")))
+        .collect()
 }
