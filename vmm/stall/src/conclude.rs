@@ -1,0 +1,135 @@
+//! From two captures to a verdict.
+
+use core::time::Duration;
+
+use stallbench_abi::vcpu::Until;
+
+use crate::activity::Activity;
+use crate::analysis::Analysis;
+use crate::claim::Wait;
+use crate::culprit::culprit;
+use crate::history::{Callback, History};
+use crate::report::{Address, Contradiction, Stall, Strength, WaitReport};
+use crate::root::{edges, root};
+use crate::set::VcpuSet;
+
+/// The stall that two captures show, if they do: the same waits that can never end, on the same values, with each of their
+/// vCPUs having run for at least `confirm` between the captures.
+///
+/// `ran_between` is the CPU time of each vCPU between the end of the first stop and the beginning of the second.
+pub fn conclude(
+    first: &Analysis<'_>,
+    second: &Analysis<'_>,
+    ran_between: &[Duration],
+    confirm: Duration,
+) -> Option<Stall> {
+    let stuck = second.closure.stuck;
+    if stuck.is_empty() || stuck != first.closure.stuck {
+        return None;
+    }
+    let ran = |vcpu: usize| ran_between.get(vcpu).is_some_and(|ran| *ran >= confirm);
+    let holds = stuck.iter().all(|vcpu| ran(vcpu) && stood_still(first, second, vcpu));
+    holds.then(|| stall(second))
+}
+
+/// Whether a vCPU waits as it did, and has got nothing done since.
+fn stood_still(first: &Analysis<'_>, second: &Analysis<'_>, vcpu: usize) -> bool {
+    let done = |analysis: &Analysis<'_>| {
+        analysis.view.published.vcpus.get(vcpu).map(|page| (page.progress, page.interrupts, page.events))
+    };
+    match (first.wait(vcpu), second.wait(vcpu)) {
+        (Some(before), Some(after)) => before.is_same(after) && done(first) == done(second),
+        _ => false,
+    }
+}
+
+/// The stall of a machine with waits that can never end.
+fn stall(analysis: &Analysis<'_>) -> Stall {
+    let history = History::new(analysis.view.memory, analysis.vcpus.len());
+    let edges = edges(analysis);
+    let root = root(analysis, &edges, &history);
+    let culprit = culprit(analysis, &edges, root, &history);
+    let waits = wait_reports(analysis, &edges, &history);
+    Stall { kind: root.kind, strength: Strength::Observed, culprit, waits }
+}
+
+/// Every confirmed wait of a machine, whether or not it can end.
+pub fn waits(analysis: &Analysis<'_>) -> Vec<WaitReport> {
+    let history = History::new(analysis.view.memory, analysis.vcpus.len());
+    wait_reports(analysis, &edges(analysis), &history)
+}
+
+/// The contradictions that two captures have in common: a claim that is ahead of the machine for a few instructions is none.
+pub fn lasting_contradictions(first: &Analysis<'_>, second: &Analysis<'_>) -> Vec<Contradiction> {
+    let before = |now: &&Contradiction| first.contradictions().any(|c| (c.vcpu, &c.claim) == (now.vcpu, &now.claim));
+    second.contradictions().filter(before).cloned().collect()
+}
+
+fn wait_reports(analysis: &Analysis<'_>, edges: &[VcpuSet], history: &History<'_>) -> Vec<WaitReport> {
+    let of_vcpu = |vcpu: usize| {
+        let innermost = analysis.wait(vcpu).map(|wait| {
+            let awaited_do = awaited_do(analysis, wait, edges[vcpu], history);
+            let closed = analysis.closure.stuck.contains(vcpu);
+            WaitReport { awaited_do, closed, ..wait_report(vcpu, wait) }
+        });
+        let outer = analysis.vcpus[vcpu].outer.iter().map(move |wait| wait_report(vcpu, wait));
+        innermost.into_iter().chain(outer)
+    };
+    (0..analysis.vcpus.len()).flat_map(of_vcpu).collect()
+}
+
+fn wait_report(vcpu: usize, wait: &Wait<'_>) -> WaitReport {
+    WaitReport {
+        vcpu,
+        site: wait.site.function.clone(),
+        step: wait.site.step.clone(),
+        word: wait.site.word.clone(),
+        address: Address(wait.claim.address),
+        value: wait.value,
+        until: until(&wait.claim),
+        awaits: wait.need.awaits.iter().collect(),
+        awaited_do: String::new(),
+        context: wait.context.to_string(),
+        depth: wait.depth,
+        interrupts_enabled: wait.interrupts_enabled,
+        closed: false,
+    }
+}
+
+/// What ends a wait, as in "waits for … to become 1".
+fn until(claim: &stallbench_abi::vcpu::Wait) -> String {
+    let is_flag = claim.mask.is_power_of_two();
+    match (claim.until, claim.value) {
+        (Until::EQUAL, 0) if is_flag => "to clear".into(),
+        (Until::DIFFERENT, value) if is_flag && value == claim.mask => "to clear".into(),
+        (Until::EQUAL, value) if is_flag && value == claim.mask => "to be set".into(),
+        (Until::DIFFERENT, 0) if is_flag => "to be set".into(),
+        (Until::EQUAL, value) => format!("to become {value}"),
+        (_, value) => format!("to be other than {value}"),
+    }
+}
+
+/// What the awaited vCPUs do that cannot act, where it is more than a wait of their own: one text, or one for each vCPU.
+fn awaited_do(analysis: &Analysis<'_>, wait: &Wait<'_>, awaited: VcpuSet, history: &History<'_>) -> String {
+    let texts: Vec<_> = awaited.iter().map(|vcpu| (vcpu, one_does(analysis, wait, vcpu, history))).collect();
+    match texts.first() {
+        None => String::new(),
+        Some((_, first)) if texts.iter().all(|(_, text)| text == first) => first.clone(),
+        Some(_) => {
+            let said = texts.iter().filter(|(_, text)| !text.is_empty());
+            said.map(|(vcpu, text)| format!("vcpu{vcpu} {text}")).collect::<Vec<_>>().join("; ")
+        }
+    }
+}
+
+fn one_does(analysis: &Analysis<'_>, wait: &Wait<'_>, vcpu: usize, history: &History<'_>) -> String {
+    if wait.is_for_call() && history.callback(vcpu, wait.claim.record_call) == Callback::Running {
+        return "running its callback".into();
+    }
+    match &analysis.vcpus[vcpu].activity {
+        Activity::Idle if history.unhandled(vcpu).is_some() => "idle, its record queued, no interrupt pending".into(),
+        Activity::Idle => "idle, nothing on its way to it".into(),
+        Activity::Waiting(_) => analysis.held_back(vcpu).map(|held| held.to_string()).unwrap_or_default(),
+        _ => analysis.doing(vcpu),
+    }
+}

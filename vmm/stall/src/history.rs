@@ -1,0 +1,106 @@
+//! What the event rings say about how a stall came to be.
+//!
+//! Events are ghost: they explain a stall, name its kind and its culprit, and never make one. Rings are read when they are
+//! first asked for, and may have lost their oldest events.
+
+use core::cell::OnceCell;
+
+use stallbench_abi::event::{AllocSite, Event, EventKind};
+use stallbench_abi::knob::{FLIP, flip};
+use stallbench_state::memory::Memory;
+use stallbench_state::published::{Ring, events};
+
+/// A list that all targets share has no target of its own.
+const LIST_OF_ALL: u32 = u32::MAX;
+/// Lowest destination that is a shorthand, see [`EventKind::IPI`].
+const SHORTHANDS: u64 = u64::MAX - 1;
+
+/// The event rings of a machine that stands still.
+pub(crate) struct History<'a> {
+    memory: &'a dyn Memory,
+    rings: Vec<OnceCell<Ring>>,
+}
+
+/// How far a callback has come on a vCPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Callback {
+    NotBegun,
+    Running,
+    Ended,
+    /// The events that would tell were overwritten.
+    Unknown,
+}
+
+/// A record that was put on a queue and that its target never handled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unhandled {
+    pub(crate) sender: usize,
+    pub(crate) call: u64,
+    /// Whether the sender has sent its target an interrupt since.
+    pub(crate) interrupt_sent: bool,
+    /// Whether the guest says that it left the interrupt out on purpose.
+    pub(crate) injected: bool,
+}
+
+impl<'a> History<'a> {
+    pub(crate) fn new(memory: &'a dyn Memory, vcpus: usize) -> Self {
+        Self { memory, rings: (0..vcpus).map(|_| OnceCell::new()).collect() }
+    }
+
+    fn ring(&self, vcpu: usize) -> &Ring {
+        self.rings[vcpu].get_or_init(|| events(self.memory, vcpu))
+    }
+
+    /// How far the callback of a call has come on a target.
+    pub(crate) fn callback(&self, target: usize, call: u64) -> Callback {
+        let ring = self.ring(target);
+        let is = |kind: EventKind| move |event: &&Event| event.kind == kind && event.a == call;
+        let begun = ring.events.iter().any(|event| is(EventKind::CALLBACK)(&event));
+        let ended = ring.events.iter().any(|event| is(EventKind::CALLBACK_END)(&event));
+        match (begun, ended) {
+            (_, true) => Callback::Ended,
+            (true, false) => Callback::Running,
+            (false, false) if ring.lost > 0 => Callback::Unknown,
+            (false, false) => Callback::NotBegun,
+        }
+    }
+
+    /// The oldest record that lies on a queue for this target and whose callback never began there.
+    pub(crate) fn unhandled(&self, target: usize) -> Option<Unhandled> {
+        let queued = (0..self.rings.len()).flat_map(|sender| self.queued(sender, target));
+        let unhandled = queued.filter(|(_, event)| self.callback(target, event.b) == Callback::NotBegun);
+        let (sender, event) = unhandled.min_by_key(|(_, event)| event.clock)?;
+        let later = || self.ring(sender).events.iter().filter(|e| e.clock > event.clock);
+        let interrupt_sent = later().any(|e| e.kind == EventKind::IPI && (e.a == target as u64 || e.a >= SHORTHANDS));
+        let injected = self.ring(sender).events.iter().any(is_left_out_interrupt);
+        Some(Unhandled { sender, call: event.b, interrupt_sent, injected })
+    }
+
+    fn queued(&self, sender: usize, target: usize) -> impl Iterator<Item = (usize, &Event)> {
+        let for_target = move |event: &&Event| {
+            let to_it = event.arg == target as u32 || (event.arg == LIST_OF_ALL && sender != target);
+            event.kind == EventKind::QUEUE && to_it
+        };
+        self.ring(sender).events.iter().filter(for_target).map(move |event| (sender, event))
+    }
+
+    /// The allocation failures behind the fallbacks of the calls that a vCPU is in, as `#1 in call_many, #2 in call_single`.
+    pub(crate) fn allocation_failures(&self, vcpu: usize) -> Option<String> {
+        let events = &self.ring(vcpu).events;
+        let returned = |call: u64| events.iter().any(|e| e.kind == EventKind::CALL_RETURN && e.a == call);
+        let fallbacks = events.iter().filter(|e| e.kind == EventKind::FALLBACK && !returned(e.a));
+        let failures = fallbacks.filter_map(|fallback| failure_before(events, fallback.clock));
+        let texts: Vec<_> = failures.map(|e| format!("#{} in {}", e.arg, AllocSite(e.b))).collect();
+        (!texts.is_empty()).then(|| texts.join(", "))
+    }
+}
+
+fn failure_before(events: &[Event], clock: u64) -> Option<&Event> {
+    let failed = |e: &&Event| e.kind == EventKind::ALLOC && e.a == 0 && e.clock < clock;
+    events.iter().rev().find(failed)
+}
+
+fn is_left_out_interrupt(event: &Event) -> bool {
+    let is_no_ipi = |raw: u64| FLIP.word(raw).is_some_and(|(word, _)| word.code == flip::NO_IPI);
+    event.kind == EventKind::FLIP && is_no_ipi(u64::from(event.arg))
+}

@@ -1,0 +1,5 @@
+//! Verdicts over machines made up by hand: each kind, each rule of the culprit, and everything that must be no stall.
+
+mod confirmation;
+mod verdicts;
+mod world;

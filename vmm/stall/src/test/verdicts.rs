@@ -1,0 +1,347 @@
+use core::time::Duration;
+
+use stallbench_abi::event::EventKind;
+use stallbench_abi::vcpu::{Need, Until};
+use stallbench_state::machine::{MpState, Unread};
+
+use super::world::{IF, Spin, World};
+use crate::conclude::conclude;
+use crate::report::{Stall, StallKind, Strength};
+
+const FLAG_WAIT: u32 = 1;
+const CALL_MANY: u64 = 1;
+
+/// The wait of a caller for its callbacks on `awaits`.
+fn completion<'s>(awaits: &'s [usize], asynchronous: bool) -> Spin<'s> {
+    Spin {
+        site: "call_many",
+        word: 8,
+        holds: FLAG_WAIT,
+        mask: FLAG_WAIT,
+        value: 0,
+        need: Need::ALL,
+        awaits,
+        asynchronous,
+        call: 7,
+        rflags: IF,
+        ..Spin::default()
+    }
+}
+
+/// The wait of a callback for the gate that `awaits` opens.
+fn gate(awaits: &[usize]) -> Spin<'_> {
+    Spin { awaits, ..Spin::default() }
+}
+
+/// The wait of an initiator for `left` of the others.
+fn count(awaits: &[usize], left: u32) -> Spin<'_> {
+    Spin { site: "set_mtrr", word: 4, holds: left, value: 0, need: Need::COUNT, awaits, ..Spin::default() }
+}
+
+/// 2.6.28 without memory: all others are in the callback, the caller waits for them, and they for the caller.
+fn stack_broadcast() -> World {
+    let mut world = World::new(4);
+    world.waits(0, completion(&[1, 2, 3], true));
+    (1..4).for_each(|vcpu| world.waits_in_handler(vcpu, gate(&[0])));
+    world.event(0, EventKind::CALL, 0, 7, 0);
+    world.event(0, EventKind::ALLOC, 1, 0, CALL_MANY);
+    world.event(0, EventKind::FALLBACK, 1, 7, 0);
+    (1..4).for_each(|vcpu| world.event(vcpu, EventKind::CALLBACK, 0, 7, 0));
+    world
+}
+
+fn kind_and_culprit(world: &World) -> Option<(StallKind, Option<usize>)> {
+    world.stall().map(|stall| (stall.kind, stall.culprit.map(|culprit| culprit.vcpu)))
+}
+
+fn reason(stall: &Stall) -> &str {
+    stall.culprit.as_ref().map_or("", |culprit| culprit.reason.as_str())
+}
+
+#[test]
+fn stack_broadcast_is_a_deadlock_by_the_caller() {
+    let stall = stack_broadcast().stall().expect("a stall");
+    assert_eq!((stall.kind, stall.strength), (StallKind::Deadlock, Strength::Observed));
+    let culprit = stall.culprit.as_ref().expect("a culprit");
+    assert_eq!((culprit.vcpu, culprit.site.as_str()), (0, "call_many"));
+    assert_eq!(reason(&stall), "wait=0 became wait=1 (allocation failure #1 in call_many)");
+    let caller = &stall.waits[0];
+    assert_eq!(caller.awaits, [1, 2, 3]);
+    assert_eq!((caller.until.as_str(), caller.awaited_do.as_str()), ("to clear", "running its callback"));
+    let callee = &stall.waits[1];
+    assert_eq!(
+        (callee.site.as_str(), callee.step.as_str(), callee.until.as_str()),
+        ("ipi_handler", "B3", "to become 1")
+    );
+    assert!(!callee.interrupts_enabled && callee.closed && callee.context == "irq");
+}
+
+#[test]
+fn serial_fallback_leaves_the_idle_out_of_it() {
+    let mut world = World::new(4);
+    world.waits(0, completion(&[1], true));
+    world.waits_in_handler(1, gate(&[0]));
+    let stall = world.stall().expect("a stall");
+    assert_eq!(stall.kind, StallKind::Deadlock);
+    assert_eq!(stall.waits.iter().map(|wait| wait.vcpu).collect::<Vec<_>>(), [0, 1]);
+}
+
+#[test]
+fn symmetric_cycle_has_no_culprit() {
+    let mut world = World::new(2);
+    let lock = |word, holder| Spin {
+        site: "spin_lock",
+        word,
+        holds: holder,
+        value: 0,
+        need: Need::HOLDER,
+        rflags: IF,
+        ..Spin::default()
+    };
+    world.waits(0, lock(0, 2));
+    world.waits(1, lock(1, 1));
+    assert_eq!(kind_and_culprit(&world), Some((StallKind::Deadlock, None)));
+}
+
+#[test]
+fn one_vcpu_that_can_still_act_makes_it_no_stall() {
+    type Change = fn(&mut World);
+    let changes: [(&str, Change); 7] = [
+        ("it runs elsewhere", |world| world.runs(3)),
+        ("an interrupt is deliverable to the caller", |world| world.pending(0, 0xfb)),
+        ("an NMI is pending", |world| world.state(2).events.as_mut().expect("made up").nmi_pending = 1),
+        ("its registers could not be read", |world| world.state(2).registers = Err(unread())),
+        ("its local APIC could not be read", |world| world.state(2).apic = Err(unread())),
+        ("its timer is not masked", |world| world.state(0).apic.as_mut().expect("made up").lvt_timer = 0xef),
+        ("its word has just got its value", |world| world.put(stallbench_abi::layout::ARENA, &1u32)),
+    ];
+    for (what, change) in changes {
+        let mut world = stack_broadcast();
+        change(&mut world);
+        assert_eq!(world.stall(), None, "{what}");
+    }
+}
+
+#[test]
+fn interrupt_on_its_way_to_one_that_idles_makes_it_no_stall() {
+    let mut world = World::new(2);
+    world.waits(0, completion(&[1], true));
+    world.pending(1, 0xfb);
+    assert_eq!(world.stall(), None);
+}
+
+fn unread() -> Unread {
+    Unread { what: "registers", reason: "EINVAL".into() }
+}
+
+#[test]
+fn bounded_wait_is_no_stall() {
+    let mut world = stack_broadcast();
+    world.edit(0, |page| page.contexts[0].wait.bounded = 1);
+    assert_eq!(world.stall(), None);
+}
+
+#[test]
+fn wait_for_the_local_apic_is_no_stall() {
+    let mut world = World::new(2);
+    world.waits(0, Spin { site: "send", need: Need::ANY, awaits: &[], ..Spin::default() });
+    // ANY of nobody can never be; such a wait says that hardware ends it.
+    world.edit(0, |page| page.contexts[0].wait.need = Need::ALL);
+    assert_eq!(world.stall(), None);
+}
+
+#[test]
+fn vcpu_that_did_not_run_between_the_captures_proves_nothing() {
+    let world = stack_broadcast();
+    let published = world.published();
+    let (first, second) = (world.analysis(&published), world.analysis(&published));
+    let confirm = Duration::from_micros(200);
+    let mut ran = [Duration::from_millis(1); 4];
+    ran[2] = Duration::from_micros(199);
+    assert_eq!(conclude(&first, &second, &ran, confirm), None);
+    assert_eq!(conclude(&first, &second, &ran[..3], confirm), None, "one of which nothing is known");
+}
+
+#[test]
+fn captures_that_differ_prove_nothing() {
+    type Change = fn(&mut World);
+    let changes: [(&str, Change); 4] = [
+        ("progress", |world| world.edit(1, |page| page.progress += 1)),
+        ("an interrupt was taken", |world| world.edit(1, |page| page.interrupts += 1)),
+        ("another value of the word", |world| world.put(stallbench_abi::layout::ARENA, &2u32)),
+        ("another wait", |world| world.waits_in_handler(3, Spin { word: 1, ..gate(&[0]) })),
+    ];
+    for (what, change) in changes {
+        let (before, mut after) = (stack_broadcast(), stack_broadcast());
+        change(&mut after);
+        let (first, second) = (before.published(), after.published());
+        let ran = [Duration::from_millis(1); 4];
+        let verdict = conclude(&before.analysis(&first), &after.analysis(&second), &ran, Duration::ZERO);
+        assert_eq!(verdict, None, "{what}");
+    }
+}
+
+#[test]
+fn vcpu_that_never_came_up_is_an_absent_member() {
+    let mut world = World::new(3);
+    world.waits(0, Spin { site: "bring_up", ..count(&[1, 2], 1) });
+    world.state(2).mp_state = Ok(MpState::InitReceived);
+    world.waits_in_handler(1, gate(&[0]));
+    let stall = world.stall().expect("a stall");
+    assert_eq!(kind_and_culprit(&world), Some((StallKind::AbsentMember, Some(2))));
+    assert_eq!(reason(&stall), "never came up, while vcpu0 waits for it in bring_up");
+}
+
+#[test]
+fn count_with_all_missing_members_waiting_is_a_deadlock() {
+    let mut world = World::new(3);
+    world.waits(0, count(&[1, 2], 2));
+    (1..3).for_each(|vcpu| world.waits_in_handler(vcpu, gate(&[0])));
+    assert_eq!(kind_and_culprit(&world), Some((StallKind::Deadlock, None)));
+}
+
+#[test]
+fn record_left_without_an_interrupt_is_a_lost_interrupt_by_its_sender() {
+    let mut world = World::new(3);
+    world.waits(0, count(&[1, 2], 1));
+    world.waits_in_handler(1, gate(&[0]));
+    world.event(0, EventKind::QUEUE, u32::MAX, 0x40_0000, 7);
+    world.event(1, EventKind::CALLBACK, 0, 7, 0);
+    let stall = world.stall().expect("a stall");
+    assert_eq!((stall.kind, stall.culprit.as_ref().map(|c| c.vcpu)), (StallKind::LostInterrupt, Some(0)));
+    assert_eq!(reason(&stall), "it left call #7 for vcpu2 and sent no interrupt");
+}
+
+#[test]
+fn interrupt_that_was_sent_and_never_came_has_no_culprit() {
+    let mut world = World::new(2);
+    world.waits(0, completion(&[1], false));
+    world.event(0, EventKind::QUEUE, 1, 0x40_0000, 7);
+    world.event(0, EventKind::IPI, 0xfb, 1, 0);
+    assert_eq!(kind_and_culprit(&world), Some((StallKind::LostInterrupt, None)));
+}
+
+#[test]
+fn member_that_did_its_part_and_idles_is_absent() {
+    let mut world = World::new(2);
+    world.waits(0, completion(&[1], false));
+    world.event(0, EventKind::QUEUE, 1, 0x40_0000, 7);
+    world.event(1, EventKind::CALLBACK, 0, 7, 0);
+    world.event(1, EventKind::CALLBACK_END, 0, 7, 0);
+    assert_eq!(kind_and_culprit(&world), Some((StallKind::AbsentMember, Some(1))));
+}
+
+#[test]
+fn acceptance_that_nobody_signals_is_the_fault_of_wait_0() {
+    let mut world = World::new(2);
+    world.waits(0, Spin { site: "call_single", ..completion(&[1], true) });
+    world.event(0, EventKind::ALLOC, 1, 0, 2);
+    world.event(0, EventKind::FALLBACK, 4, 7, 0);
+    world.event(1, EventKind::CALLBACK_END, 0, 7, 0);
+    let stall = world.stall().expect("a stall");
+    assert_eq!((stall.kind, stall.culprit.as_ref().map(|c| c.vcpu)), (StallKind::AbsentMember, Some(0)));
+    assert_eq!(reason(&stall), "wait=0 waits for its record to be accepted (allocation failure #1 in call_single)");
+}
+
+#[test]
+fn own_earlier_record_is_named_with_its_callback() {
+    let mut world = World::new(2);
+    world.waits(0, Spin { site: "csd_lock", ..completion(&[1], true) });
+    world.waits_in_handler(1, gate(&[0]));
+    world.event(1, EventKind::CALLBACK, 0, 7, 0);
+    let stall = world.stall().expect("a stall");
+    assert_eq!(stall.kind, StallKind::Deadlock);
+    assert_eq!(
+        reason(&stall),
+        "wait=0 waits for its own earlier record (call #7), whose callback has begun and not ended"
+    );
+}
+
+#[test]
+fn interrupts_off_towards_a_sender_that_waits_is_not_accepting() {
+    let mut world = World::new(2);
+    world.waits(0, completion(&[1], false));
+    world.waits(1, Spin { site: "spin_lock", holds: 1, value: 0, need: Need::HOLDER, ..Spin::default() });
+    world.pending(1, 0xfb);
+    let stall = world.stall().expect("a stall");
+    assert_eq!((stall.kind, stall.culprit.as_ref().map(|c| c.vcpu)), (StallKind::NotAccepting, Some(1)));
+    assert_eq!(reason(&stall), "IF=0 with vector 0xfb pending, while vcpu0 waits for it in call_many");
+}
+
+#[test]
+fn mutual_calls_with_interrupts_off_are_not_accepting_by_nobody_alone() {
+    let mut world = World::new(2);
+    world.waits(0, Spin { rflags: 0, ..completion(&[1], false) });
+    world.waits(1, Spin { rflags: 0, word: 9, ..completion(&[0], false) });
+    (0..2).for_each(|vcpu| world.pending(vcpu, 0xfb));
+    assert_eq!(kind_and_culprit(&world), Some((StallKind::NotAccepting, None)));
+}
+
+#[test]
+fn halt_with_interrupts_off_and_work_pending_is_not_accepting() {
+    let mut world = World::new(2);
+    world.waits(0, completion(&[1], false));
+    world.state(1).registers.as_mut().expect("made up").rflags = 0;
+    world.pending(1, 0xfb);
+    assert_eq!(kind_and_culprit(&world), Some((StallKind::NotAccepting, Some(1))));
+}
+
+#[test]
+fn task_priority_that_holds_the_interrupt_is_not_accepting() {
+    let mut world = World::new(2);
+    world.waits(0, completion(&[1], false));
+    world.state(1).apic.as_mut().expect("made up").tpr = 0xf0;
+    world.pending(1, 0xfb);
+    assert_eq!(kind_and_culprit(&world), Some((StallKind::NotAccepting, Some(1))));
+}
+
+#[test]
+fn pending_call_at_a_handler_that_waits_is_still_a_deadlock() {
+    let mut world = stack_broadcast();
+    world.pending(1, 0xfb);
+    assert_eq!(kind_and_culprit(&world), Some((StallKind::Deadlock, Some(0))));
+}
+
+#[test]
+fn lock_of_a_holder_that_no_machine_has_does_not_panic() {
+    for holder in [1, 3, 255, 256, u32::MAX] {
+        let mut world = World::new(2);
+        let until = Until::EQUAL;
+        world.waits(
+            0,
+            Spin { site: "spin_lock", holds: holder, until, value: 0, need: Need::HOLDER, ..Spin::default() },
+        );
+        assert_eq!(kind_and_culprit(&world), Some((StallKind::Deadlock, None)), "{holder}");
+    }
+}
+
+#[test]
+fn narrowed_set_that_is_empty_waits_for_whoever_is_left() {
+    let mut world = World::new(2);
+    world.waits(0, completion(&[], false));
+    assert_eq!(world.stall().map(|stall| stall.kind), Some(StallKind::AbsentMember));
+    world.runs(1);
+    assert_eq!(world.stall(), None);
+}
+
+#[test]
+fn idle_machine_is_quiescent_and_no_stall() {
+    let world = World::new(3);
+    let published = world.published();
+    assert!(world.analysis(&published).is_quiescent());
+    assert_eq!(world.stall(), None);
+}
+
+#[test]
+fn machine_is_not_quiescent_before_all_rest() {
+    let mut pending = World::new(2);
+    pending.pending(1, 0xfc);
+    let mut running = World::new(2);
+    running.runs(1);
+    let mut waiting = World::new(2);
+    waiting.waits_in_handler(1, gate(&[0]));
+    for world in [pending, running, waiting] {
+        let published = world.published();
+        assert!(!world.analysis(&published).is_quiescent());
+    }
+}
