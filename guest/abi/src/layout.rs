@@ -163,6 +163,8 @@ pub const MAX_PHYS_ADDR_BITS: u8 = 39;
 
 /// Interrupt vectors of the payload; the numbers are those of Linux 2.6.28.
 pub mod vector {
+    /// Non-maskable interrupt.
+    pub const NMI: u8 = 2;
     /// Spurious interrupts.
     pub const SPURIOUS: u8 = 0xff;
     /// Reschedule: makes a halted vCPU look at what there is to do.
@@ -175,7 +177,7 @@ pub mod vector {
 
 const _: () = {
     assert!(TABLES_END <= PRIVATE);
-    assert!(PRIVATE_STRIDE.is_power_of_two() && PRIVATE % PRIVATE_STRIDE == 0);
+    assert!(PRIVATE_STRIDE.is_power_of_two() && PRIVATE.is_multiple_of(PRIVATE_STRIDE));
     assert!(private_area::END <= PRIVATE_STRIDE);
     assert!(MAX_VCPUS < 256 && MASK_WORDS * 64 > MAX_VCPUS);
 };

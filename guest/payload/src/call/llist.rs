@@ -1,0 +1,152 @@
+//! Today (kernel/smp.c of 2026): lock-free inboxes, records with a type, the interrupt only where an inbox was empty.
+//!
+//! The receiver runs synchronous records first, people are waiting for them, and unlocks each after its callback; it unlocks
+//! asynchronous ones before.
+
+use core::sync::atomic::Ordering;
+
+use stallbench_rt::list::{self, Stack};
+use stallbench_rt::mask::Mask;
+use stallbench_rt::{arena, this, wait_until};
+
+use super::record::CallSingle;
+use super::{Call, CallError, arch, online};
+use crate::root::root;
+
+/// The record is in use (`CSD_FLAG_LOCK`).
+pub(super) const LOCK: u32 = 0x01;
+/// Its sender waits (`CSD_TYPE_SYNC`); without it the record is asynchronous (`CSD_TYPE_ASYNC`).
+const SYNC: u32 = 0x10;
+
+/// `call_single_queue`: the calls for one CPU.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(super) struct Inbox(pub(super) Stack);
+
+// SAFETY: one atomic, valid when zero.
+unsafe impl arena::Shared for Inbox {}
+
+/// The oldest of this vCPU's calls, all of which are taken out; 0 for none.
+pub(super) fn take_own() -> u64 {
+    root().call.stacks.get(this::vcpu()).0.take_all_in_order()
+}
+
+/// Puts a record into the inbox of `target`: whether it was empty.
+pub(super) fn add(target: usize, record: &CallSingle) -> bool {
+    let was_empty = root().call.stacks.get(target).0.push(&record.link);
+    record.record_queued(target);
+    was_empty
+}
+
+/// csd_lock().
+pub(super) fn lock(record: &CallSingle) {
+    wait_until!("csd_lock", "", "flag LOCK", RECORD, record.flag_clear(LOCK), equal);
+    record.flags.store(record.flags.load(Ordering::Relaxed) | LOCK, Ordering::Relaxed);
+    core::sync::atomic::fence(Ordering::Release);
+}
+
+/// csd_unlock(): the flags and the type go.
+pub(super) fn unlock(record: &CallSingle) {
+    record.flags.store(0, Ordering::Release);
+}
+
+/// csd_lock_wait(), behind a synchronous call to many.
+pub(super) fn wait_for_many(record: &CallSingle) {
+    wait_until!("call_many", "", "flag LOCK", COMPLETION, record.flag_clear(LOCK), equal);
+}
+
+/// csd_lock_wait(), behind a synchronous call to one.
+pub(super) fn wait_for_single(record: &CallSingle) {
+    wait_until!("call_single", "", "flag LOCK", COMPLETION, record.flag_clear(LOCK), equal);
+}
+
+/// smp_call_function_single().
+pub(super) fn single(target: usize, call: Call) -> Result<(), CallError> {
+    if call.wait {
+        let record = arena::on_stack::<CallSingle>("csd");
+        record.flags.store(LOCK | SYNC, Ordering::Relaxed);
+        exec_single(target, &record, &call)?;
+        wait_for_single(&record);
+        return Ok(());
+    }
+    let record = root().call.single.get(this::vcpu());
+    lock(record);
+    exec_single(target, record, &call)
+}
+
+/// generic_exec_single() for another CPU.
+fn exec_single(target: usize, record: &CallSingle, call: &Call) -> Result<(), CallError> {
+    if !online().contains(target) {
+        unlock(record);
+        return Err(CallError::Offline);
+    }
+    record.fill(call, Some(target));
+    if add(target, record) {
+        arch::send_call_function_single(target);
+    }
+    Ok(())
+}
+
+/// smp_call_function_many_cond(), for the remote targets.
+pub(super) fn many(targets: Mask, call: Call) -> Result<(), CallError> {
+    let me = this::vcpu();
+    let mut interrupt = Mask::default();
+    for target in targets.iter() {
+        let record = root().call.per_target(me, target);
+        lock(record);
+        if call.wait {
+            record.flags.store(record.flags.load(Ordering::Relaxed) | SYNC, Ordering::Relaxed);
+        }
+        record.fill(&call, Some(target));
+        if add(target, record) {
+            interrupt.insert(target);
+        }
+    }
+    match (interrupt.count(), interrupt.first()) {
+        (1, Some(target)) => arch::send_call_function_single(target),
+        (2.., _) => arch::send_call_function(interrupt),
+        _ => {}
+    }
+    if call.wait {
+        for target in targets.iter() {
+            wait_for_many(root().call.per_target(me, target));
+        }
+    }
+    Ok(())
+}
+
+/// flush_smp_call_function_queue(). Interrupts are off.
+pub(super) fn interrupt() {
+    let asynchronous = run_synchronous(take_own());
+    let mut entry = asynchronous;
+    while entry != 0 {
+        let next = list::chain_next(entry);
+        let record = CallSingle::of(entry);
+        let work = record.work();
+        unlock(record);
+        work.run();
+        entry = next;
+    }
+}
+
+/// Runs the synchronous records of a chain and takes them out of it: what is left.
+fn run_synchronous(first: u64) -> u64 {
+    let (mut left, mut previous, mut entry) = (first, 0, first);
+    while entry != 0 {
+        let next = list::chain_next(entry);
+        let record = CallSingle::of(entry);
+        if record.flags.load(Ordering::Relaxed) & SYNC == 0 {
+            previous = entry;
+        } else {
+            if previous == 0 {
+                left = next;
+            } else {
+                list::chain_set_next(previous, next);
+            }
+            record.work().run();
+            unlock(record);
+        }
+        entry = next;
+    }
+    left
+}

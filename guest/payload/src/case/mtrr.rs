@@ -1,0 +1,42 @@
+//! Subject `mtrr`: set_mtrr() on top of a call layer.
+
+use stallbench_abi::knob::{MTRR, MTRR_BASE, MTRR_REG, MTRR_SIZE, MTRR_TYPE};
+use stallbench_rt::{boot, this};
+
+use super::{case, hold_pool};
+use crate::mtrr::generic::{self, Range};
+use crate::mtrr::{REPLICATE, set_mtrr};
+
+case!(
+    SET_MTRR,
+    "set-mtrr",
+    "one vCPU changes the MTRRs of all: set_mtrr(), whose callback waits for the caller",
+    [
+        CALL, ARCH, ALLOC, ALLOC_SITE, APIC, FENCE, SPIN, INITIATOR, FLIP, MTRR, MTRR_REG, MTRR_BASE, MTRR_SIZE,
+        MTRR_TYPE, BOUND
+    ],
+    set
+);
+
+fn set() {
+    if !this::is_initiator() {
+        return;
+    }
+    hold_pool();
+    if boot::word(&MTRR) == 0 {
+        set_mtrr(range());
+    } else {
+        // The initiator's own registers first: the rendezvous replicates them and leaves the initiator as it is.
+        generic::set_all(false);
+        set_mtrr(Range { register: REPLICATE, base: 0, size: 0, memory_type: 0 });
+    }
+}
+
+fn range() -> Range {
+    Range {
+        register: boot::knob(&MTRR_REG) as u32,
+        base: boot::knob(&MTRR_BASE),
+        size: boot::knob(&MTRR_SIZE),
+        memory_type: u64::from(boot::word(&MTRR_TYPE)),
+    }
+}

@@ -1,0 +1,17 @@
+//! MTRRs: programming one processor's registers, and the rendezvous in which all do it at once (Linux until 2.6.35).
+
+pub mod generic;
+mod rendezvous;
+
+pub use rendezvous::{REPLICATE, set_mtrr};
+
+use stallbench_rt::lock::SpinLock;
+
+/// What MTRR programming shares between vCPUs.
+#[repr(C)]
+pub struct Shared {
+    /// Held from prepare to post: CPUs that are let go at once program one after the other (`set_atomicity_lock`).
+    atomicity: SpinLock,
+    reserved: core::sync::atomic::AtomicU32,
+    saved: generic::Saved,
+}

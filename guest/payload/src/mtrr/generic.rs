@@ -1,0 +1,128 @@
+//! Programming the MTRRs of the processor that runs this (arch/x86/kernel/cpu/mtrr/generic.c; SDM 3A 12.11.8, steps 4 to 13).
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use stallbench_abi::event::{EventKind, MtrrStep};
+use stallbench_abi::layout::MAX_PHYS_ADDR_BITS;
+use stallbench_abi::mtrr;
+use stallbench_rt::{cpu, event};
+
+use crate::root::root;
+
+/// IA32_MTRR_PHYSBASE0; pair `n` is at `2 * n` behind it, its mask one further.
+const PHYS_BASE_0: u32 = 0x200;
+/// IA32_MTRR_PHYSMASK.V.
+const MASK_VALID: u64 = 1 << 11;
+/// The fixed-range registers.
+const FIXED: [u32; 11] = [0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f];
+/// IA32_PAT.
+const PAT: u32 = 0x277;
+/// IA32_MTRR_DEF_TYPE.
+const DEFAULT_TYPE: u32 = 0x2ff;
+/// E, FE and the type of IA32_MTRR_DEF_TYPE.
+const DEFAULT_TYPE_FIELDS: u64 = 0xcff;
+
+/// What prepare saves for post. Static and shared, protected by the lock that is held between them, as in the original.
+#[repr(C)]
+pub(super) struct Saved {
+    cr4: AtomicU64,
+    default_type: AtomicU64,
+}
+
+/// One variable range.
+#[derive(Clone, Copy, Debug)]
+pub struct Range {
+    /// Its number.
+    pub register: u32,
+    /// Its base.
+    pub base: u64,
+    /// Its size, a power of two; 0 clears it.
+    pub size: u64,
+    /// Its memory type.
+    pub memory_type: u64,
+}
+
+/// generic_set_mtrr(): programs one range. `skip` leaves the write itself out.
+pub(crate) fn set(range: Range, skip: bool) {
+    let were = cpu::disable_interrupts();
+    prepare();
+    if !skip {
+        write_range(range);
+    }
+    post();
+    cpu::restore_interrupts(were);
+}
+
+fn write_range(range: Range) {
+    let base_register = PHYS_BASE_0 + 2 * range.register;
+    let (base, mask) = if range.size == 0 {
+        (cpu::read_msr(base_register), 0)
+    } else {
+        let addresses = (1u64 << MAX_PHYS_ADDR_BITS) - 1;
+        (range.base | range.memory_type, !(range.size - 1) & addresses | MASK_VALID)
+    };
+    if range.size != 0 {
+        cpu::write_msr(base_register, base);
+    }
+    cpu::write_msr(base_register + 1, mask);
+    event::record(EventKind::MTRR, MtrrStep::RANGE.0, base, mask);
+}
+
+/// generic_set_all(): programs the whole state of [`mtrr`], PAT included. `skip` leaves the writes out.
+pub(crate) fn set_all(skip: bool) {
+    let were = cpu::disable_interrupts();
+    prepare();
+    if !skip {
+        write_all();
+    }
+    post();
+    cpu::restore_interrupts(were);
+}
+
+fn write_all() {
+    let range = PHYS_BASE_0 + 2 * mtrr::RANGE as u32;
+    cpu::write_msr(range, mtrr::RANGE_BASE);
+    cpu::write_msr(range + 1, mtrr::RANGE_MASK);
+    for (register, value) in FIXED.into_iter().zip(mtrr::FIXED) {
+        if cpu::read_msr(register) != value {
+            cpu::write_msr(register, value);
+        }
+    }
+    cpu::write_msr(PAT, mtrr::PAT);
+    // Post writes it: until then the MTRRs stay off.
+    root().mtrr.saved.default_type.store(mtrr::DEFAULT_TYPE, Ordering::Relaxed);
+    event::record(EventKind::MTRR, MtrrStep::ALL.0, 0, 0);
+}
+
+/// prepare_set(): caches off and flushed, global pages off, translations flushed, MTRRs off.
+fn prepare() {
+    let shared = &root().mtrr;
+    shared.atomicity.lock();
+    let cr0 = (cpu::cr0() | cpu::CR0_CACHE_DISABLE) & !cpu::CR0_NOT_WRITE_THROUGH;
+    cpu::set_cr0(cr0);
+    cpu::write_back_and_invalidate_caches();
+    let cr4 = cpu::cr4();
+    shared.saved.cr4.store(cr4, Ordering::Relaxed);
+    if cr4 & cpu::CR4_GLOBAL_PAGES != 0 {
+        cpu::set_cr4(cr4 & !cpu::CR4_GLOBAL_PAGES);
+    }
+    cpu::reload_cr3();
+    let default_type = cpu::read_msr(DEFAULT_TYPE);
+    shared.saved.default_type.store(default_type, Ordering::Relaxed);
+    cpu::write_msr(DEFAULT_TYPE, default_type & !DEFAULT_TYPE_FIELDS);
+    event::record(EventKind::MTRR, MtrrStep::PREPARED.0, 0, 0);
+}
+
+/// post_set(): translations flushed, MTRRs on, caches on, global pages on.
+fn post() {
+    let shared = &root().mtrr;
+    cpu::reload_cr3();
+    cpu::write_msr(DEFAULT_TYPE, shared.saved.default_type.load(Ordering::Relaxed));
+    cpu::set_cr0(cpu::cr0() & !cpu::CR0_CACHE_DISABLE);
+    let cr4 = shared.saved.cr4.load(Ordering::Relaxed);
+    if cr4 & cpu::CR4_GLOBAL_PAGES != 0 {
+        cpu::set_cr4(cr4);
+    }
+    event::record(EventKind::MTRR, MtrrStep::POSTED.0, 0, 0);
+    shared.atomicity.unlock();
+}

@@ -1,0 +1,147 @@
+//! set_mtrr() and ipi_handler(): all processors meet, program, and part (arch/x86/kernel/cpu/mtrr/main.c until 2.6.35).
+//!
+//! ```text
+//! initiator                                        every other (ipi_handler, in its interrupt)
+//!  A0 count = N-1, gate = 0
+//!  A1 smp_call_function(ipi_handler, wait=0)
+//!  A2 interrupts off                                B1 interrupts off
+//!  A3 wait for count == 0             <----------   B2 count -= 1
+//!  A4 count = N-1, gate = 1           ---------->   B3 wait for gate == 1
+//!  A5 program                                       B4 program
+//!  A6 wait for count == 0             <----------   B5 count -= 1
+//!  A7 count = N-1, gate = 0           ---------->   B6 wait for gate == 0
+//!  A8 wait for count == 0             <----------   B7 count -= 1: the record is not touched behind it
+//!  A9 interrupts as before, return                  B8 interrupts as before
+//! ```
+//!
+//! The record lies on the initiator's stack, which is why the third handshake is there. A1 has to return before the others can
+//! go on: the call's wait argument is 0, and everything depends on that being so.
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use stallbench_abi::knob::{INITIATOR, flip};
+use stallbench_rt::mask::Mask;
+use stallbench_rt::wait::Condition;
+use stallbench_rt::{arena, boot, cpu, this, wait_until, words};
+
+use super::generic::{self, Range};
+use crate::call::{self, Function};
+use crate::flip as flips;
+
+/// The register number that stands for the initiator's whole state (`~0U`).
+pub const REPLICATE: u32 = !0;
+
+/// `set_mtrr_data`: the record of the rendezvous.
+#[derive(Debug)]
+#[repr(C)]
+struct Rendezvous {
+    count: AtomicU32,
+    gate: AtomicU32,
+    register: AtomicU32,
+    reserved: AtomicU32,
+    base: AtomicU64,
+    size: AtomicU64,
+    memory_type: AtomicU64,
+    initiator: AtomicU64,
+}
+
+// SAFETY: atomics, valid when zero.
+unsafe impl arena::Shared for Rendezvous {}
+
+impl Rendezvous {
+    fn range(&self) -> Range {
+        Range {
+            register: self.register.load(Ordering::Relaxed),
+            base: self.base.load(Ordering::Relaxed),
+            size: self.size.load(Ordering::Relaxed),
+            memory_type: self.memory_type.load(Ordering::Relaxed),
+        }
+    }
+
+    fn fill(&self, range: Range) {
+        self.register.store(range.register, Ordering::Relaxed);
+        self.base.store(range.base, Ordering::Relaxed);
+        self.size.store(range.size, Ordering::Relaxed);
+        self.memory_type.store(range.memory_type, Ordering::Relaxed);
+        self.initiator.store(this::vcpu() as u64, Ordering::Relaxed);
+    }
+
+    /// Sets the count for the next handshake, and the gate behind it: wmb() in the original, the order of stores on x86.
+    fn open(&self, count: u32, gate: u32) {
+        self.count.store(count, Ordering::Release);
+        self.gate.store(gate, Ordering::Release);
+    }
+
+    fn all_came(&self, others: Mask) -> Condition {
+        Condition::of(&self.count, 0).count(others).record(core::ptr::from_ref(self) as u64, 0)
+    }
+
+    fn gate_is(&self, value: u32) -> Condition {
+        let initiator = Mask::one(self.initiator.load(Ordering::Relaxed) as usize);
+        Condition::of(&self.gate, value).any(initiator).record(core::ptr::from_ref(self) as u64, 0)
+    }
+
+    fn come(&self) {
+        self.count.fetch_sub(1, Ordering::SeqCst);
+        this::progress();
+    }
+}
+
+/// set_mtrr(): programs a range on all processors, or replicates the initiator's state ([`REPLICATE`]).
+pub fn set_mtrr(range: Range) {
+    let others = call::others();
+    let count = others.count();
+    let data = arena::on_stack::<Rendezvous>("set_mtrr");
+    words::name("count", &data.count);
+    words::name("gate", &data.gate);
+    data.fill(range);
+    data.open(count, 0);
+    let function = Function { run: ipi_handler, info: core::ptr::from_ref(data.leak()) as u64 };
+    if call::all(function, false).is_err() {
+        panic!("mtrr: timed out waiting for other CPUs");
+    }
+    let were = cpu::disable_interrupts();
+    wait_until!("set_mtrr", "A3", "count", COUNT, data.all_came(others), equal);
+    if flips::is(flip::NO_GATE_STORE) {
+        data.count.store(count, Ordering::Release);
+    } else {
+        data.open(count, 1);
+    }
+    if range.register != REPLICATE {
+        generic::set(range, false);
+    }
+    wait_until!("set_mtrr", "A6", "count", COUNT, data.all_came(others), equal);
+    data.open(count, 0);
+    wait_until!("set_mtrr", "A8", "count", COUNT, data.all_came(others), equal);
+    cpu::restore_interrupts(were);
+}
+
+/// What every other processor runs, in its interrupt.
+fn ipi_handler(info: u64) {
+    // SAFETY: the initiator's record; it keeps it until A8, which waits for the last access at B7.
+    let data = unsafe { &*(info as *const Rendezvous) };
+    let were = cpu::disable_interrupts();
+    data.come();
+    wait_until!("ipi_handler", "B3", "gate", GATE, data.gate_is(1), equal);
+    program(data.range());
+    data.come();
+    wait_until!("ipi_handler", "B6", "gate", GATE, data.gate_is(0), equal);
+    data.come();
+    cpu::restore_interrupts(were);
+}
+
+fn program(range: Range) {
+    let skip = is_last_target() && flips::is(flip::NO_MTRR_WRITE);
+    if range.register == REPLICATE {
+        generic::set_all(skip);
+    } else {
+        generic::set(range, skip);
+    }
+}
+
+/// Whether this is the highest vCPU that is not the initiator: the one that a deviation concerns.
+fn is_last_target() -> bool {
+    let initiator = boot::knob(&INITIATOR) as usize;
+    let last = boot::vcpus() - 1;
+    this::vcpu() == if initiator == last { last.saturating_sub(1) } else { last }
+}

@@ -1,0 +1,128 @@
+//! The local APIC: enabling it, sending interprocessor interrupts, the end of an interrupt.
+
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use stallbench_abi::event::EventKind;
+use stallbench_abi::knob;
+use stallbench_abi::layout::{XAPIC, vector};
+
+use crate::wait::Condition;
+use crate::{boot, cpu, event, this, wait_until};
+
+/// IA32_APIC_BASE (SDM 3A 11.4.4).
+const APIC_BASE: u32 = 0x1b;
+/// IA32_APIC_BASE.EXTD: x2APIC mode.
+const X2APIC_ENABLE: u64 = 1 << 10;
+/// First MSR of the x2APIC's registers; register `offset` of the xAPIC is at `offset >> 4` behind it.
+const X2APIC_MSRS: u32 = 0x800;
+
+const EOI: u32 = 0xb0;
+const SPURIOUS: u32 = 0xf0;
+const SPURIOUS_APIC_ENABLE: u32 = 1 << 8;
+const ICR_LOW: u32 = 0x300;
+const ICR_HIGH: u32 = 0x310;
+
+/// Interrupt command register, low half (SDM 3A 11.6.1).
+mod icr {
+    pub(super) const DELIVERY_PENDING: u32 = 1 << 12;
+    pub(super) const ASSERT: u32 = 1 << 14;
+    pub(super) const NMI: u32 = 0b100 << 8;
+    pub(super) const INIT: u32 = 0b101 << 8;
+    pub(super) const STARTUP: u32 = 0b110 << 8;
+    pub(super) const ALL: u32 = 0b10 << 18;
+    pub(super) const ALL_BUT_SELF: u32 = 0b11 << 18;
+}
+
+/// `a` of an [`EventKind::IPI`] to all but the sender.
+const TO_ALL_BUT_SELF: u64 = u64::MAX;
+/// `a` of an [`EventKind::IPI`] to all.
+const TO_ALL: u64 = u64::MAX - 1;
+
+fn is_x2apic() -> bool {
+    boot::word(&knob::APIC) == 0
+}
+
+fn xapic_register(offset: u32) -> &'static AtomicU32 {
+    // SAFETY: the host maps the APIC's page; its registers are aligned 32-bit words that only this processor sees.
+    unsafe { &*((XAPIC + u64::from(offset)) as *const AtomicU32) }
+}
+
+fn write(offset: u32, value: u32) {
+    if is_x2apic() {
+        cpu::write_msr(X2APIC_MSRS + (offset >> 4), u64::from(value));
+    } else {
+        xapic_register(offset).store(value, Ordering::SeqCst);
+    }
+}
+
+/// Enables the local APIC in the mode that the scenario asks for: fixed interrupts need SVR[8] (SDM 3A 11.4.7.2).
+pub(crate) fn enable() {
+    if is_x2apic() {
+        cpu::write_msr(APIC_BASE, cpu::read_msr(APIC_BASE) | X2APIC_ENABLE);
+    }
+    write(SPURIOUS, SPURIOUS_APIC_ENABLE | u32::from(vector::SPURIOUS));
+    this::set_apic_id(cpu::initial_apic_id());
+}
+
+/// Ends the interrupt in service.
+pub(crate) fn end_of_interrupt() {
+    write(EOI, 0);
+}
+
+/// Sends a fixed interrupt to one vCPU.
+pub fn send(vcpu: usize, vector: u8) {
+    event::record(EventKind::IPI, u32::from(vector), vcpu as u64, 0);
+    command(vcpu as u32, icr::ASSERT | u32::from(vector));
+}
+
+/// Sends a fixed interrupt to all vCPUs but this one, by the shorthand.
+pub fn send_all_but_self(vector: u8) {
+    event::record(EventKind::IPI, u32::from(vector), TO_ALL_BUT_SELF, 0);
+    command(0, icr::ALL_BUT_SELF | icr::ASSERT | u32::from(vector));
+}
+
+/// Sends an NMI to all vCPUs, this one included, by the shorthand.
+pub fn send_nmi_to_all() {
+    event::record(EventKind::IPI, u32::from(vector::NMI), TO_ALL, 0);
+    command(0, icr::ALL | icr::ASSERT | icr::NMI);
+}
+
+/// Sends INIT to one vCPU.
+pub(crate) fn send_init(vcpu: usize) {
+    command(vcpu as u32, icr::ASSERT | icr::INIT);
+}
+
+/// Sends a start-up interrupt to one vCPU.
+pub(crate) fn send_startup(vcpu: usize, vector: u8) {
+    command(vcpu as u32, icr::ASSERT | icr::STARTUP | u32::from(vector));
+}
+
+fn command(destination: u32, low: u32) {
+    if is_x2apic() {
+        command_x2apic(destination, low);
+    } else {
+        command_xapic(destination, low);
+    }
+}
+
+/// One WRMSR. It is not serialising and may pass earlier stores, so data that the target is to see needs the fences before it
+/// (SDM 3A 11.12.3).
+fn command_x2apic(destination: u32, low: u32) {
+    if boot::word(&knob::FENCE) != 0 {
+        cpu::fence_before_x2apic();
+    }
+    cpu::write_msr(X2APIC_MSRS + (ICR_LOW >> 4), u64::from(destination) << 32 | u64::from(low));
+}
+
+/// Two stores that no interrupt may come between: its handler could send one of its own.
+fn command_xapic(destination: u32, low: u32) {
+    let were = cpu::disable_interrupts();
+    let low_half = xapic_register(ICR_LOW);
+    if low_half.load(Ordering::SeqCst) & icr::DELIVERY_PENDING != 0 {
+        let idle = Condition::of(low_half, 0).bits(icr::DELIVERY_PENDING);
+        wait_until!("send_ipi", "", "ICR delivery status", APIC, idle, equal);
+    }
+    xapic_register(ICR_HIGH).store(destination << 24, Ordering::SeqCst);
+    low_half.store(low, Ordering::SeqCst);
+    cpu::restore_interrupts(were);
+}

@@ -1,0 +1,108 @@
+//! From one vCPU to all, to the start line, to the case, to idling.
+
+use core::sync::atomic::Ordering;
+
+use stallbench_abi::boot::MAGIC;
+use stallbench_abi::layout::SIPI_VECTOR;
+use stallbench_abi::port::{DOORBELL, Doorbell};
+use stallbench_abi::vcpu::Phase;
+
+use crate::mask::Mask;
+use crate::wait::Condition;
+use crate::{apic, arena, boot, cpu, this, wait_until};
+
+/// What a payload does on each vCPU.
+#[derive(Clone, Copy, Debug)]
+pub struct Payload {
+    /// Places what vCPUs share. vCPU 0, before the others are up.
+    pub place: fn(),
+    /// Sets the handlers of this vCPU.
+    pub handlers: fn(),
+    /// Whether interrupts can be sent to this vCPU.
+    pub online: fn(usize) -> bool,
+    /// This vCPU's part of the case.
+    pub case: fn(),
+    /// Work that this vCPU has when it idles, with interrupts off: whether there may be more.
+    pub idle: fn() -> bool,
+}
+
+/// The life of a vCPU.
+pub fn run(vcpu: usize, payload: &Payload) -> ! {
+    this::enter_phase(Phase::BOOTING);
+    apic::enable();
+    (payload.handlers)();
+    if vcpu == 0 {
+        check_boot_block();
+        arena::set_up();
+        (payload.place)();
+    }
+    come_online(vcpu, payload);
+    cpu::enable_interrupts();
+    if vcpu == 0 {
+        start_others();
+    }
+    this::enter_phase(Phase::ONLINE);
+    if this::is_initiator() {
+        wait_for_start();
+    }
+    this::enter_phase(Phase::CASE);
+    (payload.case)();
+    this::enter_phase(Phase::FINISHED);
+    if this::is_initiator() {
+        cpu::out(DOORBELL, Doorbell::DONE.0);
+    }
+    idle(payload)
+}
+
+fn check_boot_block() {
+    let block = boot::block();
+    assert!(block.magic == MAGIC, "no boot block");
+    assert!(block.version == stallbench_abi::VERSION, "the boot block is of contract version {}", block.version);
+}
+
+fn come_online(vcpu: usize, payload: &Payload) {
+    let root = arena::root();
+    if (payload.online)(vcpu) {
+        root.online.insert(vcpu);
+    }
+    if vcpu != 0 {
+        root.missing.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// INIT, SIPI, SIPI to each of the others (SDM 3A 9.4.4), without the delays that hardware of the 1990s needed, and the start
+/// line once the last of them is up.
+fn start_others() {
+    let root = arena::root();
+    let others = boot::vcpus() - 1;
+    root.missing.store(others as u32, Ordering::SeqCst);
+    let mut started = Mask::default();
+    for vcpu in 1..=others {
+        apic::send_init(vcpu);
+        apic::send_startup(vcpu, SIPI_VECTOR);
+        apic::send_startup(vcpu, SIPI_VECTOR);
+        started.insert(vcpu);
+    }
+    wait_until!("bring_up", "", "vCPUs missing", BRING_UP, Condition::of(&root.missing, 0).count(started), equal);
+    cpu::out(DOORBELL, Doorbell::START_LINE.0);
+    root.started.store(1, Ordering::SeqCst);
+}
+
+fn wait_for_start() {
+    let started = Condition::of(&arena::root().started, 1).any(Mask::one(0));
+    wait_until!("start_line", "", "start", BRING_UP, started, equal);
+}
+
+/// Halts whenever there is nothing to do; interrupts do the rest.
+fn idle(payload: &Payload) -> ! {
+    loop {
+        let were = cpu::disable_interrupts();
+        if (payload.idle)() {
+            cpu::restore_interrupts(were);
+            continue;
+        }
+        this::set_idle(true);
+        cpu::enable_interrupts_and_halt();
+        this::set_idle(false);
+    }
+}

@@ -1,0 +1,148 @@
+//! Instructions that Rust has no word for. Each is one instruction, or the shortest sequence that makes sense alone.
+
+use core::arch::asm;
+
+/// RFLAGS.IF.
+const INTERRUPT_FLAG: u64 = 1 << 9;
+
+/// CR0.CD: caches fill no lines (SDM 3A 2.5).
+pub const CR0_CACHE_DISABLE: u64 = 1 << 30;
+/// CR0.NW.
+pub const CR0_NOT_WRITE_THROUGH: u64 = 1 << 29;
+/// CR4.PGE: global pages.
+pub const CR4_GLOBAL_PAGES: u64 = 1 << 7;
+
+/// Whether interrupts were enabled before [`disable_interrupts`].
+#[must_use]
+#[derive(Clone, Copy, Debug)]
+pub struct InterruptsWere(bool);
+
+/// CLI; returns what to give [`restore_interrupts`].
+pub fn disable_interrupts() -> InterruptsWere {
+    let flags: u64;
+    // SAFETY: ring 0; reads RFLAGS through the stack and clears IF.
+    unsafe { asm!("pushfq", "pop {}", "cli", out(reg) flags) };
+    InterruptsWere(flags & INTERRUPT_FLAG != 0)
+}
+
+/// STI where interrupts were enabled before.
+pub fn restore_interrupts(were: InterruptsWere) {
+    if were.0 {
+        enable_interrupts();
+    }
+}
+
+/// STI.
+pub fn enable_interrupts() {
+    // SAFETY: ring 0; every vector has a gate.
+    unsafe { asm!("sti", options(nostack)) };
+}
+
+/// STI;HLT as one: the interrupt shadow of STI keeps an interrupt from coming between them (SDM 2B, STI).
+pub fn enable_interrupts_and_halt() {
+    // SAFETY: ring 0; an interrupt wakes the processor and returns behind HLT.
+    unsafe { asm!("sti", "hlt", options(nostack)) };
+}
+
+/// CLI;HLT for ever: only an NMI or INIT comes through.
+pub fn stop() -> ! {
+    loop {
+        // SAFETY: ring 0; nothing is left to do on this vCPU.
+        unsafe { asm!("cli", "hlt", options(nomem, nostack)) };
+    }
+}
+
+/// PAUSE.
+pub fn relax() {
+    // SAFETY: a hint.
+    unsafe { asm!("pause", options(nomem, nostack, preserves_flags)) };
+}
+
+/// MFENCE;LFENCE: what an x2APIC ICR write needs before it (SDM 3A 11.12.3).
+pub fn fence_before_x2apic() {
+    // SAFETY: orders memory accesses, nothing else.
+    unsafe { asm!("mfence", "lfence", options(nostack, preserves_flags)) };
+}
+
+/// Reads a model-specific register that exists.
+pub fn read_msr(register: u32) -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: ring 0; callers name registers of the fixed model, another raises #GP, which reaches the host as an epitaph.
+    unsafe { asm!("rdmsr", in("ecx") register, out("eax") low, out("edx") high, options(nostack, preserves_flags)) };
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// Writes a model-specific register.
+pub fn write_msr(register: u32, value: u64) {
+    // SAFETY: as for `read_msr`; registers that change where code or data is are not written by this crate's callers.
+    unsafe {
+        asm!("wrmsr", in("ecx") register, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack, preserves_flags));
+    }
+}
+
+/// CR0.
+pub fn cr0() -> u64 {
+    let value;
+    // SAFETY: ring 0; reads.
+    unsafe { asm!("mov {}, cr0", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// Writes CR0; callers change CD alone.
+pub fn set_cr0(value: u64) {
+    // SAFETY: ring 0; paging and protection stay on.
+    unsafe { asm!("mov cr0, {}", in(reg) value, options(nostack, preserves_flags)) };
+}
+
+/// CR4.
+pub fn cr4() -> u64 {
+    let value;
+    // SAFETY: ring 0; reads.
+    unsafe { asm!("mov {}, cr4", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// Writes CR4; callers change PGE alone.
+pub fn set_cr4(value: u64) {
+    // SAFETY: ring 0; PAE stays on.
+    unsafe { asm!("mov cr4, {}", in(reg) value, options(nostack, preserves_flags)) };
+}
+
+/// CR2.
+pub fn cr2() -> u64 {
+    let value;
+    // SAFETY: ring 0; reads.
+    unsafe { asm!("mov {}, cr2", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// Reloads CR3, which flushes the translations that are not global.
+pub fn reload_cr3() {
+    // SAFETY: ring 0; the same tables stay in use.
+    unsafe { asm!("mov {0}, cr3", "mov cr3, {0}", out(reg) _, options(nostack, preserves_flags)) };
+}
+
+/// WBINVD.
+pub fn write_back_and_invalidate_caches() {
+    // SAFETY: ring 0; memory keeps its contents.
+    unsafe { asm!("wbinvd", options(nostack, preserves_flags)) };
+}
+
+/// A 32-bit OUT.
+pub fn out(port: u16, value: u32) {
+    // SAFETY: ring 0; the ports are the host's.
+    unsafe { asm!("out dx, eax", in("dx") port, in("eax") value, options(nostack, preserves_flags)) };
+}
+
+/// The initial APIC id (CPUID.01H:EBX[31:24]).
+pub fn initial_apic_id() -> u32 {
+    core::arch::x86_64::__cpuid(1).ebx >> 24
+}
+
+/// The stack pointer.
+pub fn stack_pointer() -> u64 {
+    let value;
+    // SAFETY: reads a register.
+    unsafe { asm!("mov {}, rsp", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}

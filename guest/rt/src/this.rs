@@ -1,0 +1,168 @@
+//! This vCPU: its number, its publication page, and what the runtime keeps for it alone.
+//!
+//! Every stack of a vCPU lies in its private area, which is aligned to its size: the stack pointer tells which vCPU this is.
+
+use core::cell::Cell;
+use core::ptr::{addr_of, addr_of_mut};
+
+use stallbench_abi::layout::{self, private_area as area};
+use stallbench_abi::vcpu::{CONTEXTS, Context, ContextKind, Phase, VcpuPage, Wait};
+
+use crate::{boot, cpu};
+
+/// What interrupts find under their vector.
+pub type Handler = fn();
+
+/// What the runtime keeps for one vCPU, at [`area::RUNTIME`], zeroed at start.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Private {
+    handlers: [Cell<Option<Handler>>; 256],
+    /// The call that each context is in.
+    calls: [Cell<CurrentCall>; CONTEXTS],
+    /// Bytes of its part of the arena's stacks in use.
+    arena_stack_used: Cell<u64>,
+}
+
+/// The cross-CPU call that a context is in.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct CurrentCall {
+    /// Its number, 0 outside any call.
+    pub number: u64,
+    /// 1 when its wait argument is 0.
+    pub asynchronous: u64,
+}
+
+const _: () = assert!(size_of::<Private>() as u64 <= area::RING - area::RUNTIME);
+
+fn area() -> u64 {
+    cpu::stack_pointer() & !(layout::PRIVATE_STRIDE - 1)
+}
+
+fn private() -> &'static Private {
+    // SAFETY: the host maps these zeroed bytes for this vCPU alone, zero is a valid value of each field, and `Cell` confines
+    // them to one vCPU: an interrupt handler restores what it changes before it returns.
+    unsafe { &*((area() + area::RUNTIME) as *const Private) }
+}
+
+/// The publication page. Written by plain stores, so that the host can watch it.
+pub(crate) fn page() -> *mut VcpuPage {
+    (area() + area::PAGE_PUBLISHED) as *mut VcpuPage
+}
+
+/// Number of this vCPU.
+pub fn vcpu() -> usize {
+    ((area() - layout::PRIVATE) / layout::PRIVATE_STRIDE) as usize
+}
+
+/// Whether this vCPU is the one that begins.
+pub fn is_initiator() -> bool {
+    vcpu() as u64 == boot::knob(&stallbench_abi::knob::INITIATOR)
+}
+
+/// Bytes of this vCPU's part of the arena's stacks in use.
+pub(crate) fn arena_stack_used() -> &'static Cell<u64> {
+    &private().arena_stack_used
+}
+
+/// Sets the handler of a vector on this vCPU.
+pub fn set_handler(vector: u8, handler: Handler) {
+    private().handlers[usize::from(vector)].set(Some(handler));
+}
+
+/// The handler of a vector on this vCPU.
+pub(crate) fn handler(vector: u8) -> Option<Handler> {
+    private().handlers[usize::from(vector)].get()
+}
+
+/// Publishes the phase of this vCPU.
+pub fn enter_phase(phase: Phase) {
+    // SAFETY: the page is this vCPU's own; a plain store that the host may see at any time.
+    unsafe { addr_of_mut!((*page()).phase).write_volatile(phase) };
+    progress();
+}
+
+/// Publishes that this vCPU got something done.
+pub fn progress() {
+    // SAFETY: as in `enter_phase`.
+    unsafe {
+        let word = addr_of_mut!((*page()).progress);
+        word.write_volatile(word.read_volatile().wrapping_add(1));
+    }
+}
+
+/// Publishes whether this vCPU has nothing to do.
+pub(crate) fn set_idle(idle: bool) {
+    // SAFETY: as in `enter_phase`.
+    unsafe { addr_of_mut!((*page()).idle).write_volatile(u32::from(idle)) };
+}
+
+/// Publishes the APIC id that the processor states.
+pub(crate) fn set_apic_id(id: u32) {
+    // SAFETY: as in `enter_phase`.
+    unsafe { addr_of_mut!((*page()).apic_id).write_volatile(id) };
+}
+
+/// Depth of the context that runs.
+pub fn depth() -> usize {
+    // SAFETY: as in `enter_phase`.
+    unsafe { addr_of!((*page()).depth).read_volatile() as usize }
+}
+
+/// Whether an interrupt or NMI handler runs.
+pub fn in_interrupt() -> bool {
+    depth() != 0
+}
+
+/// NMIs that this vCPU has taken.
+pub fn nmis() -> u64 {
+    // SAFETY: as in `enter_phase`.
+    unsafe { addr_of!((*page()).nmis).read_volatile() }
+}
+
+/// Enters a context above the present one.
+pub(crate) fn enter_context(kind: ContextKind, vector: u8, frame: u64) {
+    let depth = depth() + 1;
+    assert!(depth < CONTEXTS, "interrupts are nested too deep");
+    let page = page();
+    // SAFETY: as in `enter_phase`; `depth` is below `CONTEXTS`. The depth comes last, so that the host never sees a context
+    // that is not filled in.
+    unsafe {
+        let context = addr_of_mut!((*page).contexts).cast::<Context>().add(depth);
+        addr_of_mut!((*context).kind).write_volatile(kind);
+        addr_of_mut!((*context).vector).write_volatile(u32::from(vector));
+        addr_of_mut!((*context).frame).write_volatile(frame);
+        addr_of_mut!((*context).wait.active).write_volatile(0);
+        private().calls[depth].set(CurrentCall::default());
+        let interrupts = addr_of_mut!((*page).interrupts);
+        interrupts.write_volatile(interrupts.read_volatile() + 1);
+        if kind == ContextKind::NMI {
+            let nmis = addr_of_mut!((*page).nmis);
+            nmis.write_volatile(nmis.read_volatile() + 1);
+        }
+        addr_of_mut!((*page).depth).write_volatile(depth as u32);
+    }
+}
+
+/// Returns to the context below.
+pub(crate) fn leave_context() {
+    // SAFETY: as in `enter_phase`.
+    unsafe { addr_of_mut!((*page()).depth).write_volatile(depth() as u32 - 1) };
+}
+
+/// The published wait of the context that runs.
+pub(crate) fn wait() -> *mut Wait {
+    // SAFETY: the depth is below `CONTEXTS`, see `enter_context`.
+    unsafe { addr_of_mut!((*addr_of_mut!((*page()).contexts).cast::<Context>().add(depth())).wait) }
+}
+
+/// The call that this context is in.
+pub fn current_call() -> CurrentCall {
+    private().calls[depth()].get()
+}
+
+/// Enters a call; returns the one that this context was in.
+pub fn set_current_call(call: CurrentCall) -> CurrentCall {
+    private().calls[depth()].replace(call)
+}
