@@ -1,7 +1,11 @@
 //! Scenarios, their execution, oracles, verdicts and reports.
 
+pub mod evidence;
 pub mod nearest;
 pub mod outcome;
+pub mod report;
+pub mod result;
 #[cfg(test)]
 mod sample;
 pub mod scenario;
+pub mod session;

@@ -1,8 +1,13 @@
 //! Outcomes made up for unit tests.
 
 use core::time::Duration;
+use std::sync::Arc;
 
 use crate::outcome::{MtrrOutcome, RunOutcome, Verdict, Wait0Outcome, WatchOutcome, Words};
+use crate::scenario::{Expectation, Run, Selection, Size};
+
+/// The number of vCPUs, and the place in its selection, of the run that tests cut short.
+pub(crate) const CUT: usize = 20;
 
 pub(crate) fn outcome(verdict: Verdict) -> RunOutcome {
     RunOutcome {
@@ -17,5 +22,26 @@ pub(crate) fn outcome(verdict: Verdict) -> RunOutcome {
         vcpu_states: vec![],
         log: vec![],
         watch: WatchOutcome::default(),
+    }
+}
+
+/// Runs that shall pass; each has as many vCPUs as its place says.
+pub(crate) fn selection(count: usize) -> Selection {
+    Selection { runs: (0..count).map(run).collect() }
+}
+
+pub(crate) fn run(vcpus: usize) -> Run {
+    Run {
+        scenario: "call/sample".into(),
+        name: format!("call/sample@vcpus={vcpus}").into(),
+        case: 0,
+        case_name: "sample".into(),
+        vcpus,
+        knobs: [0; 64],
+        set: vec![],
+        seed: 0,
+        repetition: 0,
+        expectation: Arc::new(Expectation::pass("made up")),
+        size: Size { vcpus, initiator: 0 },
     }
 }

@@ -1,0 +1,217 @@
+//! The run directory of `--out`: who a run is, written first; what it came to, written last.
+//!
+//! ```text
+//! DIR/session.json                       the command, the version, the host; written first
+//! DIR/mtrr/stack-broadcast@vcpus=4/      a directory a run; `#2` and so on for repetitions
+//!     run.json                           scenario, case, vCPUs, knobs, seed, and the command that repeats it
+//!     log.txt                            lines that the guest logged, if there are any
+//!     verdict.json                       the result as in the JSON lines, written last
+//! DIR/summary.json                       what all came to; written last
+//! ```
+//!
+//! A directory without a verdict is a run that died.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+use stallbench_abi::knob;
+use thiserror::Error;
+
+use crate::report::{Report, SCHEMA_VERSION, Start, result_json};
+use crate::result::{RunResult, Summary};
+use crate::scenario::{Run, text_of_value};
+
+/// Why a run directory cannot be made.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum EvidenceError {
+    /// Something is there already.
+    #[error("--out {}: is there already and is not an empty directory", .0.display())]
+    Taken(PathBuf),
+    /// It cannot be made or written.
+    #[error("--out {}: {source}", path.display())]
+    Unwritable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A run directory.
+#[derive(Debug)]
+pub struct Evidence {
+    root: PathBuf,
+    command: Vec<String>,
+    /// Options that each repeating command needs: `--payload FILE`.
+    options: String,
+    /// The first thing that could not be written by a worker.
+    failure: Mutex<Option<io::Error>>,
+}
+
+impl Evidence {
+    /// Makes the directory. `command` is what was asked for, `options` what a repetition of one run needs besides its name.
+    pub fn create(root: &Path, command: Vec<String>, options: String) -> Result<Self, EvidenceError> {
+        let unwritable = |source| EvidenceError::Unwritable { path: root.to_owned(), source };
+        if fs::symlink_metadata(root).is_ok() && !is_empty_directory(root) {
+            return Err(EvidenceError::Taken(root.to_owned()));
+        }
+        fs::create_dir_all(root).map_err(unwritable)?;
+        let probe = root.join("session.json");
+        fs::write(&probe, b"{}\n").map_err(unwritable)?;
+        Ok(Self { root: root.to_owned(), command, options, failure: Mutex::new(None) })
+    }
+
+    /// A run begins. Called by the thread that runs it.
+    pub fn run_begins(&self, run: &Run) {
+        let written = self.write_identity(run);
+        if let (Err(error), Ok(mut failure)) = (written, self.failure.lock()) {
+            failure.get_or_insert(error);
+        }
+    }
+
+    fn write_identity(&self, run: &Run) -> io::Result<()> {
+        let directory = self.directory(run);
+        fs::create_dir_all(&directory)?;
+        let knobs: serde_json::Map<String, Value> = knob::ALL
+            .iter()
+            .map(|knob| (knob.name.to_owned(), text_of_value(knob, run.knobs[knob.number as usize]).into()))
+            .collect();
+        let identity = json!({
+            "schema_version": SCHEMA_VERSION,
+            "scenario": &*run.name,
+            "case": &*run.case_name,
+            "vcpus": run.vcpus,
+            "seed": run.seed,
+            "repetition": run.repetition,
+            "knobs": knobs,
+            "repeat": self.repeating(run),
+        });
+        write_json(&directory.join("run.json"), &identity)
+    }
+
+    /// The command that repeats a run.
+    fn repeating(&self, run: &Run) -> String {
+        let mut command = format!("stallbench run{}", self.options);
+        if !run.scenario.starts_with("payload/") {
+            command.push_str(&format!(" '{}'", run.name));
+        } else {
+            command.push_str(&format!(" --case {} --vcpus {}", run.case_name, run.vcpus));
+        }
+        for setting in &run.set {
+            command.push_str(&format!(" --set {}={}", setting.knob.name, setting.text));
+        }
+        command.push_str(&format!(" --seed {}", run.seed));
+        command
+    }
+
+    /// Where a run's evidence lies. Names hold nothing that could leave the directory; ':' is avoided because some stores
+    /// of CI artifacts refuse it.
+    fn directory(&self, run: &Run) -> PathBuf {
+        let mut name = run.name.replace(':', "-");
+        if run.repetition > 0 {
+            name.push_str(&format!("#{}", run.repetition + 1));
+        }
+        self.root.join(name)
+    }
+
+    fn first_failure(&self) -> io::Result<()> {
+        let failure = self.failure.lock().ok().and_then(|mut failure| failure.take());
+        failure.map_or(Ok(()), Err)
+    }
+}
+
+impl Report for Arc<Evidence> {
+    fn begin(&mut self, start: &Start) -> io::Result<()> {
+        let session = json!({
+            "schema_version": SCHEMA_VERSION,
+            "stallbench": env!("CARGO_PKG_VERSION"),
+            "command": self.command,
+            "host": start.host,
+            "scenarios": start.scenarios,
+            "seed": start.seed,
+            "budget_ms": start.budget_ms,
+        });
+        write_json(&self.root.join("session.json"), &session)
+    }
+
+    fn result(&mut self, result: &RunResult) -> io::Result<()> {
+        self.first_failure()?;
+        let directory = self.directory(&result.run);
+        if !result.outcome.log.is_empty() {
+            let lines: String =
+                result.outcome.log.iter().map(|line| format!("vcpu{} {}\n", line.vcpu, line.text)).collect();
+            fs::write(directory.join("log.txt"), lines)?;
+        }
+        write_json(&directory.join("verdict.json"), &result_json(result)?)
+    }
+
+    fn end(&mut self, summary: &Summary) -> io::Result<()> {
+        self.first_failure()?;
+        let summary = json!({
+            "schema_version": SCHEMA_VERSION,
+            "asked": summary.asked,
+            "total": summary.done,
+            "unexpected": summary.unexpected,
+            "interrupted": summary.interrupted,
+            "verdicts": summary.verdicts,
+        });
+        write_json(&self.root.join("summary.json"), &summary)
+    }
+}
+
+fn write_json(path: &Path, value: &Value) -> io::Result<()> {
+    let mut text = serde_json::to_vec_pretty(value)?;
+    text.push(b'\n');
+    fs::write(path, text)
+}
+
+fn is_empty_directory(path: &Path) -> bool {
+    fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+    use crate::outcome::Verdict;
+    use crate::sample;
+
+    #[test]
+    fn directory_without_a_verdict_is_a_run_that_died() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut evidence = Arc::new(Evidence::create(directory.path(), vec!["run".into()], String::new()).unwrap());
+        let (died, ended) = (sample::run(2), sample::run(3));
+        evidence.run_begins(&died);
+        evidence.run_begins(&ended);
+        evidence.result(&RunResult::new(ended, sample::outcome(Verdict::Pass))).unwrap();
+        let there = |run: &str, file: &str| directory.path().join("call").join(run).join(file).is_file();
+        assert!(there("sample@vcpus=2", "run.json") && !there("sample@vcpus=2", "verdict.json"));
+        assert!(there("sample@vcpus=3", "verdict.json"));
+    }
+
+    #[test]
+    fn identity_holds_the_command_that_repeats_the_run() {
+        let directory = tempfile::tempdir().unwrap();
+        let evidence = Evidence::create(directory.path(), vec![], String::new()).unwrap();
+        let run = Run { seed: 7, ..sample::run(2) };
+        assert_eq!(evidence.repeating(&run), "stallbench run 'call/sample@vcpus=2' --seed 7");
+    }
+
+    #[test]
+    fn directory_that_holds_something_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("x"), "").unwrap();
+        let error = Evidence::create(directory.path(), vec![], String::new()).unwrap_err();
+        assert!(error.to_string().ends_with("is there already and is not an empty directory"));
+        let file = directory.path().join("x");
+        assert!(Evidence::create(&file, vec![], String::new()).is_err());
+        assert!(matches!(
+            Evidence::create(&file.join("y"), vec![], String::new()),
+            Err(EvidenceError::Unwritable { .. })
+        ));
+    }
+}

@@ -1,0 +1,443 @@
+//! The report for people. Few runs: a block each. Many: a line a scenario, and a block for whatever was not as expected.
+
+use std::fmt::Write as _;
+use std::io::{self, ErrorKind, Write};
+use std::time::Duration;
+
+use anstyle::{AnsiColor, Style};
+
+use super::{Report, Start};
+use crate::outcome::{RunOutcome, Verdict, Wait0Outcome, WaitReport};
+use crate::result::{RunResult, Summary};
+use crate::scenario::culprit_of;
+
+/// Up to so many runs, each gets a block.
+const FEW: usize = 12;
+/// Waits that a block shows of each vCPU set; the rest is counted.
+const MOST_WAITS: usize = 16;
+/// Lines of the guest's log that a block shows.
+const MOST_LINES: usize = 20;
+
+const GOOD: Style = AnsiColor::Green.on_default().bold();
+const BAD: Style = AnsiColor::Red.on_default().bold();
+const HEAD: Style = Style::new().bold();
+const DIM: Style = Style::new().dimmed();
+
+/// The report for people. Its text has colours; the sink drops them where they do not belong.
+#[derive(Debug)]
+pub struct Human<W> {
+    sink: W,
+    few: bool,
+    group: Option<Group>,
+    /// The reader has gone: nothing more is written, and that is no error.
+    gone: bool,
+}
+
+/// The runs of one scenario, so far.
+#[derive(Debug)]
+struct Group {
+    scenario: String,
+    summary: Summary,
+    blocks: String,
+}
+
+impl<W: Write> Human<W> {
+    /// Writes to `sink`.
+    pub fn new(sink: W) -> Self {
+        Self { sink, few: true, group: None, gone: false }
+    }
+
+    /// A reader that closes the pipe has seen enough.
+    fn write(&mut self, text: &str) -> io::Result<()> {
+        if self.gone {
+            return Ok(());
+        }
+        match self.sink.write_all(text.as_bytes()).and_then(|()| self.sink.flush()) {
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+                self.gone = true;
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    fn finish_group(&mut self) -> io::Result<()> {
+        let Some(group) = self.group.take() else { return Ok(()) };
+        let summary = &group.summary;
+        let (style, word) = if summary.unexpected == 0 { (GOOD, "ok  ") } else { (BAD, "FAIL") };
+        let mut text = format!(
+            "{style}{word}{style:#}  {:<44} {:>4} {:<5} {:>9}  {}",
+            group.scenario,
+            summary.done,
+            if summary.done == 1 { "run" } else { "runs" },
+            time(summary.wall),
+            summary.verdicts_in_words(),
+        );
+        if summary.unexpected > 0 {
+            let _ = write!(text, "; {BAD}{} not as expected{BAD:#}", summary.unexpected);
+        }
+        text.push('\n');
+        text.push_str(&group.blocks);
+        self.write(&text)
+    }
+}
+
+impl<W: Write> Report for Human<W> {
+    fn begin(&mut self, start: &Start) -> io::Result<()> {
+        self.few = start.scenarios <= FEW;
+        Ok(())
+    }
+
+    fn result(&mut self, result: &RunResult) -> io::Result<()> {
+        if self.few {
+            return self.write(&format!("{}\n", block(result, true)));
+        }
+        if self.group.as_ref().is_none_or(|group| *group.scenario != *result.run.scenario) {
+            self.finish_group()?;
+            self.group = Some(Group {
+                scenario: result.run.scenario.to_string(),
+                summary: Summary::default(),
+                blocks: String::new(),
+            });
+        }
+        if let Some(group) = &mut self.group {
+            group.summary.count(result);
+            group.summary.wall += result.outcome.wall;
+            if !result.is_as_expected() {
+                let _ = writeln!(group.blocks, "{}", block(result, true));
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, summary: &Summary) -> io::Result<()> {
+        self.finish_group()?;
+        self.write(&summary_line(summary))
+    }
+}
+
+fn summary_line(summary: &Summary) -> String {
+    let runs = if summary.done == 1 { "run" } else { "runs" };
+    let mut text = format!("{HEAD}{} {runs}{HEAD:#}", summary.done);
+    if summary.done > 0 {
+        let _ = write!(text, ": {}", summary.verdicts_in_words());
+    }
+    let _ = match summary.unexpected {
+        0 if summary.done == 0 => Ok(()),
+        0 => write!(text, "; {GOOD}all as expected{GOOD:#}"),
+        n => write!(text, "; {BAD}{n} not as expected{BAD:#}"),
+    };
+    if summary.interrupted {
+        let _ = write!(text, "; {BAD}interrupted, {} not run{BAD:#}", summary.asked - summary.done);
+    }
+    let _ = writeln!(text, " ({})", time(summary.wall));
+    text
+}
+
+/// One run in full.
+pub(super) fn block(result: &RunResult, colour: bool) -> String {
+    let text = coloured_block(result);
+    if colour { text } else { plain(&text) }
+}
+
+fn coloured_block(result: &RunResult) -> String {
+    let mut text = String::new();
+    let run = &result.run;
+    let _ = write!(text, "{HEAD}{}{HEAD:#}", run.name);
+    for setting in &run.set {
+        let _ = write!(text, " --set {}={}", setting.knob.name, setting.text);
+    }
+    if run.repetition > 0 {
+        let _ = write!(text, " #{}", run.repetition + 1);
+    }
+    text.push('\n');
+    headline(&mut text, result);
+    waits(&mut text, &result.outcome);
+    findings(&mut text, &result.outcome);
+    for difference in &result.differences {
+        let _ = writeln!(text, "  {BAD}not as expected{BAD:#}: {difference}");
+    }
+    if !result.differences.is_empty() {
+        let _ = writeln!(text, "  expected: {}, because {}", run.expectation, run.expectation.because);
+    }
+    text
+}
+
+/// `STALL deadlock   4 vCPUs   observed   38 ms`.
+fn headline(text: &mut String, result: &RunResult) {
+    let verdict = &result.outcome.verdict;
+    let style = if result.is_as_expected() { GOOD } else { BAD };
+    let _ = write!(text, "{style}{}{style:#}", verdict.word().to_uppercase());
+    if let Some(kind) = verdict.kind() {
+        let _ = write!(text, " {kind}");
+    }
+    let _ = write!(text, "   {} vCPUs", result.run.vcpus);
+    if let Some(stall) = verdict.stall() {
+        let _ = write!(text, "   {}", stall.strength);
+    }
+    let _ = write!(text, "   {}", time(result.outcome.wall));
+    let _ =
+        writeln!(text, "   {DIM}{}{DIM:#}", if result.is_as_expected() { "as expected" } else { "NOT AS EXPECTED" });
+}
+
+fn waits(text: &mut String, outcome: &RunOutcome) {
+    let Some(stall) = outcome.verdict.stall() else { return };
+    let place = |wait: &WaitReport| format!("{} {}", wait.site, wait.step).trim_end().to_owned();
+    let condition = |wait: &WaitReport| {
+        let interrupts = if wait.interrupts_enabled { "" } else { ", IF=0" };
+        format!("waits for {} {} {}{interrupts}", wait.word, wait.address, wait.until)
+    };
+    let shown = &stall.waits[..stall.waits.len().min(MOST_WAITS)];
+    let places = shown.iter().map(|wait| place(wait).len()).max().unwrap_or(0);
+    let conditions = shown.iter().map(|wait| condition(wait).len()).max().unwrap_or(0);
+    for wait in shown {
+        let _ = write!(text, "  vcpu{:<3} {:<places$} {:<conditions$}   ← ", wait.vcpu, place(wait), condition(wait));
+        text.push_str(&awaited(&wait.awaits));
+        if !wait.awaited_do.is_empty() {
+            let _ = write!(text, " ({})", wait.awaited_do);
+        }
+        if wait.depth > 0 && wait.context != "task" {
+            let _ = write!(text, " {DIM}[{}]{DIM:#}", wait.context);
+        }
+        text.push('\n');
+    }
+    if stall.waits.len() > shown.len() {
+        let _ = writeln!(text, "  … and {} more waits", stall.waits.len() - shown.len());
+    }
+}
+
+/// `vcpu1, vcpu2, vcpu3`, or a range where there are many.
+fn awaited(vcpus: &[usize]) -> String {
+    match vcpus {
+        [] => "nobody".to_owned(),
+        [first, .., last] if vcpus.len() > 4 && last - first + 1 == vcpus.len() => format!("vcpu{first} to vcpu{last}"),
+        _ if vcpus.len() > 8 => format!("{} vCPUs, vcpu{} first", vcpus.len(), vcpus[0]),
+        _ => vcpus.iter().map(|vcpu| format!("vcpu{vcpu}")).collect::<Vec<_>>().join(", "),
+    }
+}
+
+fn findings(text: &mut String, outcome: &RunOutcome) {
+    let words: Vec<_> = outcome.words.0.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let words = words.join(" ");
+    match (&outcome.verdict, reason(outcome)) {
+        (Verdict::Stall(_), Some(reason)) => {
+            let (vcpu, site) = culprit_of(outcome).unwrap_or_default();
+            let _ = writeln!(text, "  {HEAD}culprit vcpu{vcpu}{HEAD:#} in {site}: {reason}{}", after("; ", &words));
+        }
+        (Verdict::Stall(_), None) => {
+            let _ = writeln!(text, "  no culprit: no wait breaks its own contract{}", after("; ", &words));
+        }
+        (_, Some(reason)) => {
+            let _ = writeln!(text, "  {reason}{}", after("; ", &words));
+        }
+        (_, None) if !words.is_empty() => {
+            let _ = writeln!(text, "  {words}");
+        }
+        _ => {}
+    }
+    oracles(text, outcome);
+    for contradiction in &outcome.contradictions {
+        let _ = writeln!(text, "  {BAD}contradiction{BAD:#}: {contradiction}");
+    }
+    for line in outcome.log.iter().take(MOST_LINES) {
+        let _ = writeln!(text, "  {DIM}vcpu{} says{DIM:#} {}", line.vcpu, plain(&line.text));
+    }
+    if matches!(outcome.verdict, Verdict::Budget { .. } | Verdict::Starved { .. } | Verdict::GuestFault(_)) {
+        for vcpu in outcome.vcpu_states.iter().take(MOST_WAITS) {
+            let _ = writeln!(
+                text,
+                "  vcpu{:<3} {}: {} (ran {})",
+                vcpu.vcpu,
+                vcpu.phase,
+                plain(&vcpu.doing),
+                time(vcpu.ran)
+            );
+        }
+    }
+}
+
+/// What the other oracles say, beside the verdict.
+fn oracles(text: &mut String, outcome: &RunOutcome) {
+    for problem in &outcome.mtrr.problems {
+        let _ = writeln!(text, "  mtrr: {problem}");
+    }
+    if outcome.wait0 == Wait0Outcome::NotObserved {
+        text.push_str("  wait=0 contract: not observed, events were lost\n");
+    }
+    if outcome.residual_waits > 0 {
+        let _ = writeln!(text, "  residual waits: {}", outcome.residual_waits);
+    }
+}
+
+/// What a verdict says beside its words.
+fn reason(outcome: &RunOutcome) -> Option<String> {
+    match &outcome.verdict {
+        Verdict::Pass => None,
+        Verdict::Stall(stall) => stall.culprit.as_ref().map(|culprit| culprit.reason.clone()),
+        Verdict::Inconsistent { reason } | Verdict::Starved { reason } | Verdict::Budget { reason } => {
+            Some(plain(reason))
+        }
+        Verdict::Breach(breach) => Some(format!("vcpu{} in {}: {}", breach.vcpu, breach.site, breach.reason)),
+        Verdict::GuestFault(fault) => Some(guest_fault(fault)),
+    }
+}
+
+fn guest_fault(fault: &crate::outcome::GuestFault) -> String {
+    let mut text = format!("vcpu{}: {}", fault.vcpu, plain(&fault.text));
+    if !fault.file.is_empty() {
+        let _ = write!(text, " ({}:{})", plain(&fault.file), fault.line);
+    }
+    if let Some(rip) = fault.rip {
+        let _ = write!(text, ", at {rip}");
+    }
+    if !fault.symbol.is_empty() {
+        let _ = write!(text, " in {}", fault.symbol);
+    }
+    text
+}
+
+fn after(separator: &str, text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!("{separator}{text}") }
+}
+
+/// A time as people read it.
+pub(crate) fn time(duration: Duration) -> String {
+    let micros = duration.as_micros();
+    match micros {
+        0..1_000 => format!("{micros} µs"),
+        1_000..10_000 => format!("{:.1} ms", duration.as_secs_f64() * 1e3),
+        10_000..1_000_000 => format!("{} ms", micros / 1_000),
+        1_000_000..100_000_000 => format!("{:.1} s", duration.as_secs_f64()),
+        _ => format!("{} s", duration.as_secs()),
+    }
+}
+
+/// Text without escape sequences and other control characters: a guest must not drive the terminal.
+fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\u{1b}' => {
+                let _ = chars.by_ref().find(|c| c.is_ascii_alphabetic());
+            }
+            '\n' | '\t' => plain.push(c),
+            c if c.is_control() => plain.push('\u{fffd}'),
+            c => plain.push(c),
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+    use crate::outcome::{Address, Culprit, Stall, StallKind, Strength, Words};
+    use crate::sample;
+    use crate::scenario::{Expectation, Root};
+
+    fn wait(vcpu: usize, site: &str, step: &str, awaits: Vec<usize>, interrupts_enabled: bool) -> WaitReport {
+        let (word, until) = if vcpu == 0 { ("flag WAIT of record", "to clear") } else { ("gate", "to become 1") };
+        WaitReport {
+            vcpu,
+            site: site.into(),
+            step: step.into(),
+            word: word.into(),
+            address: Address(0x40_0040),
+            value: 1,
+            until: until.into(),
+            awaits,
+            awaited_do: if vcpu == 0 { "running its callback".into() } else { String::new() },
+            context: "task".into(),
+            depth: 0,
+            interrupts_enabled,
+            closed: true,
+        }
+    }
+
+    fn seed_deadlock() -> RunResult {
+        let mut outcome = sample::outcome(Verdict::Stall(Stall {
+            kind: StallKind::Deadlock,
+            strength: Strength::Observed,
+            culprit: Some(Culprit { vcpu: 0, site: "call_many".into(), reason: "wait=0 became wait=1".into() }),
+            waits: vec![wait(0, "call_many", "", vec![1], true), wait(1, "ipi_handler", "B3", vec![0], false)],
+        }));
+        outcome.words = Words(vec![("count".into(), 0), ("gate".into(), 0)]);
+        let mut run = sample::run(2);
+        run.expectation = Expectation {
+            verdict: "stall",
+            kind: Some("deadlock"),
+            culprit: Root::Site("call_many".into()),
+            ..Expectation::pass("the callee waits for the gate")
+        }
+        .into();
+        RunResult::new(run, outcome)
+    }
+
+    #[test]
+    fn block_of_a_stall_shows_who_waits_for_whom_and_the_culprit() {
+        assert_eq!(
+            block(&seed_deadlock(), false),
+            "call/sample@vcpus=2\n\
+             STALL deadlock   2 vCPUs   observed   38 ms   as expected\n\
+             \x20 vcpu0   call_many      waits for flag WAIT of record 0x400040 to clear   ← vcpu1 (running its callback)\n\
+             \x20 vcpu1   ipi_handler B3 waits for gate 0x400040 to become 1, IF=0         ← vcpu0\n\
+             \x20 culprit vcpu0 in call_many: wait=0 became wait=1; count=0 gate=0\n"
+        );
+    }
+
+    #[test]
+    fn unexpected_pass_shows_what_was_expected_and_why() {
+        let mut result = seed_deadlock();
+        result.outcome = sample::outcome(Verdict::Pass);
+        let text = block(&RunResult::new(result.run, result.outcome), false);
+        assert!(text.contains("PASS   2 vCPUs   38 ms   NOT AS EXPECTED"), "{text}");
+        assert!(text.contains("not as expected: pass, expected stall deadlock"), "{text}");
+        assert!(text.contains("because the callee waits for the gate"), "{text}");
+    }
+
+    #[test]
+    fn many_runs_take_a_line_a_scenario() {
+        let mut text = Vec::new();
+        let mut report = Human::new(&mut text);
+        report.begin(&Start { scenarios: 13, ..crate::report::test::start() }).unwrap();
+        let mut summary = Summary { asked: 13, ..Summary::default() };
+        for run in sample::selection(13).runs {
+            let result = RunResult::new(run, sample::outcome(Verdict::Pass));
+            summary.count(&result);
+            report.result(&result).unwrap();
+        }
+        report.end(&summary).unwrap();
+        let text = plain(std::str::from_utf8(&text).unwrap());
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert!(text.starts_with("ok    call/sample") && text.contains("13 pass"), "{text}");
+        assert!(text.contains("13 runs: 13 pass; all as expected"), "{text}");
+    }
+
+    #[test]
+    fn guest_text_cannot_drive_the_terminal() {
+        assert_eq!(plain("a\u{1b}[31mb\u{7}c"), "ab\u{fffd}c");
+    }
+
+    #[test]
+    fn closed_pipe_is_no_error() {
+        struct Closed;
+        impl Write for Closed {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut report = Human::new(Closed);
+        assert!(report.result(&seed_deadlock()).is_ok() && report.end(&Summary::default()).is_ok());
+    }
+
+    #[test]
+    fn awaited_vcpus_are_a_range_where_they_are_many() {
+        assert_eq!(awaited(&[1, 2, 3]), "vcpu1, vcpu2, vcpu3");
+        assert_eq!(awaited(&(1..255).collect::<Vec<_>>()), "vcpu1 to vcpu254");
+        assert_eq!(awaited(&[]), "nobody");
+    }
+}

@@ -1,0 +1,63 @@
+//! A finished run: what came out, and whether that was expected.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::outcome::{RunOutcome, Verdict};
+use crate::scenario::Run;
+
+/// A finished run.
+#[derive(Clone, Debug)]
+pub struct RunResult {
+    /// What was run.
+    pub run: Run,
+    /// What came out.
+    pub outcome: RunOutcome,
+    /// What of it is not as expected, a fragment each.
+    pub differences: Vec<String>,
+}
+
+impl RunResult {
+    /// Compares an outcome with what its scenario expects.
+    pub fn new(run: Run, outcome: RunOutcome) -> Self {
+        let differences = run.expectation.differences(&outcome, run.size);
+        Self { run, outcome, differences }
+    }
+
+    /// Whether everything was as expected.
+    pub fn is_as_expected(&self) -> bool {
+        self.differences.is_empty()
+    }
+}
+
+/// What all runs together came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Runs that were asked for.
+    pub asked: usize,
+    /// Runs that came to a verdict.
+    pub done: usize,
+    /// Those of them that were not as expected.
+    pub unexpected: usize,
+    /// How often each verdict came out, by its word.
+    pub verdicts: BTreeMap<&'static str, usize>,
+    /// Whether it ended before all was done.
+    pub interrupted: bool,
+    /// From the first run's start to the end of the last.
+    pub wall: Duration,
+}
+
+impl Summary {
+    /// Counts a result.
+    pub fn count(&mut self, result: &RunResult) {
+        self.done += 1;
+        self.unexpected += usize::from(!result.is_as_expected());
+        *self.verdicts.entry(result.outcome.verdict.word()).or_default() += 1;
+    }
+
+    /// `12 stall, 3 pass`, in the order of the glossary.
+    pub fn verdicts_in_words(&self) -> String {
+        let count = |word: &&'static str| self.verdicts.get(word).map(|count| format!("{count} {word}"));
+        Verdict::WORDS.iter().filter_map(count).collect::<Vec<_>>().join(", ")
+    }
+}

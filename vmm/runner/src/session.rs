@@ -1,0 +1,192 @@
+//! Runs a selection on worker threads and hands the results over in order, as they come.
+//!
+//! The workers take runs off a shared counter; results that come early wait in a reorder buffer. The caller's thread reports.
+//! What a run does is a closure: nothing here knows KVM.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::outcome::{RunOutcome, Verdict};
+use crate::result::{RunResult, Summary};
+use crate::scenario::{Run, Selection};
+
+/// How often the reporting thread looks up while nothing is finished.
+const LOOK_UP: Duration = Duration::from_millis(100);
+
+/// Runs `selection` on `jobs` threads. `execute` does one run; its first error ends the session, and so does `interrupt`.
+/// `report` gets the results in the order of the selection, on this thread.
+///
+/// # Errors
+///
+/// The first error of `execute`. Results that were finished before it have been handed over.
+pub fn run<E: Send>(
+    selection: &Selection,
+    jobs: usize,
+    interrupt: &AtomicBool,
+    execute: &(dyn Fn(&Run) -> Result<RunOutcome, E> + Sync),
+    report: &mut dyn FnMut(RunResult),
+) -> Result<Summary, E> {
+    let started = Instant::now();
+    let mut summary = Summary { asked: selection.runs.len(), ..Summary::default() };
+    let failure = drive(selection, jobs, interrupt, execute, &mut |result| {
+        summary.count(&result);
+        report(result);
+    });
+    summary.wall = started.elapsed();
+    summary.interrupted = interrupt.load(Ordering::Relaxed) && summary.done < summary.asked;
+    match failure {
+        Some(error) => Err(error),
+        None => Ok(summary),
+    }
+}
+
+type Finished<E> = (usize, Option<Result<RunOutcome, E>>);
+
+fn drive<E: Send>(
+    selection: &Selection,
+    jobs: usize,
+    interrupt: &AtomicBool,
+    execute: &(dyn Fn(&Run) -> Result<RunOutcome, E> + Sync),
+    hand_over: &mut dyn FnMut(RunResult),
+) -> Option<E> {
+    let next = AtomicUsize::new(0);
+    let stop = AtomicBool::new(false);
+    let (sender, receiver) = mpsc::channel::<Finished<E>>();
+    let mut failure = None;
+    thread::scope(|scope| {
+        for _ in 0..jobs.clamp(1, selection.runs.len().max(1)) {
+            let (sender, next, stop) = (sender.clone(), &next, &stop);
+            scope.spawn(move || work(selection, next, &[interrupt, stop], execute, &sender));
+        }
+        drop(sender);
+        let mut order = Order::default();
+        let mut finished = |index: usize, outcome| hand_over(RunResult::new(selection.runs[index].clone(), outcome));
+        loop {
+            match receiver.recv_timeout(LOOK_UP) {
+                Ok((_, Some(Err(error)))) => {
+                    stop.store(true, Ordering::Relaxed);
+                    failure.get_or_insert(error);
+                }
+                Ok((index, outcome)) => {
+                    order.take(index, outcome.and_then(Result::ok), &mut finished);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        order.drain(&mut finished);
+    });
+    failure
+}
+
+fn work<E>(
+    selection: &Selection,
+    next: &AtomicUsize,
+    stop: &[&AtomicBool],
+    execute: &(dyn Fn(&Run) -> Result<RunOutcome, E> + Sync),
+    sender: &mpsc::Sender<Finished<E>>,
+) {
+    let stopped = || stop.iter().any(|flag| flag.load(Ordering::Relaxed));
+    while !stopped() {
+        let index = next.fetch_add(1, Ordering::Relaxed);
+        let Some(run) = selection.runs.get(index) else { return };
+        let outcome = execute(run);
+        let cut_short = stopped() && outcome.as_ref().is_ok_and(is_undecided);
+        if sender.send((index, if cut_short { None } else { Some(outcome) })).is_err() {
+            return;
+        }
+    }
+}
+
+/// A run that was cut short by an interrupt has nothing to say.
+fn is_undecided(outcome: &RunOutcome) -> bool {
+    matches!(outcome.verdict, Verdict::Budget { .. } | Verdict::Starved { .. })
+}
+
+/// Results that wait for those before them.
+#[derive(Default)]
+struct Order {
+    next: usize,
+    waiting: BTreeMap<usize, Option<RunOutcome>>,
+}
+
+impl Order {
+    fn take(&mut self, index: usize, outcome: Option<RunOutcome>, hand_over: &mut dyn FnMut(usize, RunOutcome)) {
+        self.waiting.insert(index, outcome);
+        while let Some(outcome) = self.waiting.remove(&self.next) {
+            if let Some(outcome) = outcome {
+                hand_over(self.next, outcome);
+            }
+            self.next += 1;
+        }
+    }
+
+    /// Hands over what is left behind a gap: after an interrupt a run in the middle may have come to nothing.
+    fn drain(&mut self, hand_over: &mut dyn FnMut(usize, RunOutcome)) {
+        for (index, outcome) in std::mem::take(&mut self.waiting) {
+            if let Some(outcome) = outcome {
+                hand_over(index, outcome);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use std::convert::Infallible;
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::sample;
+
+    fn run_all<E: Send>(
+        count: usize,
+        interrupt: &AtomicBool,
+        execute: &(dyn Fn(&Run) -> Result<RunOutcome, E> + Sync),
+    ) -> (Vec<String>, Result<Summary, E>) {
+        let selection = sample::selection(count);
+        let mut names = Vec::new();
+        let summary = run(&selection, 4, interrupt, execute, &mut |result| names.push(result.run.name.to_string()));
+        (names, summary)
+    }
+
+    #[test]
+    fn results_come_in_order_whatever_order_the_runs_end_in() {
+        let ended = Mutex::new(0);
+        let (names, summary) = run_all::<Infallible>(40, &AtomicBool::new(false), &|_| {
+            *ended.lock().unwrap() += 1;
+            thread::yield_now();
+            Ok(sample::outcome(Verdict::Pass))
+        });
+        let wanted: Vec<_> = sample::selection(40).runs.iter().map(|run| run.name.to_string()).collect();
+        assert_eq!(names, wanted);
+        let summary = summary.unwrap();
+        assert_eq!((summary.done, summary.unexpected, summary.interrupted), (40, 0, false));
+    }
+
+    #[test]
+    fn interrupt_keeps_what_is_finished_and_drops_the_run_that_was_cut_short() {
+        let interrupt = AtomicBool::new(false);
+        let (names, summary) = run_all::<Infallible>(40, &interrupt, &|run| {
+            let cut = run.vcpus == sample::CUT;
+            interrupt.fetch_or(cut, Ordering::Relaxed);
+            let verdict = if cut { Verdict::Budget { reason: String::new() } } else { Verdict::Pass };
+            Ok(sample::outcome(verdict))
+        });
+        let summary = summary.unwrap();
+        assert!(summary.interrupted && summary.done == names.len() && !names.is_empty());
+        assert!(!names.contains(&sample::selection(40).runs[sample::CUT].name.to_string()));
+    }
+
+    #[test]
+    fn first_error_ends_the_session() {
+        let (names, summary) = run_all(40, &AtomicBool::new(false), &|run| {
+            if run.vcpus == sample::CUT { Err("no memory") } else { Ok(sample::outcome(Verdict::Pass)) }
+        });
+        assert_eq!(summary, Err("no memory"));
+        assert!(names.len() < 40);
+    }
+}
