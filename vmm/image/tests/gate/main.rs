@@ -8,8 +8,10 @@
 mod code;
 mod elf;
 mod rules;
+mod spins;
 mod stack;
 
+use stallbench_abi::image::SiteRange;
 use stallbench_abi::layout::IMAGE;
 use stallbench_image::{PAYLOAD, program};
 
@@ -56,6 +58,31 @@ fn image_keeps_the_contract() {
     let sites: Vec<_> = program.ranges().iter().map(|range| range.site).collect();
     let unused: Vec<_> = program.sites().iter().filter(|site| !sites.contains(&site.address)).collect();
     assert!(unused.is_empty(), "wait sites without code: {unused:#?}");
+}
+
+#[test]
+fn image_waits_at_wait_sites_alone() {
+    let ranges = program().ranges();
+    let mut found = spins::findings(&code::pieces(PAYLOAD), ranges);
+    // It publishes a wait that it is not in, to be found out by the host.
+    found.retain(|finding| !finding.contains("claim_a_wait"));
+    assert!(found.is_empty() && !ranges.is_empty(), "{found:#?}");
+}
+
+#[test]
+fn spin_that_breaks_its_promise_is_found() {
+    let found = |code: &[u8], length| {
+        let ranges = [SiteRange { start: IMAGE, end: IMAGE + length, site: 0 }];
+        spins::findings(&code::pieces(&image_of(code)), &ranges).join("; ")
+    };
+    // mov eax, [rdi]; pause; jmp to the start
+    assert_eq!(found(&[0x8b, 0x07, 0xf3, 0x90, 0xeb, 0xfa, 0xc3], 6), "");
+    assert!(found(&[0x8b, 0x07, 0xf3, 0x90, 0xeb, 0xfa, 0xf3, 0x90], 6).contains("a wait at no wait site"));
+    assert!(found(&[0x8b, 0x07, 0xf3, 0x90, 0xeb, 0xfa, 0xc3], 5).contains("no whole number"));
+    assert!(found(&[0x8b, 0x07, 0xf3, 0x90, 0xeb, 0xfc, 0xc3], 6).contains("no loop back"));
+    assert!(found(&[0x8b, 0x06, 0xf3, 0x90, 0xeb, 0xfa, 0xc3], 6).contains("reads another word"));
+    assert!(found(&[0x89, 0x07, 0xf3, 0x90, 0xeb, 0xfa, 0xc3], 6).contains("stores"));
+    assert!(found(&[0x8b, 0x37, 0xf3, 0x90, 0xeb, 0xfa, 0xc3], 6).contains("writes RSI"));
 }
 
 #[test]
