@@ -31,12 +31,15 @@ die() {
 vendor=amd dir= smp= memory=1024 limit= console= prepare=
 while (($#)); do
   case $1 in
-    --vendor) vendor=${2?} && shift 2 ;;
-    --dir) dir=${2?} && shift 2 ;;
-    --smp) smp=${2?} && shift 2 ;;
-    --mem) memory=${2?} && shift 2 ;;
-    --timeout) limit=${2?} && shift 2 ;;
-    --console) console=${2?} && shift 2 ;;
+    --vendor | --dir | --smp | --mem | --timeout | --console) (($# > 1)) || die "$1 needs a value" ;;
+  esac
+  case $1 in
+    --vendor) vendor=$2 && shift 2 ;;
+    --dir) dir=$2 && shift 2 ;;
+    --smp) smp=$2 && shift 2 ;;
+    --mem) memory=$2 && shift 2 ;;
+    --timeout) limit=$2 && shift 2 ;;
+    --console) console=$2 && shift 2 ;;
     --prepare) prepare=1 && shift ;;
     --) shift && break ;;
     -h | --help) sed -n '2,/^set/p' "$0" | sed '$d; s/^# \?//' && exit 0 ;;
