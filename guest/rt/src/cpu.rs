@@ -146,3 +146,15 @@ pub fn stack_pointer() -> u64 {
     unsafe { asm!("mov {}, rsp", out(reg) value, options(nomem, nostack, preserves_flags)) };
     value
 }
+
+/// Adds to a word in one instruction, which no interrupt or NMI of this processor comes into; returns what it was before.
+///
+/// # Safety
+///
+/// The word is this vCPU's own, aligned and mapped.
+pub unsafe fn add_undivided(word: *mut u64, addend: u64) -> u64 {
+    let mut value = addend;
+    // SAFETY: as the caller's.
+    unsafe { asm!("xadd qword ptr [{}], {}", in(reg) word, inout(reg) value, options(nostack)) };
+    value
+}

@@ -7,7 +7,7 @@ use stallbench_abi::event::{Event, EventKind, RING_EVENTS};
 use stallbench_abi::layout::{self, GHOST, private_area as area};
 use stallbench_abi::shared::GhostPage;
 
-use crate::this;
+use crate::{cpu, this};
 
 fn ghost_word(offset: usize) -> &'static AtomicU64 {
     // SAFETY: a word of the ghost page, which the host maps for as long as the guest runs; all vCPUs use it as an atomic.
@@ -23,12 +23,10 @@ pub fn next_call() -> u64 {
 pub fn record(kind: EventKind, arg: u32, a: u64, b: u64) {
     let clock = ghost_word(core::mem::offset_of!(GhostPage, event_clock)).fetch_add(1, Ordering::Relaxed);
     let vcpu = this::vcpu();
-    // SAFETY: page and ring are this vCPU's own. An interrupt between reading and writing the count would reuse the slot: so
-    // the count moves first, and a slot that is being written when its vCPU dies holds the event before it, whole or in part.
+    // SAFETY: page and ring are this vCPU's own. An interrupt's events take slots of their own, since the count moves undivided;
+    // a slot that is being written when its vCPU dies holds the event in part.
     unsafe {
-        let count = addr_of_mut!((*this::page()).events);
-        let slot = count.read_volatile();
-        count.write_volatile(slot + 1);
+        let slot = cpu::add_undivided(addr_of_mut!((*this::page()).events), 1);
         let ring = (layout::private(vcpu) + area::RING) as *mut Event;
         let event = Event { clock, kind, depth: this::depth() as u16, arg, a, b };
         ring.add(slot as usize % RING_EVENTS).write_volatile(event);

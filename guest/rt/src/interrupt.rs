@@ -15,6 +15,8 @@ pub extern "C" fn dispatch(frame: &Frame) {
     match vector {
         vector::NMI => nmi(frame),
         0..FIRST_INTERRUPT => epitaph::exception(frame),
+        // Nothing to do and nothing to acknowledge (SDM 3A 11.9).
+        vector::SPURIOUS => {}
         _ => interrupt(vector, frame),
     }
 }
@@ -33,9 +35,7 @@ fn nmi(frame: &Frame) {
 fn interrupt(vector: u8, frame: &Frame) {
     this::enter_context(ContextKind::IRQ, vector, core::ptr::from_ref(frame) as u64);
     event::record(EventKind::IRQ, u32::from(vector), 0, 0);
-    if vector != vector::SPURIOUS {
-        apic::end_of_interrupt();
-    }
+    apic::end_of_interrupt();
     match this::handler(vector) {
         Some(handler) => handler(),
         None => panic!("no handler for vector {vector:#x}"),

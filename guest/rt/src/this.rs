@@ -85,11 +85,8 @@ pub fn enter_phase(phase: Phase) {
 
 /// Publishes that this vCPU got something done.
 pub fn progress() {
-    // SAFETY: as in `enter_phase`.
-    unsafe {
-        let word = addr_of_mut!((*page()).progress);
-        word.write_volatile(word.read_volatile().wrapping_add(1));
-    }
+    // SAFETY: the word is this vCPU's own.
+    unsafe { cpu::add_undivided(addr_of_mut!((*page()).progress), 1) };
 }
 
 /// Publishes whether this vCPU has nothing to do.
@@ -126,22 +123,20 @@ pub(crate) fn enter_context(kind: ContextKind, vector: u8, frame: u64) {
     let depth = depth() + 1;
     assert!(depth < CONTEXTS, "interrupts are nested too deep");
     let page = page();
-    // SAFETY: as in `enter_phase`; `depth` is below `CONTEXTS`. The depth comes last, so that the host never sees a context
-    // that is not filled in.
+    // SAFETY: as in `enter_phase`; `depth` is below `CONTEXTS`. The depth comes first: an NMI that interrupts this takes the
+    // slot above, not this one. What the host may see in between has no active wait, since contexts are left without one.
     unsafe {
+        addr_of_mut!((*page).depth).write_volatile(depth as u32);
         let context = addr_of_mut!((*page).contexts).cast::<Context>().add(depth);
         addr_of_mut!((*context).kind).write_volatile(kind);
         addr_of_mut!((*context).vector).write_volatile(u32::from(vector));
         addr_of_mut!((*context).frame).write_volatile(frame);
         addr_of_mut!((*context).wait.active).write_volatile(0);
         private().calls[depth].set(CurrentCall::default());
-        let interrupts = addr_of_mut!((*page).interrupts);
-        interrupts.write_volatile(interrupts.read_volatile() + 1);
+        cpu::add_undivided(addr_of_mut!((*page).interrupts), 1);
         if kind == ContextKind::NMI {
-            let nmis = addr_of_mut!((*page).nmis);
-            nmis.write_volatile(nmis.read_volatile() + 1);
+            cpu::add_undivided(addr_of_mut!((*page).nmis), 1);
         }
-        addr_of_mut!((*page).depth).write_volatile(depth as u32);
     }
 }
 
