@@ -1,1 +1,36 @@
-//! Placeholder.
+//! A minimal multi-vCPU VMM on KVM, as a library.
+//!
+//! It makes a machine, boots a guest that keeps the contract of `stallbench-abi`, runs one thread a vCPU, stops all of them on
+//! demand and captures their state. It knows no scenario, no stall and no report: whoever drives a machine pulls its state
+//! through [`Machine`] and is told of doorbells and faults by [`Machine::next_event`].
+//!
+//! | module | what it owns | thread |
+//! |---|---|---|
+//! | [`host`] | `/dev/kvm`, what it can do, the host's fingerprint | any |
+//! | [`cpuid`] | the CPUID model that every guest sees on every host | any |
+//! | [`memory`] | guest memory and its KVM slots | any |
+//! | `boot` | what lies in memory and in registers before the first instruction | creator's |
+//! | [`machine`] | a machine from creation to its end; stopping all vCPUs | creator's |
+//! | [`event`] | what vCPUs tell the outside | both |
+//! | `kick`, `flag` | getting a vCPU out of `KVM_RUN` | both |
+//! | `vcpu` | the loop of a vCPU's thread, its exits, its capture | the vCPU's |
+
+pub mod cpuid;
+pub mod event;
+pub mod host;
+pub mod machine;
+pub mod memory;
+
+mod boot;
+mod clock;
+mod flag;
+mod kick;
+#[cfg(test)]
+mod sample;
+mod vcpu;
+
+pub use boot::image::ImageError;
+pub use event::{Fault, MachineEvent};
+pub use host::{HostError, HostKvm};
+pub use kick::KickCounters;
+pub use machine::{Capture, CreateError, Machine, MachineConfig, PauseError, Paused, StartError};

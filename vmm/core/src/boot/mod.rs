@@ -1,0 +1,37 @@
+//! What lies in guest memory and in registers before the first instruction.
+//!
+//! Application processors get nothing but their CPUID model, their MTRRs and their private area: the guest brings them up.
+
+mod descriptors;
+pub(crate) mod image;
+pub(crate) mod registers;
+mod tables;
+
+use stallbench_abi::boot::BootBlock;
+use stallbench_abi::layout::BOOT_BLOCK;
+
+use crate::memory::GuestMemory;
+use image::{ImageError, Segment};
+
+/// Lays out guest memory: image, boot block, descriptor tables and page tables of each vCPU. Gives the guest's entry point.
+pub(crate) fn prepare(memory: &GuestMemory, image: &[u8], boot: &BootBlock, vcpus: usize) -> Result<u64, ImageError> {
+    let (entry, segments) = image::load(memory, image)?;
+    write(memory.write_plain(BOOT_BLOCK, boot));
+    tables::write_shared(memory, &segments);
+    for vcpu in 0..vcpus {
+        tables::write_private(memory, vcpu);
+        descriptors::write(memory, vcpu);
+    }
+    Ok(entry)
+}
+
+/// All that is written here lies at addresses of the layout, which the machine's memory covers.
+fn write(done: bool) {
+    assert!(done, "guest memory covers the layout for its number of vCPUs");
+}
+
+/// The access that a page of the image allows.
+fn page_access(segments: &[Segment], page: u64) -> Option<tables::Access> {
+    let holding = segments.iter().filter(|segment| segment.holds(page));
+    holding.map(|segment| segment.access).reduce(tables::Access::union)
+}

@@ -1,0 +1,343 @@
+//! Getting a vCPU out of `KVM_RUN` without ever losing a kick. `docs/kick-protocol.md` tells the same at more length.
+//!
+//! Two words per vCPU: *requests*, what its thread is to do, and *immediate_exit*, which KVM reads when it is entered. And a
+//! signal, whose handler does nothing: it ends a `KVM_RUN` that is under way with EINTR. It is of no use in user space, where
+//! the handler swallows it.
+//!
+//! ```text
+//! kicker                         vCPU's thread, before each KVM_RUN
+//! K1 requests |= what            V1 was = swap(immediate_exit, 0)
+//! K2 immediate_exit = 1          V2 now = swap(requests, 0); act on it
+//! K3 signal                      V3 KVM_RUN: EINTR at once if immediate_exit is 1, else
+//!                                            EINTR when a signal comes
+//! ```
+//!
+//! No kick is lost. Consider K2 and V1, which write the same byte and so have an order:
+//!
+//! - K2 before V1: V1 reads what K2 (release) or a later kick wrote, and acquires it. K1 happened before, so V2 finds the request.
+//! - V1 before K2: if the thread is not yet at V3's look at the byte, it finds 1 there and comes back at once. If it is past it, it
+//!   is in the kernel when K3 arrives, and the signal ends `KVM_RUN`. Either way the next V1 comes after K2: the first case.
+//!
+//! With V1 and V2 exchanged, a kick whose K1 to K3 fall between them is lost: the request is set after it was looked for, the
+//! flag is cleared, and the signal was swallowed in user space. V1 is a swap rather than a store since a plain store could be
+//! delayed in the store buffer past the load of V2, which has the same effect.
+//!
+//! A kick that is not needed any more costs one early return from `KVM_RUN`: it is counted as stale.
+
+use std::sync::Once;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use libc::{c_int, c_void, siginfo_t};
+use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+
+use crate::flag::ImmediateExit;
+
+/// A byte that kickers and a vCPU's thread share; the protocol is written against this so that a model can run it.
+pub(crate) trait Cell {
+    /// Writes, with release ordering.
+    fn store(&self, value: u8);
+    /// Exchanges, with acquire and release ordering.
+    fn swap(&self, value: u8) -> u8;
+    /// Sets bits, with release ordering.
+    fn insert(&self, bits: u8);
+}
+
+impl Cell for AtomicU8 {
+    fn store(&self, value: u8) {
+        self.store(value, Ordering::Release);
+    }
+
+    fn swap(&self, value: u8) -> u8 {
+        self.swap(value, Ordering::AcqRel)
+    }
+
+    fn insert(&self, bits: u8) {
+        self.fetch_or(bits, Ordering::Release);
+    }
+}
+
+/// What a vCPU's thread is asked to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Requests(u8);
+
+impl Requests {
+    /// Look at the orders: there is at least one.
+    pub(crate) const ATTEND: Self = Self(1);
+    /// Let another thread have the CPU.
+    pub(crate) const TURN: Self = Self(2);
+
+    pub(crate) fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    pub(crate) fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
+/// The two words of the protocol.
+#[derive(Debug)]
+pub(crate) struct Words<I, R> {
+    immediate_exit: I,
+    requests: R,
+}
+
+impl<I: Cell, R: Cell> Words<I, R> {
+    pub(crate) fn new(immediate_exit: I, requests: R) -> Self {
+        Self { immediate_exit, requests }
+    }
+
+    /// Kicker, K1 and K2. The signal has to follow.
+    pub(crate) fn request(&self, what: Requests) {
+        self.requests.insert(what.0);
+        self.immediate_exit.store(1);
+    }
+
+    /// The vCPU's thread, V1 and V2. Until the next `KVM_RUN` it may not clear the byte again.
+    pub(crate) fn take(&self) -> Requests {
+        self.immediate_exit.swap(0);
+        Requests(self.requests.swap(0))
+    }
+
+    /// The vCPU's thread, before a `KVM_RUN` that is only to complete an access and not to enter the guest. The byte stays set
+    /// until the next [`Self::take`], so that it can overwrite no kick.
+    pub(crate) fn hold_back(&self) {
+        self.immediate_exit.store(1);
+    }
+}
+
+/// How often vCPUs were kicked, and what became of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KickCounters {
+    /// Kicks that were sent.
+    pub sent: u64,
+    /// Times that a vCPU's thread found a request; two kicks in a row can be found as one.
+    pub acknowledged: u64,
+    /// Times that `KVM_RUN` was interrupted and no request was found.
+    pub stale: u64,
+}
+
+/// What a vCPU's thread shares with those who kick it.
+#[derive(Debug)]
+pub(crate) struct Link {
+    words: Words<ImmediateExit, AtomicU8>,
+    sent: AtomicU64,
+    acknowledged: AtomicU64,
+    stale: AtomicU64,
+    /// CPU time, in ns, that the vCPU's thread had had when it last gave up the CPU on demand.
+    turn_began: AtomicU64,
+}
+
+impl Link {
+    pub(crate) fn new(immediate_exit: ImmediateExit) -> Self {
+        let zero = || AtomicU64::new(0);
+        let words = Words::new(immediate_exit, AtomicU8::new(0));
+        Self { words, sent: zero(), acknowledged: zero(), stale: zero(), turn_began: zero() }
+    }
+
+    /// Kicker: asks for something and gets the vCPU out of `KVM_RUN` (K1 to K3).
+    pub(crate) fn kick<T>(&self, thread: &JoinHandle<T>, what: Requests) {
+        self.sent.fetch_add(1, Ordering::Relaxed);
+        self.words.request(what);
+        // It fails for a thread that has ended, which needs no kick.
+        let _ = thread.kill(SIGRTMIN());
+    }
+
+    /// The vCPU's thread: what it is asked to do, before `KVM_RUN`. `interrupted`: the last one ended with EINTR.
+    pub(crate) fn take(&self, interrupted: bool) -> Requests {
+        let requests = self.words.take();
+        if !requests.is_empty() {
+            self.acknowledged.fetch_add(1, Ordering::Relaxed);
+        } else if interrupted {
+            self.stale.fetch_add(1, Ordering::Relaxed);
+        }
+        requests
+    }
+
+    /// The vCPU's thread: the next `KVM_RUN` completes an access and does not enter the guest.
+    pub(crate) fn hold_back(&self) {
+        self.words.hold_back();
+    }
+
+    /// The vCPU's thread: a new turn begins now, at this CPU time of its own.
+    pub(crate) fn begin_turn(&self, ran: Duration) {
+        self.turn_began.store(nanoseconds(ran), Ordering::Relaxed);
+    }
+
+    /// Whether a thread that has had this CPU time has used up its turn.
+    pub(crate) fn turn_is_over(&self, ran: Duration, turn: Duration) -> bool {
+        nanoseconds(ran).saturating_sub(self.turn_began.load(Ordering::Relaxed)) >= nanoseconds(turn)
+    }
+
+    pub(crate) fn counters(&self) -> KickCounters {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        KickCounters { sent: read(&self.sent), acknowledged: read(&self.acknowledged), stale: read(&self.stale) }
+    }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Installs the handler of the kicks' signal, once in the process.
+pub(crate) fn install_handler() {
+    extern "C" fn nothing(_: c_int, _: *mut siginfo_t, _: *mut c_void) {}
+    static INSTALLED: Once = Once::new();
+    INSTALLED.call_once(|| {
+        register_signal_handler(SIGRTMIN(), nothing).expect("SIGRTMIN is a valid signal and sigaction takes any handler");
+    });
+}
+
+#[cfg(test)]
+mod model {
+    //! The protocol in loom, which tries every order of its steps that the memory model allows.
+
+    use loom::sync::atomic::{AtomicU8, Ordering};
+    use loom::sync::{Condvar, Mutex};
+
+    use super::{Cell, Requests, Words};
+
+    /// A signal that is pending, or swallowed by its handler.
+    #[derive(Default)]
+    struct Signal {
+        pending: Mutex<bool>,
+        arrived: Condvar,
+    }
+
+    impl Signal {
+        fn send(&self) {
+            *self.pending.lock().unwrap() = true;
+            self.arrived.notify_one();
+        }
+
+        /// In user space: the handler runs, to no effect.
+        fn swallow(&self) {
+            *self.pending.lock().unwrap() = false;
+        }
+
+        /// In the kernel: until it arrives.
+        fn wait(&self) {
+            let mut pending = self.pending.lock().unwrap();
+            while !*pending {
+                pending = self.arrived.wait(pending).unwrap();
+            }
+            *pending = false;
+        }
+    }
+
+    /// A byte at each access of which, by the vCPU's thread, the signal can be swallowed just before and just after.
+    struct Byte {
+        byte: AtomicU8,
+        signal: &'static Signal,
+    }
+
+    impl Cell for Byte {
+        fn store(&self, value: u8) {
+            self.byte.store(value, Ordering::Release);
+        }
+
+        fn swap(&self, value: u8) -> u8 {
+            self.signal.swallow();
+            let was = self.byte.swap(value, Ordering::AcqRel);
+            self.signal.swallow();
+            was
+        }
+
+        fn insert(&self, bits: u8) {
+            self.byte.fetch_or(bits, Ordering::Release);
+        }
+    }
+
+    struct Model {
+        words: Words<Byte, Byte>,
+        signal: &'static Signal,
+    }
+
+    impl Model {
+        /// Leaked: where loom finds a deadlock it unwinds, and cannot bear to see its own objects dropped then.
+        fn new() -> &'static Self {
+            let signal: &Signal = Box::leak(Box::default());
+            let byte = || Byte { byte: AtomicU8::new(0), signal };
+            Box::leak(Box::new(Self { words: Words::new(byte(), byte()), signal }))
+        }
+
+        fn kick(&self, what: Requests) {
+            self.words.request(what);
+            self.signal.send();
+        }
+
+        /// `KVM_RUN` of a guest that never exits by itself.
+        fn run(&self) {
+            if self.words.immediate_exit.byte.load(Ordering::Acquire) == 0 {
+                self.signal.wait();
+            }
+        }
+
+        /// The loop of a vCPU's thread until it has found all of `wanted`.
+        fn run_until(&self, wanted: Requests, take: impl Fn(&Words<Byte, Byte>) -> Requests) {
+            let mut found = Requests::default();
+            loop {
+                found.0 |= take(&self.words).0;
+                if found.contains(wanted) {
+                    return;
+                }
+                self.run();
+            }
+        }
+    }
+
+    /// Runs a vCPU against kickers, one request each; loom reports a deadlock when a kick is lost.
+    fn explore(requests: &'static [Requests], take: fn(&Words<Byte, Byte>) -> Requests) {
+        loom::model(move || {
+            let model = Model::new();
+            let wanted = Requests(requests.iter().fold(0, |all, one| all | one.0));
+            let vcpu = loom::thread::spawn(move || model.run_until(wanted, take));
+            for &request in requests {
+                model.kick(request);
+            }
+            vcpu.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn kick_is_never_lost() {
+        explore(&[Requests::ATTEND], Words::take);
+    }
+
+    #[test]
+    fn two_kicks_in_a_row_are_both_found() {
+        explore(&[Requests::TURN, Requests::ATTEND], Words::take);
+    }
+
+    #[test]
+    fn kick_beside_an_access_to_complete_is_never_lost() {
+        explore(&[Requests::ATTEND], |words| {
+            words.hold_back();
+            words.take()
+        });
+    }
+
+    #[test]
+    #[should_panic(expected = "deadlock")]
+    fn flag_cleared_after_the_requests_loses_a_kick() {
+        explore(&[Requests::ATTEND], |words| {
+            let requests = Requests(words.requests.swap(0));
+            words.immediate_exit.swap(0);
+            requests
+        });
+    }
+
+    #[test]
+    #[should_panic(expected = "deadlock")]
+    fn signal_without_the_flag_loses_a_kick() {
+        loom::model(|| {
+            let model = Model::new();
+            let vcpu = loom::thread::spawn(move || model.run_until(Requests::ATTEND, Words::take));
+            model.words.requests.insert(Requests::ATTEND.0);
+            model.signal.send();
+            vcpu.join().unwrap();
+        });
+    }
+}

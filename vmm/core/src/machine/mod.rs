@@ -1,0 +1,345 @@
+//! A machine, from its creation to its end.
+
+mod paused;
+#[cfg(test)]
+mod test;
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap};
+use kvm_ioctls::VmFd;
+use stallbench_abi::boot::BootBlock;
+use stallbench_abi::layout::{private, private_area};
+use stallbench_state::memory::Memory;
+use thiserror::Error;
+
+pub use paused::{Capture, PauseError, Paused};
+
+use crate::boot::{self, image::ImageError, registers, registers::RegisterError};
+use crate::clock::CpuClock;
+use crate::event::{Events, MachineEvent};
+use crate::flag::ImmediateExit;
+use crate::host::HostKvm;
+use crate::kick::{self, KickCounters, Link, Requests};
+use crate::memory::{GuestMemory, MemoryError};
+use crate::vcpu::{Answer, Order, Shared, Vcpu};
+use paused::Conversation;
+
+/// Pins of an I/O APIC that user space would emulate; KVM wants to know their number, and there is none.
+const IOAPIC_PINS: u64 = 24;
+/// Stack of a vCPU's thread: most of its work is done in the kernel.
+const THREAD_STACK: usize = 128 << 10;
+/// How long a machine's end waits for its threads.
+const END: Duration = Duration::from_secs(5);
+
+/// What a machine is to be like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MachineConfig {
+    /// Number of vCPUs.
+    pub vcpus: usize,
+    /// CPU time after which a vCPU lets another one have the CPU, where there are more of them than CPUs.
+    pub turn: Duration,
+}
+
+impl MachineConfig {
+    /// A machine of this many vCPUs, all else as usual.
+    pub fn new(vcpus: usize) -> Self {
+        Self { vcpus, turn: Duration::from_micros(500) }
+    }
+}
+
+/// Why a machine could not be made.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum CreateError {
+    /// Too many vCPUs, or none.
+    #[error("make a machine of {asked} vcpus: the host gives 1 to {most}")]
+    Vcpus {
+        /// The number asked for.
+        asked: usize,
+        /// The most that the host gives.
+        most: usize,
+    },
+    /// The boot block is one for another number of vCPUs.
+    #[error("make a machine of {asked} vcpus with a boot block for {told}")]
+    BootBlock {
+        /// The number asked for.
+        asked: usize,
+        /// The number in the boot block.
+        told: u32,
+    },
+    /// KVM gave no VM.
+    #[error("create a vm (KVM_CREATE_VM)")]
+    Vm(#[source] kvm_ioctls::Error),
+    /// KVM gave no local APICs.
+    #[error("split the irqchip (KVM_ENABLE_CAP)")]
+    Irqchip(#[source] kvm_ioctls::Error),
+    /// There is no memory for the guest.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// The image cannot be loaded.
+    #[error("boot the image")]
+    Image(#[from] ImageError),
+    /// KVM gave no vCPU.
+    #[error("create vcpu {vcpu} (KVM_CREATE_VCPU)")]
+    Vcpu {
+        /// The vCPU.
+        vcpu: usize,
+        /// Why.
+        #[source]
+        source: kvm_ioctls::Error,
+    },
+    /// A vCPU could not be given its registers.
+    #[error("prepare vcpu {vcpu}")]
+    Registers {
+        /// The vCPU.
+        vcpu: usize,
+        /// Why.
+        #[source]
+        source: RegisterError,
+    },
+}
+
+/// Why a machine could not be started.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// It was started before.
+    #[error("start a machine twice")]
+    Started,
+    /// A thread could not be made.
+    #[error("make the thread of vcpu {vcpu}")]
+    Thread {
+        /// The vCPU.
+        vcpu: usize,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A machine: guest memory, and vCPUs with a thread each.
+#[derive(Debug)]
+pub struct Machine {
+    /// Made, not started: taken by [`Self::start`].
+    prepared: Vec<Vcpu>,
+    seats: Vec<Seat>,
+    shared: Arc<Shared>,
+    conversation: Mutex<Conversation>,
+    turn: Duration,
+    /// There are more vCPUs than CPUs, so turns are bounded.
+    crowded: bool,
+    /// Kept as long as its vCPUs.
+    vm: VmFd,
+}
+
+/// What the machine keeps of a vCPU whose thread runs.
+#[derive(Debug)]
+struct Seat {
+    link: Arc<Link>,
+    orders: Sender<Order>,
+    thread: Option<Started>,
+}
+
+#[derive(Debug)]
+struct Started {
+    handle: JoinHandle<()>,
+    clock: Option<CpuClock>,
+}
+
+impl Seat {
+    fn ran(&self) -> Duration {
+        self.thread.as_ref().and_then(|thread| thread.clock).map_or(Duration::ZERO, CpuClock::now)
+    }
+
+    fn kick(&self, what: Requests) {
+        if let Some(thread) = &self.thread {
+            self.link.kick(&thread.handle, what);
+        }
+    }
+}
+
+impl Machine {
+    /// Makes a machine that is ready to start; nothing of it runs yet.
+    pub fn new(
+        host: &HostKvm,
+        config: &MachineConfig,
+        image: &[u8],
+        boot_block: &BootBlock,
+    ) -> Result<Self, CreateError> {
+        check(host, config, boot_block)?;
+        let vm = create_vm(host)?;
+        let memory = GuestMemory::new(config.vcpus)?;
+        memory.attach(&vm)?;
+        let entry = boot::prepare(&memory, image, boot_block, config.vcpus)?;
+        let shared = Arc::new(Shared {
+            memory,
+            events: Events::new(config.vcpus),
+            ignored_accesses: AtomicU64::new(0),
+            sync_registers: host.has("sync-regs"),
+        });
+        let (answers, answered) = mpsc::channel();
+        let mut machine = Self {
+            prepared: Vec::with_capacity(config.vcpus),
+            seats: Vec::with_capacity(config.vcpus),
+            shared,
+            conversation: Mutex::new(Conversation::new(answered)),
+            turn: config.turn,
+            crowded: config.vcpus > host.fingerprint().host_cpus,
+            vm,
+        };
+        for vcpu in 0..config.vcpus {
+            machine.add_vcpu(host, vcpu, config.vcpus, &answers)?;
+        }
+        machine.enter(entry)?;
+        Ok(machine)
+    }
+
+    fn add_vcpu(
+        &mut self,
+        host: &HostKvm,
+        vcpu: usize,
+        vcpus: usize,
+        answers: &Sender<Answer>,
+    ) -> Result<(), CreateError> {
+        let failed = |source| CreateError::Vcpu { vcpu, source };
+        let fd = self.vm.create_vcpu(vcpu as u64).map_err(failed)?;
+        registers::configure(&fd, vcpu, vcpus, host.has("enforce-pv-feature-cpuid"))
+            .map_err(|source| CreateError::Registers { vcpu, source })?;
+        let link = Arc::new(Link::new(ImmediateExit::of(&fd).map_err(failed)?));
+        let (orders, received) = mpsc::channel();
+        let shared = Arc::clone(&self.shared);
+        self.prepared.push(Vcpu::new(vcpu, fd, Arc::clone(&link), shared, received, answers.clone()));
+        self.seats.push(Seat { link, orders, thread: None });
+        Ok(())
+    }
+
+    fn enter(&self, entry: u64) -> Result<(), CreateError> {
+        let failed = |source| CreateError::Registers { vcpu: 0, source };
+        self.prepared.iter().take(1).try_for_each(|vcpu| registers::enter(vcpu.fd(), entry)).map_err(failed)
+    }
+
+    /// Starts all vCPUs.
+    pub fn start(&mut self) -> Result<(), StartError> {
+        kick::install_handler();
+        if self.prepared.is_empty() {
+            return Err(StartError::Started);
+        }
+        for (index, vcpu) in self.prepared.drain(..).enumerate() {
+            let thread = thread::Builder::new().name(format!("vcpu-{index}")).stack_size(THREAD_STACK);
+            let failed = |source| StartError::Thread { vcpu: index, source };
+            let handle = thread.spawn(move || vcpu.run()).map_err(failed)?;
+            self.seats[index].thread = Some(Started { clock: CpuClock::of(&handle), handle });
+        }
+        Ok(())
+    }
+
+    /// Number of vCPUs.
+    pub fn vcpus(&self) -> usize {
+        self.seats.len()
+    }
+
+    /// The next thing that a vCPU has to tell, waiting for it no longer than `timeout`.
+    pub fn next_event(&self, timeout: Duration) -> Option<MachineEvent> {
+        self.shared.events.next(timeout)
+    }
+
+    /// Doorbells that were dropped, since one vCPU rang too often.
+    pub fn dropped_doorbells(&self) -> u64 {
+        self.shared.events.dropped()
+    }
+
+    /// Accesses to ports and addresses where nothing is.
+    pub fn ignored_accesses(&self) -> u64 {
+        self.shared.ignored_accesses.load(Ordering::Relaxed)
+    }
+
+    /// Guest memory. The guest writes it while it is read.
+    pub fn memory(&self) -> &GuestMemory {
+        &self.shared.memory
+    }
+
+    /// CPU time that the thread of each vCPU has had.
+    pub fn ran(&self) -> Vec<Duration> {
+        self.seats.iter().map(Seat::ran).collect()
+    }
+
+    /// As [`Self::ran`], into `ran`, as far as it reaches.
+    pub fn ran_into(&self, ran: &mut [Duration]) {
+        ran.iter_mut().zip(&self.seats).for_each(|(ran, seat)| *ran = seat.ran());
+    }
+
+    /// The progress word of each vCPU, into `progress`, as far as it reaches.
+    pub fn progress_into(&self, progress: &mut [u64]) {
+        for (vcpu, word) in progress.iter_mut().enumerate().take(self.vcpus()) {
+            let page = private(vcpu) + private_area::PAGE_PUBLISHED;
+            *word = self.shared.memory.read_u64(page).unwrap_or_default();
+        }
+    }
+
+    /// Makes each vCPU that has had the CPU for a whole turn let another one have it. To be called at every poll; does nothing
+    /// where every vCPU has a CPU to itself.
+    pub fn enforce_turns(&self) {
+        if self.crowded {
+            let over = |seat: &&Seat| seat.link.turn_is_over(seat.ran(), self.turn);
+            self.seats.iter().filter(over).for_each(|seat| seat.kick(Requests::TURN));
+        }
+    }
+
+    /// Stops all vCPUs; fails, and lets them go on, when one does not come within the deadline.
+    pub fn pause(&self, deadline: Duration) -> Result<Paused<'_>, PauseError> {
+        Paused::stop(self, deadline)
+    }
+
+    /// How often vCPUs were kicked.
+    pub fn kicks(&self) -> KickCounters {
+        self.seats.iter().map(|seat| seat.link.counters()).fold(KickCounters::default(), |sum, one| KickCounters {
+            sent: sum.sent + one.sent,
+            acknowledged: sum.acknowledged + one.acknowledged,
+            stale: sum.stale + one.stale,
+        })
+    }
+}
+
+impl Drop for Machine {
+    /// Ends all threads. One that does not come in time is left behind with its vCPU and the guest's memory, both its own.
+    fn drop(&mut self) {
+        self.prepared.clear();
+        for seat in &self.seats {
+            // Fails for a thread that has ended.
+            let _ = seat.orders.send(Order::Stop);
+            seat.kick(Requests::ATTEND);
+        }
+        let conversation = self.conversation.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if conversation.ended(Instant::now() + END) {
+            for thread in self.seats.iter_mut().filter_map(|seat| seat.thread.take()) {
+                // A thread that panicked has told so by an event.
+                let _ = thread.handle.join();
+            }
+        }
+    }
+}
+
+fn check(host: &HostKvm, config: &MachineConfig, boot_block: &BootBlock) -> Result<(), CreateError> {
+    let (asked, most) = (config.vcpus, host.max_vcpus());
+    if asked == 0 || asked > most {
+        return Err(CreateError::Vcpus { asked, most });
+    }
+    if boot_block.vcpus as usize != asked {
+        return Err(CreateError::BootBlock { asked, told: boot_block.vcpus });
+    }
+    Ok(())
+}
+
+/// A VM with local APICs in the kernel and nothing else of an irqchip: the whole one costs 6 to 12 ms (KVM api.rst 7.5).
+fn create_vm(host: &HostKvm) -> Result<VmFd, CreateError> {
+    let vm = host.kvm().create_vm().map_err(CreateError::Vm)?;
+    let split = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, args: [IOAPIC_PINS, 0, 0, 0], ..Default::default() };
+    vm.enable_cap(&split).map_err(CreateError::Irqchip)?;
+    Ok(vm)
+}

@@ -1,0 +1,117 @@
+//! The exits of a vCPU, parsed once into values that own what they say.
+#![expect(unsafe_code, reason = "the payload of an internal error lies in a union of kvm_run")]
+
+use kvm_bindings::{
+    KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES as INSTRUCTION_BYTES, kvm_run,
+};
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use stallbench_abi::port::{self, Doorbell};
+
+use crate::event::Fault;
+
+/// Why `KVM_RUN` came back.
+#[derive(Debug)]
+pub(super) enum Exit {
+    /// A signal or the `immediate_exit` byte.
+    Interrupted,
+    /// An application processor got its INIT or SIPI: enter again.
+    Again,
+    /// The guest rang.
+    Doorbell(Doorbell),
+    /// A spin that yields.
+    Yield,
+    /// An access to where nothing is: reads give all ones, writes go nowhere.
+    Nothing,
+    /// The vCPU cannot go on.
+    Fault(Fault),
+}
+
+impl Exit {
+    /// Whether KVM has still to complete the access that ended `KVM_RUN` (KVM api.rst 5, `KVM_EXIT_IO`).
+    pub(super) fn is_access(&self) -> bool {
+        matches!(self, Self::Doorbell(_) | Self::Yield | Self::Nothing)
+    }
+}
+
+/// Runs the guest until the next exit.
+pub(super) fn run(vcpu: &mut VcpuFd) -> Exit {
+    let fault = match vcpu.run() {
+        Ok(VcpuExit::IoOut(port, data)) => return output(port, data),
+        Ok(VcpuExit::IoIn(_, data) | VcpuExit::MmioRead(_, data)) => {
+            data.fill(0xff);
+            return Exit::Nothing;
+        }
+        Ok(VcpuExit::MmioWrite(..) | VcpuExit::IoapicEoi(_)) => return Exit::Nothing,
+        Ok(VcpuExit::Intr) => return Exit::Interrupted,
+        Ok(VcpuExit::Shutdown) => Fault::Shutdown,
+        Ok(VcpuExit::FailEntry(reason, cpu)) => Fault::FailEntry { reason, cpu },
+        Ok(VcpuExit::MemoryFault { gpa, .. }) => Fault::Memory { address: gpa },
+        Ok(VcpuExit::InternalError) => internal_error(vcpu.get_kvm_run()),
+        Ok(other) => Fault::Unexpected { exit: format!("{other:?}") },
+        Err(error) => return failed(error.errno()),
+    };
+    Exit::Fault(fault)
+}
+
+fn output(port: u16, data: &[u8]) -> Exit {
+    match (port, <[u8; 4]>::try_from(data)) {
+        (port::DOORBELL, Ok(value)) => Exit::Doorbell(Doorbell(u32::from_le_bytes(value))),
+        (port::YIELD, _) => Exit::Yield,
+        _ => Exit::Nothing,
+    }
+}
+
+fn failed(errno: i32) -> Exit {
+    match errno {
+        libc::EINTR => Exit::Interrupted,
+        libc::EAGAIN => Exit::Again,
+        errno => Exit::Fault(Fault::Run { errno }),
+    }
+}
+
+/// Reads what KVM says of an internal error (KVM api.rst 5, `KVM_EXIT_INTERNAL_ERROR`).
+fn internal_error(run: &kvm_run) -> Fault {
+    // SAFETY: the exit reason says that this member of the union is the one that the kernel wrote.
+    let internal = unsafe { run.__bindgen_anon_1.internal };
+    let count = (internal.ndata as usize).min(internal.data.len());
+    let data = internal.data[..count].to_vec();
+    let instruction = match internal.suberror {
+        KVM_INTERNAL_ERROR_EMULATION if count > 0 => instruction_bytes(run),
+        _ => Vec::new(),
+    };
+    Fault::Internal { suberror: internal.suberror, instruction, data }
+}
+
+fn instruction_bytes(run: &kvm_run) -> Vec<u8> {
+    // SAFETY: suberror 1 with data says that the kernel wrote this member of the union; all of its fields are plain numbers.
+    let failure = unsafe { run.__bindgen_anon_1.emulation_failure };
+    if failure.flags & u64::from(INSTRUCTION_BYTES) == 0 {
+        return Vec::new();
+    }
+    // SAFETY: the union of `emulation_failure` has this one member.
+    let bytes = unsafe { failure.__bindgen_anon_1.__bindgen_anon_1 };
+    let count = usize::from(bytes.insn_size).min(bytes.insn_bytes.len());
+    bytes.insn_bytes[..count].to_vec()
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn doorbell_is_one_access_of_four_bytes() {
+        assert!(matches!(output(port::DOORBELL, &[2, 0, 0, 0]), Exit::Doorbell(Doorbell::DONE)));
+        assert!(matches!(output(port::DOORBELL, &[2]), Exit::Nothing));
+        assert!(matches!(output(port::DOORBELL, &[2, 0, 0, 0, 2, 0, 0, 0]), Exit::Nothing), "a string of doorbells");
+        assert!(matches!(output(port::DOORBELL, &[0xff; 4]), Exit::Doorbell(Doorbell(u32::MAX))));
+        assert!(matches!(output(port::YIELD, &[0]), Exit::Yield));
+        assert!(matches!(output(0x3f8, &[0]), Exit::Nothing));
+    }
+
+    #[test]
+    fn errors_of_kvm_run_are_told_apart() {
+        assert!(matches!(failed(libc::EINTR), Exit::Interrupted));
+        assert!(matches!(failed(libc::EAGAIN), Exit::Again));
+        assert!(matches!(failed(libc::EFAULT), Exit::Fault(Fault::Run { errno: libc::EFAULT })));
+    }
+}
