@@ -1,7 +1,9 @@
 //! Scenarios, their execution, oracles, verdicts and reports.
 
 pub mod evidence;
+pub mod execute;
 pub mod nearest;
+pub mod oracle;
 pub mod outcome;
 pub mod report;
 pub mod result;

@@ -1,0 +1,117 @@
+//! One run: makes a machine, lets it go, watches it without exits, and comes to a verdict.
+//!
+//! Runs on the caller's thread, which is the monitor of the machine's vCPU threads; it may be one of many. Doorbells wake it
+//! and are hints: what ends a run is what the stopped machine shows. docs/stall.md tells how a stall is decided.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use stallbench_abi::boot::{BootBlock, MAGIC, Range};
+use stallbench_abi::knob::KNOB_SLOTS;
+use stallbench_abi::layout::{ARENA, ARENA_SIZE, GHOST, PAGE};
+use stallbench_core::{CreateError, HostKvm, Machine, MachineConfig, StartError};
+use stallbench_stall::Policy;
+use stallbench_state::program::Program;
+use thiserror::Error;
+
+use crate::outcome::RunOutcome;
+
+mod ending;
+mod fault;
+mod monitor;
+mod stop;
+
+use monitor::Monitor;
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct RunPlan {
+    /// Index of the case in the program.
+    pub case: usize,
+    /// Number of vCPUs.
+    pub vcpus: usize,
+    /// Raw value of each knob, by number.
+    pub knobs: [u64; KNOB_SLOTS],
+    /// Seed of what is random in the guest.
+    pub seed: u64,
+    /// Wall time after which the run ends undecided.
+    pub budget: Duration,
+}
+
+/// Interval of the polls of a machine's progress words.
+pub const POLL: Duration = Duration::from_micros(300);
+
+/// Why a run came to no outcome at all: the host's part, never the guest's.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ExecuteError {
+    /// The program has no such case.
+    #[error("find case {case}: the program has {cases}")]
+    NoCase {
+        /// Which was asked for.
+        case: usize,
+        /// How many there are.
+        cases: usize,
+    },
+    /// The machine could not be made.
+    #[error("create a machine with {vcpus} vCPUs")]
+    Create {
+        /// How many were asked for.
+        vcpus: usize,
+        /// Why.
+        #[source]
+        source: CreateError,
+    },
+    /// Its threads could not be started.
+    #[error("start a machine with {vcpus} vCPUs")]
+    Start {
+        /// How many were asked for.
+        vcpus: usize,
+        /// Why.
+        #[source]
+        source: StartError,
+    },
+}
+
+/// Runs a case once. When `interrupt` is set it ends early with verdict `budget`.
+///
+/// # Errors
+///
+/// Only what the host could not do; whatever the guest does is an outcome.
+pub fn execute(
+    host: &HostKvm,
+    program: &Program,
+    plan: &RunPlan,
+    interrupt: &AtomicBool,
+) -> Result<RunOutcome, ExecuteError> {
+    let began = Instant::now();
+    let cases = program.cases().len();
+    let case = program.cases().get(plan.case).ok_or(ExecuteError::NoCase { case: plan.case, cases })?;
+    let vcpus = plan.vcpus;
+    let machine = Machine::new(host, &MachineConfig::new(vcpus), program.bytes(), &boot_block(plan));
+    let mut machine = machine.map_err(|source| ExecuteError::Create { vcpus, source })?;
+    machine.start().map_err(|source| ExecuteError::Start { vcpus, source })?;
+    let expected = crate::oracle::mtrr::Expected::of(case, &plan.knobs);
+    let interrupted = || interrupt.load(Ordering::Relaxed);
+    let monitor = Monitor::new(&machine, program, Policy::default(), began, plan.budget);
+    let mut outcome = monitor.run(&expected, &interrupted);
+    drop(machine);
+    outcome.wall = began.elapsed();
+    Ok(outcome)
+}
+
+/// The boot block of a plan.
+pub fn boot_block(plan: &RunPlan) -> BootBlock {
+    BootBlock {
+        magic: MAGIC,
+        version: stallbench_abi::VERSION,
+        // Both fit: the machine refuses more vCPUs than xAPIC ids, and a case is found by its index.
+        vcpus: plan.vcpus as u32,
+        case: plan.case as u32,
+        seed: plan.seed,
+        arena: Range { base: ARENA, size: ARENA_SIZE },
+        ghost: Range { base: GHOST, size: PAGE },
+        knobs: plan.knobs,
+        ..BootBlock::default()
+    }
+}

@@ -1,0 +1,192 @@
+//! From the end of a run to its outcome: the verdict, with the oracles, and everything that a report shows.
+//!
+//! The machine stands still meanwhile, where it could be stopped.
+
+use std::time::Duration;
+
+use stallbench_abi::text;
+use stallbench_core::Machine;
+use stallbench_stall::Analysis;
+use stallbench_stall::activity::Activity;
+use stallbench_state::machine::MpState;
+use stallbench_state::memory::Memory;
+use stallbench_state::program::Program;
+use stallbench_state::published::Published;
+
+use super::fault;
+use super::monitor::End;
+use super::stop::Captured;
+use crate::oracle::calls::Calls;
+use crate::oracle::mtrr::{self, Expected};
+use crate::outcome::{Contradiction, GuestFault, MtrrOutcome, RunOutcome, VcpuSummary, Verdict, WatchOutcome, Words};
+
+/// CPU time below which a vCPU that could have run was not run, in the last part of the budget.
+const STARVED_BELOW: Duration = Duration::from_micros(300);
+
+/// What a run leaves behind.
+pub(super) struct Ending<'e> {
+    pub(super) machine: &'e Machine,
+    pub(super) program: &'e Program,
+    /// `None`: it could not be stopped.
+    pub(super) captured: Option<&'e Captured>,
+    pub(super) expected: &'e Expected,
+    pub(super) ran: &'e [Duration],
+    pub(super) ran_before: Option<&'e [Duration]>,
+    pub(super) denied: &'e [Contradiction],
+    pub(super) latency: Duration,
+}
+
+impl Ending<'_> {
+    pub(super) fn outcome(&self, end: End) -> RunOutcome {
+        let analysis = self.captured.map(|captured| captured.analysis(self.machine, self.program));
+        let analysis = analysis.as_ref();
+        let is_at_rest = matches!(end, End::AtRest);
+        let calls = Calls::of(self.program, self.machine.memory(), self.ran.len());
+        let mtrr = self.mtrr(is_at_rest);
+        let contradictions = analysis.map(|analysis| self.contradictions(analysis, is_at_rest)).unwrap_or_default();
+        RunOutcome {
+            verdict: self.verdict(end, analysis, &mtrr, &calls, &contradictions),
+            wall: Duration::ZERO,
+            verdict_latency: self.latency,
+            mtrr,
+            wait0: calls.wait0(),
+            residual_waits: calls.residual_waits,
+            words: self.words(),
+            contradictions,
+            vcpu_states: analysis.map(|analysis| self.vcpus(analysis)).unwrap_or_default(),
+            log: Vec::new(),
+            watch: WatchOutcome::default(),
+        }
+    }
+
+    fn verdict(
+        &self,
+        end: End,
+        analysis: Option<&Analysis<'_>>,
+        mtrr: &MtrrOutcome,
+        calls: &Calls,
+        contradictions: &[Contradiction],
+    ) -> Verdict {
+        match end {
+            End::AtRest => at_rest(mtrr, calls),
+            End::Stall(stall) => Verdict::Stall(stall),
+            End::Epitaph(vcpu) => Verdict::GuestFault(fault::of_epitaph(self.program, self.machine.memory(), vcpu)),
+            End::Fault(vcpu, fault) => {
+                let state = self.captured.map(|captured| &captured.machine);
+                Verdict::GuestFault(fault::of_kvm(self.program, vcpu, &fault, state))
+            }
+            End::ThreadDied(vcpu) => {
+                let text = "its thread died, by a bug of stallbench".into();
+                Verdict::GuestFault(GuestFault { vcpu, text, ..GuestFault::default() })
+            }
+            End::Interrupted => Verdict::Budget { reason: "interrupted".into() },
+            End::OverBudget => self.over_budget(analysis, contradictions),
+        }
+    }
+
+    fn mtrr(&self, is_at_rest: bool) -> MtrrOutcome {
+        let judge = |captured: &Captured| mtrr::judge(&captured.machine, is_at_rest.then_some(self.expected));
+        self.captured.map(judge).unwrap_or_default()
+    }
+
+    /// A claim can be ahead of the machine for a few instructions, so one look is not enough, unless all rest.
+    fn contradictions(&self, analysis: &Analysis<'_>, is_at_rest: bool) -> Vec<Contradiction> {
+        let before = |now: &Contradiction| self.denied.iter().any(|c| (c.vcpu, &c.claim) == (now.vcpu, &now.claim));
+        analysis.contradictions().filter(|now| is_at_rest || before(now)).cloned().collect()
+    }
+
+    fn over_budget(&self, analysis: Option<&Analysis<'_>>, contradictions: &[Contradiction]) -> Verdict {
+        let Some(analysis) = analysis else {
+            return Verdict::Starved { reason: "the vCPU threads got too little CPU time to be stopped".into() };
+        };
+        let starved: Vec<_> = (0..self.ran.len()).filter_map(|vcpu| self.starved(vcpu)).collect();
+        if !starved.is_empty() {
+            return Verdict::Starved { reason: starved.join("; ") };
+        }
+        let doing = busy(analysis).map(|vcpu| format!("vcpu{vcpu} {}", analysis.doing(vcpu)));
+        let denied = contradictions.iter().map(ToString::to_string);
+        let since = format!("last progress {} ms before the end", self.latency.as_millis());
+        Verdict::Budget { reason: denied.chain(doing).chain([since]).collect::<Vec<_>>().join("; ") }
+    }
+
+    /// A vCPU that could have run and that the host did not run.
+    fn starved(&self, vcpu: usize) -> Option<String> {
+        let state = self.captured?.machine.vcpus.get(vcpu)?;
+        let could_run = state.mp_state == Ok(MpState::Runnable) || state.deliverable().is_some();
+        let is_up = state.mp_state.as_ref().is_ok_and(|mp_state| mp_state.is_up());
+        let ran = self.ran.get(vcpu)?.saturating_sub(*self.ran_before?.get(vcpu)?);
+        let text = || format!("vcpu{vcpu} had {} µs of CPU time in the last quarter of the budget", ran.as_micros());
+        (is_up && could_run && ran < STARVED_BELOW).then(text)
+    }
+
+    fn words(&self) -> Words {
+        let memory = self.machine.memory();
+        let published = Published::read(memory, 0);
+        let named = published.ghost.words.iter().filter_map(|word| {
+            let name = text::of(&word.name);
+            let value = match word.width {
+                4 => u64::from(memory.read_u32(word.address)?),
+                8 => memory.read_u64(word.address)?,
+                _ => return None,
+            };
+            (!name.is_empty()).then(|| (name.to_owned(), value))
+        });
+        Words(named.collect())
+    }
+
+    fn vcpus(&self, analysis: &Analysis<'_>) -> Vec<VcpuSummary> {
+        let published = self.captured.map(|captured| captured.published.vcpus.as_slice()).unwrap_or_default();
+        let summary = |(vcpu, ran): (usize, &Duration)| VcpuSummary {
+            vcpu,
+            phase: published.get(vcpu).map(|page| page.phase.to_string()).unwrap_or_default(),
+            doing: analysis.doing(vcpu),
+            progress: published.get(vcpu).map(|page| page.progress).unwrap_or_default(),
+            ran: *ran,
+        };
+        self.ran.iter().enumerate().map(summary).collect()
+    }
+}
+
+/// The verdict of a run that came to its end.
+fn at_rest(mtrr: &MtrrOutcome, calls: &Calls) -> Verdict {
+    if mtrr.consistent != Some(true) {
+        let reason = mtrr.problems.first().cloned().unwrap_or_else(|| "the MTRRs were not read".into());
+        return Verdict::Inconsistent { reason };
+    }
+    match &calls.breach {
+        Some(breach) => Verdict::Breach(breach.clone()),
+        None => Verdict::Pass,
+    }
+}
+
+/// The vCPUs that do something, or wait for it.
+fn busy(analysis: &Analysis<'_>) -> impl Iterator<Item = usize> {
+    let rests = |activity: &Activity<'_>| matches!(activity, Activity::Idle | Activity::Absent(_));
+    let busy: Vec<_> = (0..analysis.vcpus.len()).filter(|&vcpu| !rests(&analysis.vcpus[vcpu].activity)).collect();
+    busy.into_iter()
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+    use crate::outcome::{Breach, BreachKind};
+
+    fn consistent(consistent: Option<bool>) -> MtrrOutcome {
+        MtrrOutcome { consistent, ..MtrrOutcome::default() }
+    }
+
+    #[test]
+    fn run_at_rest_passes_only_with_mtrrs_that_were_read_and_agree() {
+        let calls = Calls::default();
+        assert_eq!(at_rest(&consistent(Some(true)), &calls), Verdict::Pass);
+        assert_eq!(at_rest(&consistent(Some(false)), &calls).word(), "inconsistent");
+        assert_eq!(at_rest(&consistent(None), &calls).word(), "inconsistent");
+    }
+
+    #[test]
+    fn run_at_rest_with_a_broken_promise_is_a_breach() {
+        let breach = Breach { kind: BreachKind::Wait0Waited, vcpu: 0, site: "call_many".into(), reason: String::new() };
+        let calls = Calls { breach: Some(breach), ..Calls::default() };
+        assert_eq!(at_rest(&consistent(Some(true)), &calls).kind(), Some("wait0-waited"));
+    }
+}

@@ -1,0 +1,302 @@
+//! The watch over a running machine, from its start to a verdict.
+//!
+//! ```text
+//!            progress, or nobody suspicious            waits that can never end
+//!          ┌──────────────────────────────┐     ┌───────────────────────────────┐
+//!          ▼                              │     │                               ▼
+//!       polling ── suspicion ──► first look ────┘      polling until each of them ran
+//!          ▲                              │                     │          │
+//!          └──────── dismissed ◄──────────┴──── progress ───────┘          ▼
+//!                        ▲                                           second look ──► stall
+//!                        └──────────────── not the same ───────────────────┘
+//! ```
+//!
+//! Beside that every poll asks whether all have done their part: then one look decides that the run is over.
+
+use std::mem::offset_of;
+use std::time::{Duration, Instant};
+
+use stallbench_abi::layout::{private, private_area};
+use stallbench_abi::port::Doorbell;
+use stallbench_abi::vcpu::{Phase, VcpuPage};
+use stallbench_core::{Capture, Fault, KickCounters, Machine, MachineEvent, Paused};
+use stallbench_stall::set::VcpuSet;
+use stallbench_stall::{Advice, Policy, Watch, conclude};
+use stallbench_state::memory::Memory;
+use stallbench_state::program::Program;
+
+use super::POLL;
+use super::ending::Ending;
+use super::stop::{Captured, STOP_DEADLINE};
+use crate::oracle::mtrr::Expected;
+use crate::outcome::{Contradiction, LogLine, RunOutcome, Stall, WatchOutcome};
+
+/// Interval of the polls while something is about to be decided.
+const CLOSE_POLL: Duration = Duration::from_micros(100);
+/// Polls at that interval after a doorbell that says that an initiator is done.
+const CLOSE_POLLS: u32 = 20;
+/// Lines of a guest's log that are kept.
+const LOG_LINES: usize = 64;
+/// Where the last part of a budget begins, in which a vCPU that gets no CPU time is starved.
+const LAST_PART: f64 = 0.75;
+
+/// How a run ended.
+pub(super) enum End {
+    /// Every vCPU that came up has done its part and rests.
+    AtRest,
+    /// Waits that can never end.
+    Stall(Stall),
+    /// A vCPU wrote an epitaph and stays where it is.
+    Epitaph(usize),
+    /// KVM cannot go on with a vCPU.
+    Fault(usize, Fault),
+    /// The thread of a vCPU died.
+    ThreadDied(usize),
+    /// The budget is over.
+    OverBudget,
+    /// Somebody interrupted.
+    Interrupted,
+}
+
+/// A machine that is stopped, and what was captured of it.
+pub(super) struct Look<'m> {
+    _paused: Paused<'m>,
+    pub(super) captured: Captured,
+}
+
+type Found<'m> = (End, Option<Look<'m>>);
+
+/// What one look at the clock, the doorbells and the progress words says.
+enum Poll {
+    Nothing,
+    Suspicious,
+    End(End),
+}
+
+/// Watches one machine.
+pub(super) struct Monitor<'m> {
+    machine: &'m Machine,
+    program: &'m Program,
+    policy: Policy,
+    began: Instant,
+    budget: Duration,
+    watch: Watch,
+    progress: Vec<u64>,
+    ran: Vec<Duration>,
+    /// CPU times at the beginning of the last part of the budget: who gets none from there on is starved.
+    ran_before: Option<Vec<Duration>>,
+    /// Polls that are still to be made at [`CLOSE_POLL`].
+    close_polls: u32,
+    /// When it is next worth a look whether all rest, and how long after a vain one.
+    rest: Rest,
+    log: Vec<LogLine>,
+    counts: WatchOutcome,
+    /// What the first look of the last suspicion found denied.
+    denied: Vec<Contradiction>,
+}
+
+/// Looks for the end of a run: the first as soon as all seem to rest, later ones ever less often.
+#[derive(Clone, Copy)]
+struct Rest {
+    next: Duration,
+    interval: Duration,
+}
+
+impl<'m> Monitor<'m> {
+    pub(super) fn new(
+        machine: &'m Machine,
+        program: &'m Program,
+        policy: Policy,
+        began: Instant,
+        budget: Duration,
+    ) -> Self {
+        let vcpus = machine.vcpus();
+        Self {
+            machine,
+            program,
+            policy,
+            began,
+            budget,
+            watch: Watch::new(policy, vcpus, began.elapsed()),
+            progress: vec![0; vcpus],
+            ran: vec![Duration::ZERO; vcpus],
+            ran_before: None,
+            close_polls: 0,
+            rest: Rest { next: Duration::ZERO, interval: CLOSE_POLL },
+            log: Vec::new(),
+            counts: WatchOutcome::default(),
+            denied: Vec::new(),
+        }
+    }
+
+    /// Watches until there is a verdict.
+    pub(super) fn run(mut self, expected: &Expected, interrupted: &dyn Fn() -> bool) -> RunOutcome {
+        let (end, look) = self.watch(interrupted);
+        let latency = self.now().saturating_sub(self.watch.last_progress());
+        let look = look.or_else(|| self.look(Capture::Full));
+        let ending = Ending {
+            machine: self.machine,
+            program: self.program,
+            captured: look.as_ref().map(|look| &look.captured),
+            expected,
+            ran: &self.ran,
+            ran_before: self.ran_before.as_deref(),
+            denied: &self.denied,
+            latency,
+        };
+        let outcome = ending.outcome(end);
+        RunOutcome { log: self.log, watch: counts(self.counts, self.machine.kicks()), ..outcome }
+    }
+
+    fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    fn watch(&mut self, interrupted: &dyn Fn() -> bool) -> Found<'m> {
+        loop {
+            let interval = self.interval();
+            let found = match self.poll(interval, interrupted) {
+                Poll::End(end) => Some((end, None)),
+                _ if self.seem_to_rest() => self.look_for_rest(),
+                Poll::Suspicious => self.look_for_stall(interrupted),
+                Poll::Nothing => None,
+            };
+            if let Some(found) = found {
+                return found;
+            }
+        }
+    }
+
+    fn interval(&mut self) -> Duration {
+        let interval = if self.close_polls > 0 { CLOSE_POLL } else { POLL };
+        self.close_polls = self.close_polls.saturating_sub(1);
+        interval
+    }
+
+    /// Waits for an event, no longer than `interval`, and takes in what has changed.
+    fn poll(&mut self, interval: Duration, interrupted: &dyn Fn() -> bool) -> Poll {
+        if let Some(end) = self.machine.next_event(interval).and_then(|event| self.event(event)) {
+            return Poll::End(end);
+        }
+        if interrupted() {
+            return Poll::End(End::Interrupted);
+        }
+        if self.now() >= self.budget {
+            return Poll::End(End::OverBudget);
+        }
+        self.counts.polls += 1;
+        self.machine.progress_into(&mut self.progress);
+        self.machine.ran_into(&mut self.ran);
+        self.machine.enforce_turns();
+        if self.ran_before.is_none() && self.now() >= self.budget.mul_f64(LAST_PART) {
+            self.ran_before = Some(self.ran.clone());
+        }
+        match self.watch.observe(self.began.elapsed(), &self.progress, &self.ran) {
+            Advice::Wait => Poll::Nothing,
+            Advice::Suspect => Poll::Suspicious,
+        }
+    }
+
+    fn event(&mut self, event: MachineEvent) -> Option<End> {
+        match event {
+            MachineEvent::Doorbell { vcpu, doorbell: Doorbell::EPITAPH } => return Some(End::Epitaph(vcpu)),
+            MachineEvent::Fault { vcpu, fault } => return Some(End::Fault(vcpu, fault)),
+            MachineEvent::ThreadDied { vcpu } => return Some(End::ThreadDied(vcpu)),
+            MachineEvent::Doorbell { doorbell: Doorbell::DONE, .. } => self.close_polls = CLOSE_POLLS,
+            MachineEvent::Log { vcpu, text } if self.log.len() < LOG_LINES => self.log.push(LogLine { vcpu, text }),
+            MachineEvent::Doorbell { .. } | MachineEvent::Log { .. } => {}
+        }
+        None
+    }
+
+    /// Whether all vCPUs publish that they have done their part and idle. A hint, read while they run.
+    fn seem_to_rest(&self) -> bool {
+        let memory = self.machine.memory();
+        let field = |vcpu: usize, offset: usize| {
+            memory.read_u32(private(vcpu) + private_area::PAGE_PUBLISHED + offset as u64).unwrap_or_default()
+        };
+        let rests = |vcpu| match Phase(field(vcpu, offset_of!(VcpuPage, phase))) {
+            Phase::FINISHED => field(vcpu, offset_of!(VcpuPage, idle)) == 1,
+            // vCPU 0 is always there.
+            other => other == Phase::OFF && vcpu != 0,
+        };
+        self.now() >= self.rest.next && (0..self.progress.len()).all(rests)
+    }
+
+    fn look_for_rest(&mut self) -> Option<Found<'m>> {
+        let look = self.look(Capture::Full)?;
+        if look.captured.analysis(self.machine, self.program).is_quiescent() {
+            return Some((End::AtRest, Some(look)));
+        }
+        self.rest.next = self.now() + self.rest.interval;
+        self.rest.interval = (self.rest.interval * 2).min(self.policy.most);
+        self.close_polls = 1;
+        None
+    }
+
+    /// Stops the machine and captures it. It goes on when the look is over.
+    fn look(&self, what: Capture) -> Option<Look<'m>> {
+        let mut paused = self.machine.pause(STOP_DEADLINE).ok()?;
+        let captured = Captured::of(&mut paused, self.machine, what);
+        Some(Look { _paused: paused, captured })
+    }
+
+    /// The first look, and where it finds waits that can never end, the second.
+    fn look_for_stall(&mut self, interrupted: &dyn Fn() -> bool) -> Option<Found<'m>> {
+        self.counts.suspicions += 1;
+        let found = self.two_looks(interrupted);
+        if found.is_none() {
+            self.watch.dismiss(self.began.elapsed());
+        }
+        found
+    }
+
+    fn two_looks(&mut self, interrupted: &dyn Fn() -> bool) -> Option<Found<'m>> {
+        let Look { _paused: paused, captured } = self.look(Capture::Control)?;
+        let first = captured.analysis(self.machine, self.program);
+        self.denied = first.contradictions().cloned().collect();
+        if first.closure.stuck.is_empty() {
+            return None;
+        }
+        let before = self.machine.ran();
+        paused.resume();
+        if let Some(end) = self.let_run(&first.closure.stuck, &before, interrupted)? {
+            return Some((end, None));
+        }
+        let ran_between: Vec<_> = self.ran.iter().zip(&before).map(|(now, then)| now.saturating_sub(*then)).collect();
+        let second = self.look(Capture::Full)?;
+        let analysis = second.captured.analysis(self.machine, self.program);
+        let stall = conclude(&first, &analysis, &ran_between, self.policy.confirm)?;
+        Some((End::Stall(stall), Some(second)))
+    }
+
+    /// Lets the machine run until each of `waiting` has run for long enough to have left its wait if it could.
+    ///
+    /// `None`: there was progress. `Some(Some(_))`: the run came to an end of another kind. However long it takes: a vCPU that
+    /// the host does not run proves nothing.
+    fn let_run(
+        &mut self,
+        waiting: &VcpuSet,
+        before: &[Duration],
+        interrupted: &dyn Fn() -> bool,
+    ) -> Option<Option<End>> {
+        let last_progress = self.watch.last_progress();
+        loop {
+            if let Poll::End(end) = self.poll(CLOSE_POLL, interrupted) {
+                return Some(Some(end));
+            }
+            if self.watch.last_progress() != last_progress {
+                return None;
+            }
+            let ran = |vcpu: usize| self.ran[vcpu].saturating_sub(before[vcpu]);
+            if waiting.iter().all(|vcpu| ran(vcpu) >= self.policy.confirm) {
+                return Some(None);
+            }
+        }
+    }
+}
+
+fn counts(counts: WatchOutcome, kicks: KickCounters) -> WatchOutcome {
+    let KickCounters { sent, acknowledged, stale } = kicks;
+    WatchOutcome { kicks_sent: sent, kicks_acknowledged: acknowledged, kicks_stale: stale, ..counts }
+}

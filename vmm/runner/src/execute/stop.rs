@@ -1,0 +1,37 @@
+//! A machine stopped for a look: what was captured, owned, so that it outlives the stop.
+
+use std::time::Duration;
+
+use stallbench_core::{Capture, Machine, Paused};
+use stallbench_stall::{Analysis, View};
+use stallbench_state::machine::MachineState;
+use stallbench_state::program::Program;
+use stallbench_state::published::Published;
+
+/// What all vCPUs were and published at one stop.
+pub(super) struct Captured {
+    pub(super) machine: MachineState,
+    pub(super) published: Published,
+}
+
+impl Captured {
+    /// Captures a machine that is stopped.
+    pub(super) fn of(paused: &mut Paused<'_>, machine: &Machine, what: Capture) -> Self {
+        let state = paused.capture(what);
+        let published = Published::read(machine.memory(), state.vcpus.len());
+        Self { machine: state, published }
+    }
+
+    /// Looks at what was captured; the words that waits look at are read now.
+    pub(super) fn analysis<'a>(&'a self, machine: &'a Machine, program: &'a Program) -> Analysis<'a> {
+        Analysis::of(View {
+            code: program,
+            machine: &self.machine,
+            memory: machine.memory(),
+            published: &self.published,
+        })
+    }
+}
+
+/// How long a stop may take. Long: a vCPU thread that gets no CPU cannot stop, and what gives up here is a busy host.
+pub(super) const STOP_DEADLINE: Duration = Duration::from_secs(2);

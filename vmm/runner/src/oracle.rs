@@ -1,0 +1,7 @@
+//! Checks of a run beside its progress: the MTRRs that KVM reports, and what the events say of the wait=0 contract.
+//!
+//! Pure functions over captured state and events. They judge; what their judgement makes of a verdict is
+//! [`crate::execute`]'s.
+
+pub mod calls;
+pub mod mtrr;
