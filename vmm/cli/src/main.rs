@@ -1,2 +1,67 @@
-//! Placeholder.
-fn main() {}
+//! The `stallbench` binary: arguments in, exit code out. One file a command; everything else is in the library crates.
+
+mod bench;
+mod exit;
+mod guest;
+mod host;
+mod interrupt;
+mod list;
+mod output;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use exit::Failure;
+
+/// A test bench for processors that wait for each other for ever.
+#[derive(Debug, Parser)]
+#[command(name = "stallbench", version, about, after_help = AFTER_HELP, disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "Exit codes: 0 all as expected · 2 the request is wrong · 4 nothing selected · 96 host not usable · \
+100 something was not as expected · 101 a bug of stallbench · 110 a report could not be written · 130 interrupted";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run scenarios: real guests on real KVM
+    Run(Box<run::Arguments>),
+    /// List scenarios, cases and knobs; tell the story of one
+    List(list::Arguments),
+    /// What this KVM host is and can do, and what each missing thing costs
+    Host(host::Arguments),
+    /// The cost of this host's primitives, and of stallbench on top of them
+    Bench(bench::Arguments),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Run(arguments) => run::run(&arguments),
+        Command::List(arguments) => list::list(&arguments),
+        Command::Host(arguments) => host::host(&arguments),
+        Command::Bench(arguments) => bench::bench(&arguments),
+    };
+    match outcome {
+        Ok(exit) => exit.into(),
+        Err(failure) => report(&failure),
+    }
+}
+
+fn report(failure: &Failure) -> ExitCode {
+    output::diagnostic(&format!("error: {failure}"));
+    failure.exit.into()
+}
+
+#[cfg(test)]
+mod test {
+    use clap::CommandFactory;
+
+    #[test]
+    fn arguments_are_well_formed() {
+        super::Arguments::command().debug_assert();
+    }
+}

@@ -18,6 +18,7 @@ mod file;
 mod knobs;
 mod matrix;
 mod select;
+mod table;
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -33,6 +34,7 @@ pub use expectation::{Expectation, Root, culprit_of, phrase};
 pub use knobs::{Case, Setting, expected as expected_values, knob_named, text_of as text_of_value};
 pub use matrix::Cell;
 pub use select::{Request, Run, Selection};
+pub use table::markdown;
 
 /// The text of a scenario file, for places in messages.
 #[derive(Debug)]

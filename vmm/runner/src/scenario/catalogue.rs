@@ -16,7 +16,7 @@ macro_rules! built_in {
     };
 }
 
-built_in!["mtrr", "call"];
+built_in!["call", "mtrr", "nmi", "scale", "table"];
 
 /// All scenarios that can be named. Files of the user's come before built-in ones of the same subject and hide them.
 #[derive(Debug)]

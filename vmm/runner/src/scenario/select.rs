@@ -146,6 +146,16 @@ impl Catalogue {
     }
 }
 
+impl Catalogue {
+    /// The scenarios of a subject or a group, or the one of that name.
+    pub fn named<'a>(&'a self, name: &'a str) -> Result<Vec<&'a Arc<Scenario>>, ScenarioError> {
+        Ok(match Asked::find(self, name)? {
+            Asked::Many(scenarios) => scenarios,
+            Asked::One(scenario, _) => vec![scenario],
+        })
+    }
+}
+
 /// What a name names.
 enum Asked<'a> {
     /// A subject or a group.

@@ -1,0 +1,110 @@
+//! Exit codes, and failures that lead to one. docs/exit-codes.md says the same to users.
+
+use std::error::Error;
+use std::fmt;
+use std::process::ExitCode;
+
+use stallbench_core::HostError;
+use stallbench_runner::evidence::EvidenceError;
+use stallbench_runner::scenario::ScenarioError;
+use stallbench_state::program::ProgramError;
+
+/// How the process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// All was as expected.
+    Success = 0,
+    /// The request is wrong: usage, an unknown name or value, a file that cannot be read or is not what it should be.
+    Usage = 2,
+    /// Nothing was selected.
+    NothingSelected = 4,
+    /// This host cannot run guests.
+    HostUnusable = 96,
+    /// Something was not as expected.
+    Unexpected = 100,
+    /// A report could not be written.
+    ReportFailed = 110,
+    /// Interrupted; results so far are kept.
+    Interrupted = 130,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Why a command could not do what it was asked for: one line, and the exit code that goes with it.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) exit: Exit,
+    message: String,
+}
+
+impl Failure {
+    /// A request that is wrong.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self { exit: Exit::Usage, message: message.into() }
+    }
+
+    /// Something that was not as expected, so that there is nothing to show for it.
+    pub(crate) fn unexpected(message: String) -> Self {
+        Self { exit: Exit::Unexpected, message }
+    }
+
+    /// A failure with the causes of an error in its line.
+    pub(crate) fn new(exit: Exit, error: &dyn Error) -> Self {
+        Self { exit, message: chain(error) }
+    }
+
+    /// The same with something before it.
+    pub(crate) fn context(mut self, context: impl fmt::Display) -> Self {
+        self.message = format!("{context}: {}", self.message);
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// An error and its causes in one line. A cause that the text before it has already is left out.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+impl From<ScenarioError> for Failure {
+    fn from(error: ScenarioError) -> Self {
+        Self::new(Exit::Usage, &error)
+    }
+}
+
+impl From<EvidenceError> for Failure {
+    fn from(error: EvidenceError) -> Self {
+        Self::new(Exit::Usage, &error)
+    }
+}
+
+impl From<ProgramError> for Failure {
+    fn from(error: ProgramError) -> Self {
+        Self::new(Exit::Usage, &error)
+    }
+}
+
+impl From<HostError> for Failure {
+    fn from(error: HostError) -> Self {
+        let failure = Self::new(Exit::HostUnusable, &error);
+        Self { message: format!("{}; {}", failure.message, error.remedy()), ..failure }
+    }
+}

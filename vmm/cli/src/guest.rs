@@ -1,0 +1,75 @@
+//! The guest image that a command works on: the built-in one, or a file of the user's.
+
+use std::borrow::Cow;
+use std::fs;
+use std::path::Path;
+
+use stallbench_runner::nearest::did_you_mean;
+use stallbench_runner::scenario::{Case, Problem};
+use stallbench_state::program::Program;
+
+use crate::exit::{Exit, Failure};
+
+/// Most bytes of a file that are read: an image has 1 MiB to lie in, and debug information on top.
+const MOST_BYTES: u64 = 256 << 20;
+
+/// An image.
+#[derive(Debug)]
+pub(crate) enum Guest {
+    BuiltIn(&'static Program),
+    File(Box<Program>),
+}
+
+impl Guest {
+    /// The image in that file, or the built-in one.
+    pub(crate) fn open(payload: Option<&Path>) -> Result<Self, Failure> {
+        match payload {
+            None => Ok(Self::BuiltIn(stallbench_image::program())),
+            Some(path) => read(path).map_err(|failure| failure.context(format_args!("--payload {}", path.display()))),
+        }
+    }
+
+    pub(crate) fn program(&self) -> &Program {
+        match self {
+            Self::BuiltIn(program) => program,
+            Self::File(program) => program,
+        }
+    }
+
+    /// Its cases, as scenarios see them.
+    pub(crate) fn cases(&self) -> Vec<Case> {
+        let case = |(index, info): (usize, &stallbench_state::program::CaseInfo)| Case {
+            name: info.name.clone(),
+            index,
+            knobs: info.knobs,
+        };
+        self.program().cases().iter().enumerate().map(case).collect()
+    }
+
+    /// The case of that name.
+    pub(crate) fn case(&self, name: &str) -> Result<Case, Problem> {
+        match self.program().case(name) {
+            Some((index, info)) => Ok(Case { name: info.name.clone(), index, knobs: info.knobs }),
+            None => Err(Problem::UnknownCase {
+                case: name.to_owned(),
+                nearest: did_you_mean(name, self.program().cases().iter().map(|case| case.name.as_str())),
+            }),
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Guest, Failure> {
+    let unreadable = |error: &std::io::Error| Failure::new(Exit::Usage, error);
+    let metadata = fs::metadata(path).map_err(|error| unreadable(&error))?;
+    if !metadata.is_file() {
+        return Err(Failure::usage("not a regular file"));
+    }
+    if metadata.len() > MOST_BYTES {
+        return Err(Failure::usage(format!(
+            "{} bytes, more than the {MOST_BYTES} that an image can have",
+            metadata.len()
+        )));
+    }
+    let bytes = fs::read(path).map_err(|error| unreadable(&error))?;
+    Ok(Guest::File(Box::new(Program::parse(Cow::Owned(bytes))?)))
+}

@@ -1,0 +1,36 @@
+//! Ctrl-C and SIGTERM: the first asks the session to end, with results so far kept; one that comes later ends the process at
+//! once. A thread of its own waits for them.
+
+use std::process;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::exit::{Exit, Failure};
+
+/// A signal that comes so soon after the first is the same one: timeout(1) and shells send it to the process and to its group.
+const SAME: Duration = Duration::from_millis(300);
+
+/// A flag that the first signal sets.
+pub(crate) fn flag_on_signal() -> Result<Arc<AtomicBool>, Failure> {
+    let failed = |error: std::io::Error| Failure::new(Exit::HostUnusable, &error).context("wait for signals");
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&interrupted);
+    let signals = Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
+    thread::Builder::new().name("signals".to_owned()).spawn(move || watch(signals, &flag)).map_err(failed)?;
+    Ok(interrupted)
+}
+
+fn watch(mut signals: Signals, flag: &AtomicBool) {
+    let mut first: Option<Instant> = None;
+    for _ in signals.forever() {
+        flag.store(true, Ordering::Relaxed);
+        if first.get_or_insert_with(Instant::now).elapsed() > SAME {
+            process::exit(Exit::Interrupted as i32);
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! The catalogue as one JSON object, see docs/json.md.
+
+use serde_json::{Map, Value, json};
+use stallbench_abi::knob::{self, Knob, Values};
+use stallbench_runner::report::SCHEMA_VERSION;
+use stallbench_runner::scenario::{Axis, Catalogue, Cell, Checked, Root, Scenario, ScenarioError};
+
+use super::words::rules;
+use crate::exit::Failure;
+use crate::guest::Guest;
+
+/// What is named, or everything.
+pub(super) fn everything(
+    catalogue: &Catalogue,
+    names: &[String],
+    guest: &Guest,
+    with_scenarios: bool,
+) -> Result<String, Failure> {
+    let mut scenarios = Vec::new();
+    if names.is_empty() && with_scenarios {
+        scenarios.extend(catalogue.scenarios()?);
+    }
+    for name in names {
+        scenarios.extend(catalogue.named(name)?);
+    }
+    let scenarios: Vec<Value> =
+        scenarios.iter().map(|s| scenario(s, &Checked::new(s, &|name| guest.case(name))?)).collect::<Result<_, _>>()?;
+    let value = json!({
+        "schema_version": SCHEMA_VERSION,
+        "scenarios": scenarios,
+        "cases": cases(guest),
+        "knobs": knob::ALL.iter().map(|knob| knob_json(knob)).collect::<Vec<_>>(),
+    });
+    Ok(format!("{value}\n"))
+}
+
+fn scenario(scenario: &Scenario, checked: &Checked) -> Result<Value, ScenarioError> {
+    let cells = checked.cells()?;
+    let expectations: Vec<Value> = rules(&cells).into_iter().map(|rule| expectation(&cells, &rule)).collect();
+    Ok(json!({
+        "scenario": scenario.name(),
+        "subject": scenario.subject(),
+        "case": scenario.case(),
+        "story": scenario.story(),
+        "groups": scenario.groups().collect::<Vec<_>>(),
+        "default": scenario.is_default(),
+        "vcpus": checked.vcpus,
+        "set": axes(&checked.set),
+        "matrix": axes(&checked.matrix),
+        "alternate": axes(&checked.alternate),
+        "expectations": expectations,
+    }))
+}
+
+fn axes(axes: &[Axis]) -> Value {
+    axes.iter().map(|axis| (axis.knob.name.to_owned(), json!(axis.values))).collect::<Map<_, _>>().into()
+}
+
+fn expectation(cells: &[Cell], rule: &[usize]) -> Value {
+    let expectation = &cells[rule[0]].expectation;
+    let words: Map<_, _> =
+        expectation.words.iter().map(|(name, amount)| (name.clone(), amount.to_string().into())).collect();
+    json!({
+        "verdict": expectation.verdict,
+        "kind": expectation.kind,
+        "strength": expectation.strength,
+        "culprit": match &expectation.culprit {
+            Root::Any => Value::Null,
+            Root::Nobody => "none".into(),
+            Root::Site(site) => site.as_str().into(),
+        },
+        "words": words,
+        "because": expectation.because,
+        "cells": rule.iter().map(|index| cells[*index].name.as_str()).collect::<Vec<_>>(),
+    })
+}
+
+fn cases(guest: &Guest) -> Vec<Value> {
+    let case = |info: &stallbench_state::program::CaseInfo| {
+        let knobs: Vec<_> = knob::ALL.iter().filter(|knob| info.takes(knob.number)).map(|knob| knob.name).collect();
+        json!({ "case": info.name, "summary": info.summary, "knobs": knobs })
+    };
+    guest.program().cases().iter().map(case).collect()
+}
+
+fn knob_json(knob: &Knob) -> Value {
+    let values = match knob.values {
+        Values::Words(words) => words
+            .iter()
+            .map(|word| json!({ "word": word.word, "takes_number": word.takes_number, "what": word.what }))
+            .collect(),
+        Values::Number { default, min, max } => json!({ "default": default, "min": min, "max": max }),
+        Values::Vcpu => json!("vcpu"),
+    };
+    json!({ "knob": knob.name, "what": knob.what, "values": values })
+}

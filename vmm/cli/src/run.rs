@@ -1,0 +1,194 @@
+//! `stallbench run`: real guests on real KVM, in the order asked for, on several threads.
+
+mod plan;
+mod progress;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+use std::time::Duration;
+
+use clap::Args;
+use stallbench_core::HostKvm;
+use stallbench_runner::evidence::Evidence;
+use stallbench_runner::execute::{self, ExecuteError};
+use stallbench_runner::outcome::RunOutcome;
+use stallbench_runner::report::{Human, Kind, Reports, Start};
+use stallbench_runner::result::Summary;
+use stallbench_runner::scenario::{Run, Selection};
+use stallbench_runner::session;
+
+use crate::exit::{Exit, Failure};
+use crate::guest::Guest;
+use crate::{interrupt, output};
+pub(crate) use plan::run_plan;
+use progress::Progress;
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Scenarios, subjects, groups, and files or directories of scenarios; without any, the default catalogue
+    #[arg(value_name = "SCENARIO|FILE|DIR")]
+    names: Vec<String>,
+    /// Run an image of your own, one case or all that it has
+    #[arg(long, value_name = "FILE.elf")]
+    payload: Option<PathBuf>,
+    /// Which case of --payload
+    #[arg(long, value_name = "NAME", requires = "payload", conflicts_with = "names")]
+    case: Option<String>,
+    /// Numbers of vCPUs, instead of those declared
+    #[arg(long, value_name = "N[,N]", value_delimiter = ',')]
+    vcpus: Vec<usize>,
+    /// Set a knob; what is expected stays as declared
+    #[arg(long, value_name = "KNOB=VALUE")]
+    set: Vec<String>,
+    /// How often each cell runs
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    repeat: u32,
+    /// Guests at a time [default: one a host CPU]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    jobs: Option<u16>,
+    /// Seed of what is random in a guest; each repetition counts it up
+    #[arg(long, value_name = "S", default_value = "0", value_parser = parse_seed)]
+    seed: u64,
+    /// What each run may take, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=86_400_000))]
+    budget: u64,
+    /// A new directory for the evidence of each run
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// human, jsonl=FILE or junit=FILE, '-' for standard output; repeatable [default: human]
+    #[arg(long, value_name = "REPORT")]
+    report: Vec<Kind>,
+}
+
+fn parse_seed(text: &str) -> Result<u64, String> {
+    let number = match text.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16),
+        None => text.parse(),
+    };
+    number.map_err(|_| "expected a number from 0 to 2^64-1, in decimal or with 0x".to_owned())
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
+    let kinds = plan::report_kinds(&arguments.report)?;
+    let guest = Guest::open(arguments.payload.as_deref())?;
+    let selection = plan::selection(arguments, &guest)?;
+    if selection.runs.is_empty() {
+        output::diagnostic("nothing selected");
+        return Ok(Exit::NothingSelected);
+    }
+    let host = HostKvm::open()?;
+    selection.check_host(host.max_vcpus())?;
+    let evidence = plan::evidence(arguments)?;
+    let interrupted = interrupt::flag_on_signal()?;
+    let progress = Progress::new(selection.runs.len());
+    let reports = open_reports(&kinds, evidence.as_ref());
+    Session { arguments, guest, selection, host, evidence, interrupted, progress }.run(reports)
+}
+
+/// All that a session needs.
+struct Session<'a> {
+    arguments: &'a Arguments,
+    guest: Guest,
+    selection: Selection,
+    host: HostKvm,
+    evidence: Option<Arc<Evidence>>,
+    interrupted: Arc<AtomicBool>,
+    progress: Progress,
+}
+
+impl Session<'_> {
+    fn run(self, mut reports: Reports) -> Result<Exit, Failure> {
+        reports.begin(&self.start());
+        let mut so_far = Summary { asked: self.selection.runs.len(), ..Summary::default() };
+        let execute = |run: &Run| self.execute(run);
+        let ended = session::run(&self.selection, self.jobs(), &self.interrupted, &execute, &mut |result| {
+            so_far.count(&result);
+            self.progress.suspend(|| reports.result(&result));
+            self.progress.advance(&so_far);
+        });
+        self.progress.finish();
+        let (summary, failure) = match ended {
+            Ok(summary) => (summary, None),
+            Err(error) => (so_far, Some(Failure::new(Exit::HostUnusable, &error))),
+        };
+        let failed = reports.end(&summary);
+        for report in &failed {
+            output::diagnostic(&format!("error: {report}"));
+        }
+        failure.map_or_else(|| Ok(exit(&summary, !failed.is_empty())), Err)
+    }
+
+    fn execute(&self, run: &Run) -> Result<RunOutcome, ExecuteError> {
+        if let Some(evidence) = &self.evidence {
+            evidence.run_begins(run);
+        }
+        let plan = run_plan(run, Duration::from_millis(self.arguments.budget));
+        execute::execute(&self.host, self.guest.program(), &plan, &self.interrupted)
+    }
+
+    fn start(&self) -> Start {
+        Start {
+            host: self.host.fingerprint().clone(),
+            poll_interval_ns: u64::try_from(execute::POLL.as_nanos()).unwrap_or(u64::MAX),
+            scenarios: self.selection.runs.len(),
+            seed: self.arguments.seed,
+            budget_ms: self.arguments.budget,
+        }
+    }
+
+    fn jobs(&self) -> usize {
+        let of_host = || thread::available_parallelism().map_or(1, usize::from);
+        self.arguments.jobs.map_or_else(of_host, usize::from)
+    }
+}
+
+/// The worst thing that happened decides.
+fn exit(summary: &Summary, report_failed: bool) -> Exit {
+    if summary.interrupted {
+        Exit::Interrupted
+    } else if report_failed {
+        Exit::ReportFailed
+    } else if summary.unexpected > 0 {
+        Exit::Unexpected
+    } else {
+        Exit::Success
+    }
+}
+
+fn open_reports(kinds: &[Kind], evidence: Option<&Arc<Evidence>>) -> Reports {
+    let mut reports = Reports::default();
+    for kind in kinds {
+        let report = match kind.open(output::stdout()) {
+            Ok(None) => Ok(Box::new(Human::new(output::stdout())) as _),
+            Ok(Some(report)) => Ok(report),
+            Err(error) => Err(error),
+        };
+        reports.add(kind.to_string(), report);
+    }
+    if let Some(evidence) = evidence {
+        reports.add("--out".to_owned(), Ok(Box::new(Arc::clone(evidence))));
+    }
+    reports
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn interrupt_outweighs_reports_and_reports_outweigh_results() {
+        let summary = |unexpected, interrupted| Summary { unexpected, interrupted, ..Summary::default() };
+        assert_eq!(exit(&summary(1, true), true), Exit::Interrupted);
+        assert_eq!(exit(&summary(1, false), true), Exit::ReportFailed);
+        assert_eq!(exit(&summary(1, false), false), Exit::Unexpected);
+        assert_eq!(exit(&summary(0, false), false), Exit::Success);
+    }
+
+    #[test]
+    fn seeds_are_decimal_or_hexadecimal() {
+        assert_eq!((parse_seed("12"), parse_seed("0xff")), (Ok(12), Ok(255)));
+        assert!(parse_seed("x").is_err() && parse_seed("-1").is_err());
+    }
+}
