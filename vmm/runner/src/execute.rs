@@ -19,6 +19,7 @@ use crate::outcome::RunOutcome;
 mod ending;
 mod fault;
 mod monitor;
+mod slice;
 mod stop;
 
 use monitor::Monitor;
@@ -90,6 +91,7 @@ pub fn execute(
     let vcpus = plan.vcpus;
     let machine = Machine::new(host, &MachineConfig::new(vcpus), program.bytes(), &boot_block(plan));
     let mut machine = machine.map_err(|source| ExecuteError::Create { vcpus, source })?;
+    slice::shorten();
     machine.start().map_err(|source| ExecuteError::Start { vcpus, source })?;
     let expected = crate::oracle::mtrr::Expected::of(case, &plan.knobs);
     let interrupted = || interrupt.load(Ordering::Relaxed);

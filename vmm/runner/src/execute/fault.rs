@@ -19,7 +19,10 @@ pub(super) fn of_epitaph(program: &Program, memory: &impl Memory, vcpu: usize) -
     let page: VcpuPage = read_plain(memory, private(vcpu) + private_area::PAGE_PUBLISHED).unwrap_or_default();
     let epitaph = &page.epitaph;
     let fault = GuestFault { vcpu, text: last_words(epitaph), ..GuestFault::default() };
-    let with_rip = GuestFault { rip: Some(Address(epitaph.rip)), symbol: place(program, epitaph.rip), ..fault };
+    // A panic tells its line instead.
+    let rip = Some(epitaph.rip).filter(|rip| *rip != 0);
+    let symbol = rip.map(|rip| place(program, rip)).unwrap_or_default();
+    let with_rip = GuestFault { rip: rip.map(Address), symbol, ..fault };
     match epitaph.death {
         Death::EXCEPTION => GuestFault { vector: Some(epitaph.vector), error: Some(epitaph.error), ..with_rip },
         _ => GuestFault { file: text::of(&epitaph.file).into(), line: epitaph.line, ..with_rip },
