@@ -78,6 +78,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
         output::diagnostic("nothing selected");
         return Ok(Exit::NothingSelected);
     }
+    plan::check_out(arguments)?;
     let host = HostKvm::open()?;
     selection.check_host(host.max_vcpus())?;
     let evidence = plan::evidence(arguments)?;

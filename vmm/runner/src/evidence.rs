@@ -54,12 +54,18 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    /// Makes the directory. `command` is what was asked for, `options` what a repetition of one run needs besides its name.
-    pub fn create(root: &Path, command: Vec<String>, options: String) -> Result<Self, EvidenceError> {
-        let unwritable = |source| EvidenceError::Unwritable { path: root.to_owned(), source };
+    /// Whether a directory can be made there: nothing is there, or an empty directory.
+    pub fn check(root: &Path) -> Result<(), EvidenceError> {
         if fs::symlink_metadata(root).is_ok() && !is_empty_directory(root) {
             return Err(EvidenceError::Taken(root.to_owned()));
         }
+        Ok(())
+    }
+
+    /// Makes the directory. `command` is what was asked for, `options` what a repetition of one run needs besides its name.
+    pub fn create(root: &Path, command: Vec<String>, options: String) -> Result<Self, EvidenceError> {
+        let unwritable = |source| EvidenceError::Unwritable { path: root.to_owned(), source };
+        Self::check(root)?;
         fs::create_dir_all(root).map_err(unwritable)?;
         let probe = root.join("session.json");
         fs::write(&probe, b"{}\n").map_err(unwritable)?;

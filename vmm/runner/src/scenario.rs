@@ -47,7 +47,8 @@ struct Source {
 impl Source {
     fn problem(&self, at: Range<usize>, problem: Problem) -> ScenarioError {
         let (line, column) = file::line_and_column(&self.text, at.start);
-        ScenarioError::File { place: Place { file: self.name.clone(), line, column }, problem }
+        let place = Box::new(Place { file: self.name.clone(), line, column });
+        ScenarioError::File { place, problem: Box::new(problem) }
     }
 }
 

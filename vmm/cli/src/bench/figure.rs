@@ -88,7 +88,7 @@ fn in_words(time: Duration) -> String {
 }
 
 /// The figures as a table.
-pub(super) fn table(figures: &[Figure]) -> Table {
+pub(super) fn table(figures: &[Figure]) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(["figure", "median", "min – max", "aim", "what"]);
@@ -100,7 +100,7 @@ pub(super) fn table(figures: &[Figure]) -> Table {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    table
+    table.trim_fmt()
 }
 
 #[cfg(test)]

@@ -164,7 +164,7 @@ fn paused(machine: &Machine, runs: usize, capture: Option<Capture>) -> Result<Ve
     let mut times = Vec::with_capacity(runs);
     for _ in 0..runs {
         let began = Instant::now();
-        let mut paused = machine.pause(DEADLINE).map_err(|error| Failure::new(Exit::HostUnusable, &error))?;
+        let paused = machine.pause(DEADLINE).map_err(|error| Failure::new(Exit::HostUnusable, &error))?;
         if let Some(what) = capture {
             let _ = paused.capture(what);
         }

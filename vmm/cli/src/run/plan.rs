@@ -52,6 +52,11 @@ pub(super) fn selection(arguments: &Arguments, guest: &Guest) -> Result<Selectio
     }
 }
 
+/// Refuses a run directory that is there already, before anything is looked at that could be missing.
+pub(super) fn check_out(arguments: &Arguments) -> Result<(), Failure> {
+    Ok(arguments.out.as_deref().map_or(Ok(()), Evidence::check)?)
+}
+
 /// The run directory, if one is asked for.
 pub(super) fn evidence(arguments: &Arguments) -> Result<Option<Arc<Evidence>>, Failure> {
     let Some(root) = &arguments.out else { return Ok(None) };

@@ -45,9 +45,9 @@ pub enum ScenarioError {
     #[error("{place}: {problem}")]
     File {
         /// Where.
-        place: Place,
+        place: Box<Place>,
         /// What.
-        problem: Problem,
+        problem: Box<Problem>,
     },
     /// No scenario, subject or group has this name.
     #[error("no scenario, subject or group is named '{name}'{nearest}")]
@@ -63,7 +63,7 @@ pub enum ScenarioError {
         /// The whole name.
         name: String,
         /// What is wrong.
-        problem: Problem,
+        problem: Box<Problem>,
     },
     /// The scenario exists, but not this cell of it.
     #[error("{scenario} has no cell '{filter}'; {values}")]
@@ -81,7 +81,7 @@ pub enum ScenarioError {
         /// As it was asked for.
         setting: String,
         /// What is wrong.
-        problem: Problem,
+        problem: Box<Problem>,
     },
     /// More vCPUs than there can be.
     #[error("{what}: {vcpus} vCPUs, and this host gives 1 to {most}")]

@@ -78,12 +78,13 @@ impl Checked {
     }
 
     fn undeclared(&self, error: ScenarioError, vcpus: usize) -> ScenarioError {
-        match error {
-            ScenarioError::File { problem: Problem::NotCovered(cell), .. } if !self.vcpus.contains(&vcpus) => {
-                ScenarioError::NotDeclared { cell, vcpus }
-            }
-            other => other,
+        if let ScenarioError::File { problem, .. } = &error
+            && let Problem::NotCovered(cell) = problem.as_ref()
+            && !self.vcpus.contains(&vcpus)
+        {
+            return ScenarioError::NotDeclared { cell: cell.clone(), vcpus };
         }
+        error
     }
 
     fn expand(&self, vcpus: usize, first: usize, used: &mut Used, cells: &mut Vec<Cell>) -> Result<(), ScenarioError> {

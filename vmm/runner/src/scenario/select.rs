@@ -313,14 +313,17 @@ fn add_runs(
 }
 
 fn setting(case: &Case, text: &str, vcpus: usize) -> Result<Setting, ScenarioError> {
-    let wrong = |problem| ScenarioError::Set { setting: text.to_owned(), problem };
+    let wrong = |problem| ScenarioError::Set { setting: text.to_owned(), problem: Box::new(problem) };
     let (name, value) = text.split_once('=').ok_or_else(|| wrong(Problem::NoSetting(text.to_owned())))?;
     let knob = case.knob(name.trim()).map_err(wrong)?;
     Setting::new(knob, value.trim(), vcpus).map_err(wrong)
 }
 
 fn parse_filter(checked: &Checked, filter: &str) -> Result<Condition, ScenarioError> {
-    let wrong = |problem| ScenarioError::Name { name: format!("{}@{filter}", checked.scenario.name()), problem };
+    let wrong = |problem| {
+        let name = format!("{}@{filter}", checked.scenario.name());
+        ScenarioError::Name { name, problem: Box::new(problem) }
+    };
     let mut condition = Condition::default();
     for part in filter.split(',') {
         let (name, value) = part.split_once('=').ok_or_else(|| wrong(Problem::NoSetting(part.to_owned())))?;
