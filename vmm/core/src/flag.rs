@@ -35,8 +35,7 @@ impl ImmediateExit {
     pub(crate) fn of(vcpu: &VcpuFd) -> Result<Self, kvm_ioctls::Error> {
         let access = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a new shared mapping at an address of the kernel's choice; the first page of a vCPU's file is its `kvm_run`.
-        let page =
-            unsafe { libc::mmap(std::ptr::null_mut(), LENGTH, access, libc::MAP_SHARED, vcpu.as_raw_fd(), 0) };
+        let page = unsafe { libc::mmap(std::ptr::null_mut(), LENGTH, access, libc::MAP_SHARED, vcpu.as_raw_fd(), 0) };
         match NonNull::new(page.cast::<u8>()) {
             Some(mapped) if page != libc::MAP_FAILED => Ok(Self { page: mapped }),
             _ => Err(kvm_ioctls::Error::last()),
@@ -58,10 +57,6 @@ impl Drop for ImmediateExit {
 }
 
 impl Cell for ImmediateExit {
-    fn store(&self, value: u8) {
-        self.byte().store(value, Ordering::Release);
-    }
-
     fn swap(&self, value: u8) -> u8 {
         self.byte().swap(value, Ordering::AcqRel)
     }

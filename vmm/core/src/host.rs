@@ -18,7 +18,12 @@ struct Wanted(&'static str, u32, bool, &'static str);
 const WANTED: &[Wanted] = &[
     Wanted("user-memory", kvm::KVM_CAP_USER_MEMORY, true, "guests have no memory"),
     Wanted("ext-cpuid", kvm::KVM_CAP_EXT_CPUID, true, "guests see whatever processor the host has"),
-    Wanted("split-irqchip", kvm::KVM_CAP_SPLIT_IRQCHIP, true, "no local APICs in the kernel: no real interrupts between vCPUs"),
+    Wanted(
+        "split-irqchip",
+        kvm::KVM_CAP_SPLIT_IRQCHIP,
+        true,
+        "no local APICs in the kernel: no real interrupts between vCPUs",
+    ),
     Wanted("immediate-exit", kvm::KVM_CAP_IMMEDIATE_EXIT, true, "no vCPU can be stopped without a race"),
     Wanted("mp-state", kvm::KVM_CAP_MP_STATE, true, "a halted vCPU cannot be told from one that runs"),
     Wanted("vcpu-events", kvm::KVM_CAP_VCPU_EVENTS, true, "pending interrupts and NMIs cannot be seen"),
@@ -82,7 +87,9 @@ impl HostError {
     /// What a user can do about it.
     pub fn remedy(&self) -> &'static str {
         match self {
-            Self::Absent => "enable virtualization in the firmware and load kvm_intel or kvm_amd; in a container or a VM, pass /dev/kvm through",
+            Self::Absent => {
+                "enable virtualization in the firmware and load kvm_intel or kvm_amd; in a container or a VM, pass /dev/kvm through"
+            }
             Self::Denied => "add your user to the group that owns /dev/kvm (often `kvm`), or run as root",
             Self::Open(_) => "look at the permissions of /dev/kvm and at the kernel's log",
             Self::ApiVersion { .. } | Self::Missing(_) => "use Linux 5.10 or newer",

@@ -7,7 +7,7 @@
 //! ```text
 //! kicker                         vCPU's thread, before each KVM_RUN
 //! K1 requests |= what            V1 was = swap(immediate_exit, 0)
-//! K2 immediate_exit = 1          V2 now = swap(requests, 0); act on it
+//! K2 immediate_exit |= 1         V2 now = swap(requests, 0); act on it
 //! K3 signal                      V3 KVM_RUN: EINTR at once if immediate_exit is 1, else
 //!                                            EINTR when a signal comes
 //! ```
@@ -19,8 +19,8 @@
 //!   is in the kernel when K3 arrives, and the signal ends `KVM_RUN`. Either way the next V1 comes after K2: the first case.
 //!
 //! With V1 and V2 exchanged, a kick whose K1 to K3 fall between them is lost: the request is set after it was looked for, the
-//! flag is cleared, and the signal was swallowed in user space. V1 is a swap rather than a store since a plain store could be
-//! delayed in the store buffer past the load of V2, which has the same effect.
+//! flag is cleared, and the signal was swallowed in user space. K2 and V1 are read-modify-writes: they are what gives the byte one
+//! order that both sides read from. A plain store in V1 could also be delayed in the store buffer past V2, to the same effect.
 //!
 //! A kick that is not needed any more costs one early return from `KVM_RUN`: it is counted as stale.
 
@@ -36,8 +36,6 @@ use crate::flag::ImmediateExit;
 
 /// A byte that kickers and a vCPU's thread share; the protocol is written against this so that a model can run it.
 pub(crate) trait Cell {
-    /// Writes, with release ordering.
-    fn store(&self, value: u8);
     /// Exchanges, with acquire and release ordering.
     fn swap(&self, value: u8) -> u8;
     /// Sets bits, with release ordering.
@@ -45,10 +43,6 @@ pub(crate) trait Cell {
 }
 
 impl Cell for AtomicU8 {
-    fn store(&self, value: u8) {
-        self.store(value, Ordering::Release);
-    }
-
     fn swap(&self, value: u8) -> u8 {
         self.swap(value, Ordering::AcqRel)
     }
@@ -92,7 +86,7 @@ impl<I: Cell, R: Cell> Words<I, R> {
     /// Kicker, K1 and K2. The signal has to follow.
     pub(crate) fn request(&self, what: Requests) {
         self.requests.insert(what.0);
-        self.immediate_exit.store(1);
+        self.immediate_exit.insert(1);
     }
 
     /// The vCPU's thread, V1 and V2. Until the next `KVM_RUN` it may not clear the byte again.
@@ -104,7 +98,7 @@ impl<I: Cell, R: Cell> Words<I, R> {
     /// The vCPU's thread, before a `KVM_RUN` that is only to complete an access and not to enter the guest. The byte stays set
     /// until the next [`Self::take`], so that it can overwrite no kick.
     pub(crate) fn hold_back(&self) {
-        self.immediate_exit.store(1);
+        self.immediate_exit.insert(1);
     }
 }
 
@@ -119,6 +113,9 @@ pub struct KickCounters {
     pub stale: u64,
 }
 
+/// In the place of a CPU time: no turn has begun.
+const ASKED: u64 = u64::MAX;
+
 /// What a vCPU's thread shares with those who kick it.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -126,7 +123,7 @@ pub(crate) struct Link {
     sent: AtomicU64,
     acknowledged: AtomicU64,
     stale: AtomicU64,
-    /// CPU time, in ns, that the vCPU's thread had had when it last gave up the CPU on demand.
+    /// CPU time, in ns, that the vCPU's thread had had when it last gave up the CPU; [`ASKED`] from a request to do so on.
     turn_began: AtomicU64,
 }
 
@@ -166,9 +163,12 @@ impl Link {
         self.turn_began.store(nanoseconds(ran), Ordering::Relaxed);
     }
 
-    /// Whether a thread that has had this CPU time has used up its turn.
-    pub(crate) fn turn_is_over(&self, ran: Duration, turn: Duration) -> bool {
-        nanoseconds(ran).saturating_sub(self.turn_began.load(Ordering::Relaxed)) >= nanoseconds(turn)
+    /// Kicker: whether a thread that has had this CPU time has used up its turn. It says so once a turn: the thread that is then
+    /// asked to give it up may not get to run, and find the request, for long.
+    pub(crate) fn ends_turn(&self, ran: Duration, turn: Duration) -> bool {
+        let began = self.turn_began.load(Ordering::Relaxed);
+        let over = nanoseconds(ran).saturating_sub(began) >= nanoseconds(turn);
+        over && self.turn_began.compare_exchange(began, ASKED, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     pub(crate) fn counters(&self) -> KickCounters {
@@ -186,7 +186,8 @@ pub(crate) fn install_handler() {
     extern "C" fn nothing(_: c_int, _: *mut siginfo_t, _: *mut c_void) {}
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {
-        register_signal_handler(SIGRTMIN(), nothing).expect("SIGRTMIN is a valid signal and sigaction takes any handler");
+        register_signal_handler(SIGRTMIN(), nothing)
+            .expect("SIGRTMIN is a valid signal and sigaction takes any handler");
     });
 }
 
@@ -227,19 +228,14 @@ mod model {
         }
     }
 
-    /// A byte at each access of which, by the vCPU's thread, the signal can be swallowed just before and just after.
+    /// A byte. The signal can be swallowed just behind each of the accesses of the vCPU's thread, and so just before the next.
     struct Byte {
         byte: AtomicU8,
         signal: &'static Signal,
     }
 
     impl Cell for Byte {
-        fn store(&self, value: u8) {
-            self.byte.store(value, Ordering::Release);
-        }
-
         fn swap(&self, value: u8) -> u8 {
-            self.signal.swallow();
             let was = self.byte.swap(value, Ordering::AcqRel);
             self.signal.swallow();
             was
@@ -288,9 +284,12 @@ mod model {
         }
     }
 
-    /// Runs a vCPU against kickers, one request each; loom reports a deadlock when a kick is lost.
+    /// Runs a vCPU against a kicker; loom reports a deadlock when a kick is lost.
     fn explore(requests: &'static [Requests], take: fn(&Words<Byte, Byte>) -> Requests) {
-        loom::model(move || {
+        let mut orders = loom::model::Builder::new();
+        // One kick is explored completely, two up to this many preemptions: enough for each of them to be torn apart.
+        orders.preemption_bound = (requests.len() > 1).then_some(4);
+        orders.check(move || {
             let model = Model::new();
             let wanted = Requests(requests.iter().fold(0, |all, one| all | one.0));
             let vcpu = loom::thread::spawn(move || model.run_until(wanted, take));

@@ -12,6 +12,7 @@
 //! | `boot` | what lies in memory and in registers before the first instruction | creator's |
 //! | [`machine`] | a machine from creation to its end; stopping all vCPUs | creator's |
 //! | [`event`] | what vCPUs tell the outside | both |
+//! | `board` | orders to all vCPUs' threads, and their answers | both |
 //! | `kick`, `flag` | getting a vCPU out of `KVM_RUN` | both |
 //! | `vcpu` | the loop of a vCPU's thread, its exits, its capture | the vCPU's |
 
@@ -20,7 +21,9 @@ pub mod event;
 pub mod host;
 pub mod machine;
 pub mod memory;
+mod mmu;
 
+mod board;
 mod boot;
 mod clock;
 mod flag;
@@ -29,8 +32,9 @@ mod kick;
 mod sample;
 mod vcpu;
 
+pub use board::Capture;
 pub use boot::image::ImageError;
 pub use event::{Fault, MachineEvent};
 pub use host::{HostError, HostKvm};
 pub use kick::KickCounters;
-pub use machine::{Capture, CreateError, Machine, MachineConfig, PauseError, Paused, StartError};
+pub use machine::{CreateError, Machine, MachineConfig, PauseError, Paused, StartError};

@@ -46,8 +46,7 @@ impl GuestMemory {
     /// Maps memory for `vcpus` vCPUs; all of it reads as zeros.
     pub(crate) fn new(vcpus: usize) -> Result<Self, MemoryError> {
         let region = |start: u64, end: u64| (GuestAddress(start), (end - start) as usize);
-        let regions =
-            [region(0, CONTROL_END), region(ARENA, ARENA + ARENA_SIZE), region(TABLES, memory_end(vcpus))];
+        let regions = [region(0, CONTROL_END), region(ARENA, ARENA + ARENA_SIZE), region(TABLES, memory_end(vcpus))];
         let memory = Self { map: GuestMemoryMmap::from_ranges(&regions)? };
         memory.map.iter().try_for_each(keep_huge_pages_out).map_err(MemoryError::HugePages)?;
         Ok(memory)
@@ -144,7 +143,9 @@ mod test {
     #[test]
     fn addresses_of_guests_are_refused_where_there_is_no_memory() {
         let memory = GuestMemory::new(1).expect("memory");
-        for address in [CONTROL_END, CONTROL_END - 2, ARENA - 1, memory_end(1) - 3, memory_end(1), 1 << 40, u64::MAX - 1] {
+        for address in
+            [CONTROL_END, CONTROL_END - 2, ARENA - 1, memory_end(1) - 3, memory_end(1), 1 << 40, u64::MAX - 1]
+        {
             assert_eq!(memory.read_u32(address), None, "{address:#x}");
             assert!(!memory.write(address, &[0; 4]), "{address:#x}");
         }

@@ -1,8 +1,8 @@
 //! The descriptor page of each vCPU: GDT, TSS, and the operands of `lgdt` and `lidt`.
 
 use stallbench_abi::layout::private_area::{
-    DOUBLE_FAULT_STACK_TOP, EXCEPTION_STACK_TOP, GDT, GDT_LIMIT, GDT_POINTER, IDT_POINTER, NMI_STACK_TOP, TASK_STACK_TOP,
-    TSS, TSS_LIMIT,
+    DOUBLE_FAULT_STACK_TOP, EXCEPTION_STACK_TOP, GDT, GDT_LIMIT, GDT_POINTER, IDT_POINTER, NMI_STACK_TOP,
+    TASK_STACK_TOP, TSS, TSS_LIMIT,
 };
 use stallbench_abi::layout::{
     CODE_SELECTOR, DATA_SELECTOR, IDT, IDT_LIMIT, IST_DOUBLE_FAULT, IST_EXCEPTION, IST_NMI, TSS_SELECTOR, private,

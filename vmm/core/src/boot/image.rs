@@ -4,9 +4,9 @@ use std::io::Cursor;
 
 use linux_loader::loader::elf::Elf;
 use linux_loader::loader::{Error as LoaderError, KernelLoader};
+use object::Endianness;
 use object::elf::{FileHeader64, PF_W, PF_X, PT_LOAD, ProgramHeader64};
 use object::read::elf::{FileHeader, ProgramHeader};
-use object::Endianness;
 use stallbench_abi::layout::{IMAGE, IMAGE_END, LOW_END, PAGE, TRAMPOLINE};
 use thiserror::Error;
 
@@ -24,7 +24,9 @@ pub enum ImageError {
     #[error("read its elf headers")]
     Headers(#[from] object::Error),
     /// A segment lies where no image may.
-    #[error("place its segment {base:#x}..{end:#x}: an image lies in {TRAMPOLINE:#x}..{LOW_END:#x} and {IMAGE:#x}..{IMAGE_END:#x}")]
+    #[error(
+        "place its segment {base:#x}..{end:#x}: an image lies in {TRAMPOLINE:#x}..{LOW_END:#x} and {IMAGE:#x}..{IMAGE_END:#x}"
+    )]
     Segment {
         /// Its first byte.
         base: u64,

@@ -117,7 +117,8 @@ fn entry(memory: &GuestMemory, table: u64, index: u64, value: u64) {
     write(memory.write_u64(table + index % ENTRIES * 8, value));
 }
 
-const _: () = assert!(PRIVATE_STRIDE <= LARGE_PAGE && ARENA.is_multiple_of(LARGE_PAGE) && ARENA_SIZE.is_multiple_of(LARGE_PAGE));
+const _: () =
+    assert!(PRIVATE_STRIDE <= LARGE_PAGE && ARENA.is_multiple_of(LARGE_PAGE) && ARENA_SIZE.is_multiple_of(LARGE_PAGE));
 
 #[cfg(test)]
 mod test {

@@ -6,10 +6,9 @@ mod test;
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap};
 use kvm_ioctls::VmFd;
@@ -18,8 +17,9 @@ use stallbench_abi::layout::{private, private_area};
 use stallbench_state::memory::Memory;
 use thiserror::Error;
 
-pub use paused::{Capture, PauseError, Paused};
+pub use paused::{PauseError, Paused};
 
+use crate::board::{Board, Order};
 use crate::boot::{self, image::ImageError, registers, registers::RegisterError};
 use crate::clock::CpuClock;
 use crate::event::{Events, MachineEvent};
@@ -27,8 +27,8 @@ use crate::flag::ImmediateExit;
 use crate::host::HostKvm;
 use crate::kick::{self, KickCounters, Link, Requests};
 use crate::memory::{GuestMemory, MemoryError};
-use crate::vcpu::{Answer, Order, Shared, Vcpu};
-use paused::Conversation;
+use crate::mmu;
+use crate::vcpu::{Shared, Vcpu};
 
 /// Pins of an I/O APIC that user space would emulate; KVM wants to know their number, and there is none.
 const IOAPIC_PINS: u64 = 24;
@@ -79,6 +79,9 @@ pub enum CreateError {
     /// KVM gave no local APICs.
     #[error("split the irqchip (KVM_ENABLE_CAP)")]
     Irqchip(#[source] kvm_ioctls::Error),
+    /// KVM gave no room for shadow page tables.
+    #[error("make room for shadow page tables (KVM_SET_NR_MMU_PAGES)")]
+    Mmu(#[source] io::Error),
     /// There is no memory for the guest.
     #[error(transparent)]
     Memory(#[from] MemoryError),
@@ -130,7 +133,8 @@ pub struct Machine {
     prepared: Vec<Vcpu>,
     seats: Vec<Seat>,
     shared: Arc<Shared>,
-    conversation: Mutex<Conversation>,
+    /// Held while the vCPUs stand still.
+    pausing: Mutex<()>,
     turn: Duration,
     /// There are more vCPUs than CPUs, so turns are bounded.
     crowded: bool,
@@ -142,7 +146,6 @@ pub struct Machine {
 #[derive(Debug)]
 struct Seat {
     link: Arc<Link>,
-    orders: Sender<Order>,
     thread: Option<Started>,
 }
 
@@ -176,46 +179,39 @@ impl Machine {
         let vm = create_vm(host)?;
         let memory = GuestMemory::new(config.vcpus)?;
         memory.attach(&vm)?;
+        mmu::make_room(&vm, config.vcpus).map_err(CreateError::Mmu)?;
         let entry = boot::prepare(&memory, image, boot_block, config.vcpus)?;
         let shared = Arc::new(Shared {
             memory,
+            board: Board::new(config.vcpus),
             events: Events::new(config.vcpus),
             ignored_accesses: AtomicU64::new(0),
             sync_registers: host.has("sync-regs"),
         });
-        let (answers, answered) = mpsc::channel();
         let mut machine = Self {
             prepared: Vec::with_capacity(config.vcpus),
             seats: Vec::with_capacity(config.vcpus),
             shared,
-            conversation: Mutex::new(Conversation::new(answered)),
+            pausing: Mutex::new(()),
             turn: config.turn,
             crowded: config.vcpus > host.fingerprint().host_cpus,
             vm,
         };
         for vcpu in 0..config.vcpus {
-            machine.add_vcpu(host, vcpu, config.vcpus, &answers)?;
+            machine.add_vcpu(host, vcpu, config.vcpus)?;
         }
         machine.enter(entry)?;
         Ok(machine)
     }
 
-    fn add_vcpu(
-        &mut self,
-        host: &HostKvm,
-        vcpu: usize,
-        vcpus: usize,
-        answers: &Sender<Answer>,
-    ) -> Result<(), CreateError> {
+    fn add_vcpu(&mut self, host: &HostKvm, vcpu: usize, vcpus: usize) -> Result<(), CreateError> {
         let failed = |source| CreateError::Vcpu { vcpu, source };
         let fd = self.vm.create_vcpu(vcpu as u64).map_err(failed)?;
         registers::configure(&fd, vcpu, vcpus, host.has("enforce-pv-feature-cpuid"))
             .map_err(|source| CreateError::Registers { vcpu, source })?;
         let link = Arc::new(Link::new(ImmediateExit::of(&fd).map_err(failed)?));
-        let (orders, received) = mpsc::channel();
-        let shared = Arc::clone(&self.shared);
-        self.prepared.push(Vcpu::new(vcpu, fd, Arc::clone(&link), shared, received, answers.clone()));
-        self.seats.push(Seat { link, orders, thread: None });
+        self.prepared.push(Vcpu::new(vcpu, fd, Arc::clone(&link), Arc::clone(&self.shared)));
+        self.seats.push(Seat { link, thread: None });
         Ok(())
     }
 
@@ -230,7 +226,8 @@ impl Machine {
         if self.prepared.is_empty() {
             return Err(StartError::Started);
         }
-        for (index, vcpu) in self.prepared.drain(..).enumerate() {
+        // vCPU 0 last: the others wait for an INIT, whereas it would have them compete with us for the CPUs.
+        for (index, vcpu) in self.prepared.drain(..).enumerate().rev() {
             let thread = thread::Builder::new().name(format!("vcpu-{index}")).stack_size(THREAD_STACK);
             let failed = |source| StartError::Thread { vcpu: index, source };
             let handle = thread.spawn(move || vcpu.run()).map_err(failed)?;
@@ -286,7 +283,7 @@ impl Machine {
     /// where every vCPU has a CPU to itself.
     pub fn enforce_turns(&self) {
         if self.crowded {
-            let over = |seat: &&Seat| seat.link.turn_is_over(seat.ran(), self.turn);
+            let over = |seat: &&Seat| seat.link.ends_turn(seat.ran(), self.turn);
             self.seats.iter().filter(over).for_each(|seat| seat.kick(Requests::TURN));
         }
     }
@@ -309,15 +306,11 @@ impl Machine {
 impl Drop for Machine {
     /// Ends all threads. One that does not come in time is left behind with its vCPU and the guest's memory, both its own.
     fn drop(&mut self) {
-        self.prepared.clear();
-        for seat in &self.seats {
-            // Fails for a thread that has ended.
-            let _ = seat.orders.send(Order::Stop);
-            seat.kick(Requests::ATTEND);
-        }
-        let conversation = self.conversation.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if conversation.ended(Instant::now() + END) {
-            for thread in self.seats.iter_mut().filter_map(|seat| seat.thread.take()) {
+        self.shared.board.post(Order::Stop);
+        self.seats.iter().for_each(|seat| seat.kick(Requests::ATTEND));
+        let threads: Vec<_> = self.seats.iter_mut().filter_map(|seat| seat.thread.take()).collect();
+        if self.shared.board.ended(threads.len(), END) {
+            for thread in threads {
                 // A thread that panicked has told so by an event.
                 let _ = thread.handle.join();
             }

@@ -9,6 +9,7 @@ use stallbench_state::machine::{Deliverable, MachineState, MpState};
 use stallbench_state::mtrr::MtrrState;
 
 use super::*;
+use crate::Capture;
 use crate::event::Fault;
 use crate::sample;
 
@@ -137,7 +138,7 @@ fn vcpus_that_stand_still_do_not_move() {
     let Some(host) = host() else { return };
     let machine = started(&host, 3, SPINNING);
     wait_for(&machine, Doorbell::DONE);
-    let mut paused = machine.pause(DEADLINE).expect("all stop");
+    let paused = machine.pause(DEADLINE).expect("all stop");
     let (first, second) = (paused.capture(Capture::Control), paused.capture(Capture::Control));
     for (first, second) in first.vcpus.iter().zip(&second.vcpus) {
         assert_eq!((&first.registers, &first.events), (&second.registers, &second.events));
@@ -161,7 +162,7 @@ fn kick_is_never_lost_in_thousands_of_pauses() {
         });
         let before = counts(&machine, &capture(&machine, Capture::Control));
         for pause in 0..PAUSES {
-            let mut paused = machine.pause(DEADLINE).unwrap_or_else(|late| panic!("pause {pause}: {late}"));
+            let paused = machine.pause(DEADLINE).unwrap_or_else(|late| panic!("pause {pause}: {late}"));
             if pause % 16 == 0 {
                 let state = paused.capture(Capture::Control);
                 assert!(state.vcpus.iter().all(|vcpu| vcpu.registers.is_ok() && vcpu.apic.is_ok()));

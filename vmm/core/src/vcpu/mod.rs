@@ -5,22 +5,21 @@
 //!             ▼                      │
 //! start ─▶ Running ──────────────────┘
 //!           │  ▲ │
-//!    attend │  │ └─ fault, epitaph ─▶ Parked ◀─┐ orders
-//!           ▼  │ resume                │  └────┘
+//!    attend │  │ └─ fault, epitaph ─▶ Parked ◀─┐ any order
+//!           ▼  │ run                   │  └────┘
 //!          Attending                   │
 //!           │ stop                     │ stop
 //!           ▼                          ▼
 //!          Stopped ◀───────────────────┘
 //! ```
 //!
-//! A parked vCPU is never entered again, but answers all orders.
+//! A parked vCPU is never entered again, but answers all orders ([`crate::board`]).
 
 mod capture;
 mod exit;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 
 use kvm_ioctls::{SyncReg, VcpuFd};
 use stallbench_abi::layout::{private, private_area};
@@ -30,10 +29,10 @@ use stallbench_abi::vcpu::VcpuPage;
 use stallbench_state::machine::{Group, Registers, SystemRegisters, VcpuState};
 use stallbench_state::memory::read_plain;
 
+use crate::board::{Board, Capture, Order, Posted};
 use crate::clock::CpuClock;
 use crate::event::{Events, MachineEvent};
 use crate::kick::{Link, Requests};
-use crate::machine::Capture;
 use crate::memory::GuestMemory;
 use exit::Exit;
 
@@ -43,43 +42,13 @@ const ACCESSES_TO_COMPLETE: usize = 16;
 /// RIP and CS base of a processor after reset or INIT (SDM 3A table 10-1).
 const RESET: (u64, u64) = (0xfff0, 0xffff_0000);
 
-/// What the thread is told while it attends.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Order {
-    /// Stand still and say so.
-    Pause {
-        /// A number that the answer repeats.
-        question: u64,
-    },
-    /// Read the state of the vCPU and hand it over.
-    Capture {
-        /// A number that the answer repeats.
-        question: u64,
-        /// How much of it.
-        what: Capture,
-    },
-    /// Go on.
-    Resume,
-    /// End.
-    Stop,
-}
-
-/// What the thread answers.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    /// The question that it answers: an answer that comes too late is told by it.
-    pub(crate) question: u64,
-    /// The vCPU.
-    pub(crate) vcpu: usize,
-    /// Its state, in answer to a capture.
-    pub(crate) state: Option<Box<VcpuState>>,
-}
-
 /// What the threads of all vCPUs share with the machine.
 #[derive(Debug)]
 pub(crate) struct Shared {
     /// Guest memory: each thread keeps it alive as long as its vCPU may run.
     pub(crate) memory: GuestMemory,
+    /// Where orders come from and answers go.
+    pub(crate) board: Board,
     /// Where events go.
     pub(crate) events: Events,
     /// Accesses to where nothing is.
@@ -95,8 +64,6 @@ pub(crate) struct Vcpu {
     fd: VcpuFd,
     link: Arc<Link>,
     shared: Arc<Shared>,
-    orders: Receiver<Order>,
-    answers: Sender<Answer>,
     /// The last `KVM_RUN` was interrupted.
     interrupted: bool,
     /// The last `KVM_RUN` ended with an access that KVM has still to complete.
@@ -114,19 +81,12 @@ enum State {
 }
 
 impl Vcpu {
-    pub(crate) fn new(
-        index: usize,
-        mut fd: VcpuFd,
-        link: Arc<Link>,
-        shared: Arc<Shared>,
-        orders: Receiver<Order>,
-        answers: Sender<Answer>,
-    ) -> Self {
+    pub(crate) fn new(index: usize, mut fd: VcpuFd, link: Arc<Link>, shared: Arc<Shared>) -> Self {
         if shared.sync_registers {
             fd.set_sync_valid_reg(SyncReg::Register);
             fd.set_sync_valid_reg(SyncReg::SystemRegister);
         }
-        Self { index, fd, link, shared, orders, answers, interrupted: false, access_pending: false, entered: false }
+        Self { index, fd, link, shared, interrupted: false, access_pending: false, entered: false }
     }
 
     /// The vCPU, as long as its thread does not run.
@@ -152,11 +112,11 @@ impl Vcpu {
     fn running(&mut self) -> State {
         let requests = self.link.take(self.interrupted);
         self.interrupted = false;
-        if requests.contains(Requests::ATTEND) {
-            return State::Attending;
-        }
         if requests.contains(Requests::TURN) {
             self.give_up_turn();
+        }
+        if requests.contains(Requests::ATTEND) {
+            return State::Attending;
         }
         self.enter()
     }
@@ -205,46 +165,38 @@ impl Vcpu {
         }
     }
 
-    /// The request to attend comes after its order was sent, so that the order is found. It may have been followed already, with
-    /// those that came before it: then nothing is left to do.
+    /// Follows what the board says, until it says to run: at once where a request outlived its order.
     fn attending(&mut self) -> State {
         self.complete_access();
-        let first = self.orders.try_recv();
-        self.follow(first, State::Running)
+        let mut posted = self.shared.board.current();
+        while posted.order != Order::Run {
+            if posted.order == Order::Stop {
+                return State::Stopped;
+            }
+            posted = self.answer(posted);
+        }
+        State::Running
     }
 
+    /// Follows what the board says, for good.
     fn parked(&mut self) -> State {
         self.complete_access();
-        let first = self.wait();
-        self.follow(first, State::Parked)
-    }
-
-    /// Follows orders until one says to end, or to go on and none is left: an order left behind would find no request any more.
-    fn follow(&mut self, mut next: Result<Order, TryRecvError>, after: State) -> State {
-        loop {
-            next = match next {
-                Ok(Order::Pause { question }) => self.answer(question, None),
-                Ok(Order::Capture { question, what }) => {
-                    let state = Box::new(self.capture(what));
-                    self.answer(question, Some(state))
-                }
-                Ok(Order::Resume) => self.orders.try_recv(),
-                Ok(Order::Stop) | Err(TryRecvError::Disconnected) => return State::Stopped,
-                Err(TryRecvError::Empty) => return after,
-            }
+        let mut posted = self.shared.board.current();
+        while posted.order != Order::Stop {
+            posted = self.answer(posted);
         }
+        State::Stopped
     }
 
-    /// Answers, and waits for the next order.
-    fn answer(&self, question: u64, state: Option<Box<VcpuState>>) -> Result<Order, TryRecvError> {
-        // Fails when the machine is gone, as the wait then does.
-        let _ = self.answers.send(Answer { question, vcpu: self.index, state });
-        self.wait()
-    }
-
-    /// Waits for an order. The machine's end of the channel goes with the machine: this wait cannot outlast it.
-    fn wait(&self) -> Result<Order, TryRecvError> {
-        self.orders.recv().map_err(|_| TryRecvError::Disconnected)
+    /// Answers an order, and waits for the next.
+    fn answer(&mut self, posted: Posted) -> Posted {
+        let board = &self.shared.board;
+        match posted.order {
+            Order::Pause => board.answer(posted.number, self.index, None),
+            Order::Capture(what) => board.answer(posted.number, self.index, Some(Box::new(self.capture(what)))),
+            Order::Run | Order::Stop => {}
+        }
+        board.after(posted.number)
     }
 
     /// Lets KVM complete an access that ended `KVM_RUN`: before, the state of the vCPU is not consistent (KVM api.rst 5).
@@ -259,7 +211,7 @@ impl Vcpu {
         }
     }
 
-    fn capture(&mut self, what: Capture) -> VcpuState {
+    fn capture(&self, what: Capture) -> VcpuState {
         let mp_state = capture::mp_state(&self.fd);
         let (registers, system) = self.registers();
         let x2apic = system.as_ref().is_ok_and(SystemRegisters::is_x2apic);
@@ -293,7 +245,7 @@ impl Vcpu {
     }
 }
 
-/// Tells of a thread that dies by a bug of ours.
+/// Tells that the thread has ended, and of a bug of ours if it is one that ends it.
 struct Obituary {
     vcpu: usize,
     shared: Arc<Shared>,
@@ -304,5 +256,6 @@ impl Drop for Obituary {
         if std::thread::panicking() {
             self.shared.events.send(MachineEvent::ThreadDied { vcpu: self.vcpu });
         }
+        self.shared.board.leave();
     }
 }
