@@ -12,8 +12,8 @@
 //! 0x0020_0000  boot block                                                        r
 //! 0x0020_1000  ghost page                                                        rw
 //! 0x0040_0000  arena: what vCPUs share                                           rw
-//! 0x0080_0000  page tables of all vCPUs, not mapped in the guest
-//! 0x0100_0000  private areas, PRIVATE_STRIDE bytes a vCPU                        rw, by its owner alone
+//! 0x00c0_0000  page tables of all vCPUs, not mapped in the guest
+//! 0x0200_0000  private areas, PRIVATE_STRIDE bytes a vCPU                        rw, by its owner alone
 //! 0xfee0_0000  local APIC in xAPIC mode                                          rw
 //! ```
 
@@ -54,10 +54,10 @@ pub const CONTROL_END: u64 = 0x20_2000;
 /// Base of the arena.
 pub const ARENA: u64 = 0x40_0000;
 /// Size of the arena in bytes.
-pub const ARENA_SIZE: u64 = 0x40_0000;
+pub const ARENA_SIZE: u64 = 0x80_0000;
 
 /// Base of the page tables.
-pub const TABLES: u64 = 0x80_0000;
+pub const TABLES: u64 = 0xc0_0000;
 /// Bytes of page tables that one vCPU has to itself: PML4, PDPT, PD, and the PT over its private area, a page each and in
 /// this order. CR3 of vCPU `n` is `TABLES + n * TABLES_STRIDE`.
 pub const TABLES_STRIDE: u64 = 4 * PAGE;
@@ -67,7 +67,7 @@ pub const SHARED_TABLES: u64 = TABLES + 256 * TABLES_STRIDE;
 pub const TABLES_END: u64 = SHARED_TABLES + 8 * PAGE;
 
 /// Base of the private areas.
-pub const PRIVATE: u64 = 0x100_0000;
+pub const PRIVATE: u64 = 0x200_0000;
 /// Bytes of one private area, a power of two: a vCPU finds its own by masking its stack pointer.
 pub const PRIVATE_STRIDE: u64 = 0x2_0000;
 /// End of the private areas, and of guest memory, for `vcpus` vCPUs.
@@ -176,7 +176,7 @@ pub mod vector {
 }
 
 const _: () = {
-    assert!(TABLES_END <= PRIVATE);
+    assert!(CONTROL_END <= ARENA && ARENA + ARENA_SIZE <= TABLES && TABLES_END <= PRIVATE);
     assert!(PRIVATE_STRIDE.is_power_of_two() && PRIVATE.is_multiple_of(PRIVATE_STRIDE));
     assert!(private_area::END <= PRIVATE_STRIDE);
     assert!(MAX_VCPUS < 256 && MASK_WORDS * 64 > MAX_VCPUS);
