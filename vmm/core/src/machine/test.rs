@@ -18,8 +18,11 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Guests as bytes.
 mod code {
-    /// mov rdi, 0x1000000: the progress word of vCPU 0.
-    pub(super) const PROGRESS: &[u8] = &[0x48, 0xbf, 0, 0, 0, 1, 0, 0, 0, 0];
+    /// mov edi, PRIVATE: the progress word of vCPU 0.
+    pub(super) const PROGRESS: &[u8] = &{
+        let [a, b, c, d, ..] = stallbench_abi::layout::PRIVATE.to_le_bytes();
+        [0xbf, a, b, c, d]
+    };
     /// inc qword [rdi]; jmp back to it.
     pub(super) const COUNT: &[u8] = &[0x48, 0xff, 0x07, 0xeb, 0xfb];
     /// mov esi, 0xfee00000; mov dword [rsi + 0xf0], 0x1ff: the local APIC, enabled.
