@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use stallbench_abi::boot::{BootBlock, MAGIC, Range};
 use stallbench_abi::knob::KNOB_SLOTS;
 use stallbench_abi::layout::{ARENA, ARENA_SIZE, GHOST, PAGE};
-use stallbench_core::{CreateError, HostKvm, Machine, MachineConfig, StartError};
+use stallbench_core::{CreateError, Fault, HostKvm, Machine, MachineConfig, StartError};
 use stallbench_stall::Policy;
 use stallbench_state::program::Program;
 use thiserror::Error;
@@ -72,6 +72,20 @@ pub enum ExecuteError {
         #[source]
         source: StartError,
     },
+    /// KVM refused to run a vCPU, whatever the guest did.
+    #[error("run vcpu {vcpu}: {fault}")]
+    Run {
+        /// The vCPU.
+        vcpu: usize,
+        /// What KVM said.
+        fault: Fault,
+    },
+    /// The thread of a vCPU died: a bug of ours.
+    #[error("run vcpu {vcpu}: its thread died")]
+    ThreadDied {
+        /// The vCPU.
+        vcpu: usize,
+    },
 }
 
 /// Runs a case once. When `interrupt` is set it ends early with verdict `budget`.
@@ -96,7 +110,7 @@ pub fn execute(
     let expected = crate::oracle::mtrr::Expected::of(case, &plan.knobs);
     let interrupted = || interrupt.load(Ordering::Relaxed);
     let monitor = Monitor::new(&machine, program, Policy::default(), began, plan.budget);
-    let mut outcome = monitor.run(&expected, &interrupted);
+    let mut outcome = monitor.run(&expected, &interrupted)?;
     drop(machine);
     outcome.wall = began.elapsed();
     Ok(outcome)

@@ -13,12 +13,12 @@ use stallbench_state::memory::Memory;
 use stallbench_state::program::Program;
 use stallbench_state::published::Published;
 
-use super::fault;
 use super::monitor::End;
 use super::stop::Captured;
+use super::{ExecuteError, fault};
 use crate::oracle::calls::Calls;
 use crate::oracle::mtrr::{self, Expected};
-use crate::outcome::{Contradiction, GuestFault, MtrrOutcome, RunOutcome, VcpuSummary, Verdict, WatchOutcome, Words};
+use crate::outcome::{Contradiction, MtrrOutcome, RunOutcome, VcpuSummary, Verdict, WatchOutcome, Words};
 
 /// CPU time below which a vCPU that could have run was not run, in the last part of the budget.
 const STARVED_BELOW: Duration = Duration::from_micros(300);
@@ -37,15 +37,16 @@ pub(super) struct Ending<'e> {
 }
 
 impl Ending<'_> {
-    pub(super) fn outcome(&self, end: End) -> RunOutcome {
+    pub(super) fn outcome(&self, end: End) -> Result<RunOutcome, ExecuteError> {
         let analysis = self.captured.map(|captured| captured.analysis(self.machine, self.program));
         let analysis = analysis.as_ref();
         let is_at_rest = matches!(end, End::AtRest);
         let calls = Calls::of(self.program, self.machine.memory(), self.ran.len());
         let mtrr = self.mtrr(is_at_rest);
         let contradictions = analysis.map(|analysis| self.contradictions(analysis, is_at_rest)).unwrap_or_default();
-        RunOutcome {
-            verdict: self.verdict(end, analysis, &mtrr, &calls, &contradictions),
+        let verdict = self.verdict(end, analysis, &mtrr, &calls, &contradictions)?;
+        Ok(RunOutcome {
+            verdict,
             wall: Duration::ZERO,
             verdict_latency: self.latency,
             mtrr,
@@ -56,7 +57,7 @@ impl Ending<'_> {
             vcpu_states: analysis.map(|analysis| self.vcpus(analysis)).unwrap_or_default(),
             log: Vec::new(),
             watch: WatchOutcome::default(),
-        }
+        })
     }
 
     fn verdict(
@@ -66,8 +67,8 @@ impl Ending<'_> {
         mtrr: &MtrrOutcome,
         calls: &Calls,
         contradictions: &[Contradiction],
-    ) -> Verdict {
-        match end {
+    ) -> Result<Verdict, ExecuteError> {
+        Ok(match end {
             End::AtRest => at_rest(mtrr, calls),
             End::Stall(stall) => Verdict::Stall(stall),
             End::Epitaph(vcpu) => Verdict::GuestFault(fault::of_epitaph(self.program, self.machine.memory(), vcpu)),
@@ -75,13 +76,10 @@ impl Ending<'_> {
                 let state = self.captured.map(|captured| &captured.machine);
                 Verdict::GuestFault(fault::of_kvm(self.program, vcpu, &fault, state))
             }
-            End::ThreadDied(vcpu) => {
-                let text = "its thread died, by a bug of stallbench".into();
-                Verdict::GuestFault(GuestFault { vcpu, text, ..GuestFault::default() })
-            }
+            End::Failed(error) => return Err(error),
             End::Interrupted => Verdict::Budget { reason: "interrupted".into() },
             End::OverBudget => self.over_budget(analysis, contradictions),
-        }
+        })
     }
 
     fn mtrr(&self, is_at_rest: bool) -> MtrrOutcome {

@@ -25,9 +25,9 @@ use stallbench_stall::{Advice, Policy, Watch, conclude};
 use stallbench_state::memory::Memory;
 use stallbench_state::program::Program;
 
-use super::POLL;
 use super::ending::Ending;
 use super::stop::{Captured, STOP_DEADLINE};
+use super::{ExecuteError, POLL};
 use crate::oracle::mtrr::Expected;
 use crate::outcome::{Contradiction, LogLine, RunOutcome, Stall, WatchOutcome};
 
@@ -50,8 +50,8 @@ pub(super) enum End {
     Epitaph(usize),
     /// KVM cannot go on with a vCPU.
     Fault(usize, Fault),
-    /// The thread of a vCPU died.
-    ThreadDied(usize),
+    /// The host cannot go on: no outcome.
+    Failed(ExecuteError),
     /// The budget is over.
     OverBudget,
     /// Somebody interrupted.
@@ -130,7 +130,11 @@ impl<'m> Monitor<'m> {
     }
 
     /// Watches until there is a verdict.
-    pub(super) fn run(mut self, expected: &Expected, interrupted: &dyn Fn() -> bool) -> RunOutcome {
+    pub(super) fn run(
+        mut self,
+        expected: &Expected,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<RunOutcome, ExecuteError> {
         let (end, look) = self.watch(interrupted);
         let latency = self.now().saturating_sub(self.watch.last_progress());
         let look = look.or_else(|| self.look(Capture::Full));
@@ -144,8 +148,8 @@ impl<'m> Monitor<'m> {
             denied: &self.denied,
             latency,
         };
-        let outcome = ending.outcome(end);
-        RunOutcome { log: self.log, watch: counts(self.counts, self.machine.kicks()), ..outcome }
+        let outcome = ending.outcome(end)?;
+        Ok(RunOutcome { log: self.log, watch: counts(self.counts, self.machine.kicks()), ..outcome })
     }
 
     fn now(&self) -> Duration {
@@ -200,8 +204,11 @@ impl<'m> Monitor<'m> {
     fn event(&mut self, event: MachineEvent) -> Option<End> {
         match event {
             MachineEvent::Doorbell { vcpu, doorbell: Doorbell::EPITAPH } => return Some(End::Epitaph(vcpu)),
+            MachineEvent::Fault { vcpu, fault: fault @ Fault::Run { .. } } => {
+                return Some(End::Failed(ExecuteError::Run { vcpu, fault }));
+            }
             MachineEvent::Fault { vcpu, fault } => return Some(End::Fault(vcpu, fault)),
-            MachineEvent::ThreadDied { vcpu } => return Some(End::ThreadDied(vcpu)),
+            MachineEvent::ThreadDied { vcpu } => return Some(End::Failed(ExecuteError::ThreadDied { vcpu })),
             MachineEvent::Doorbell { doorbell: Doorbell::DONE, .. } => self.close_polls = CLOSE_POLLS,
             MachineEvent::Log { vcpu, text } if self.log.len() < LOG_LINES => self.log.push(LogLine { vcpu, text }),
             MachineEvent::Doorbell { .. } | MachineEvent::Log { .. } => {}
