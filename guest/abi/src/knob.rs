@@ -214,6 +214,26 @@ pub mod flip {
     pub const NO_MTRR_WRITE: u8 = 5;
 }
 
+/// Codes of the words of [`CRASH`].
+pub mod crash {
+    /// A panic.
+    pub const PANIC: u8 = 0;
+    /// An instruction that is none.
+    pub const UNDEFINED_OPCODE: u8 = 1;
+    /// A read of page 0.
+    pub const NULL: u8 = 2;
+    /// A recursion without an end.
+    pub const STACK_OVERFLOW: u8 = 3;
+    /// A read of another vCPU's private area.
+    pub const FOREIGN_MEMORY: u8 = 4;
+    /// A write to the boot block.
+    pub const READ_ONLY: u8 = 5;
+    /// A reserved memory type in an MTRR.
+    pub const RESERVED_TYPE: u8 = 6;
+    /// An exception without a gate.
+    pub const TRIPLE_FAULT: u8 = 7;
+}
+
 use Values::{Number, Vcpu, Words};
 
 const NO_YES: Values = Words(&[word(0, "0", "no"), word(1, "1", "yes")]);
@@ -313,6 +333,17 @@ knobs! {
     CALLS = 17, "calls", "how many calls are made in a row", Number { default: 2, min: 1, max: 64 };
     /// The bound of the initiator's wait.
     BOUND = 18, "bound", "turns after which smp_call_function() gives up; 0 never", Number { default: 0, min: 0, max: 1 << 32 };
+    /// What a vCPU does that it must not.
+    CRASH = 19, "crash", "what a vCPU does that it must not", Words(&[
+        word(crash::PANIC, "panic", "panics"),
+        word(crash::UNDEFINED_OPCODE, "undefined-opcode", "executes UD2"),
+        word(crash::NULL, "null", "reads page 0"),
+        word(crash::STACK_OVERFLOW, "stack-overflow", "calls itself until its stack ends"),
+        word(crash::FOREIGN_MEMORY, "foreign-memory", "reads another vCPU's private area"),
+        word(crash::READ_ONLY, "read-only", "writes to the boot block"),
+        word(crash::RESERVED_TYPE, "reserved-type", "writes a reserved memory type to an MTRR"),
+        word(crash::TRIPLE_FAULT, "triple-fault", "takes an exception without a gate"),
+    ]);
 }
 
 const _: () = {

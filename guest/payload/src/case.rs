@@ -4,6 +4,7 @@
 //! interrupts while they idle.
 
 mod call;
+mod crash;
 mod mtrr;
 mod nmi_watchdog;
 

@@ -147,6 +147,19 @@ pub fn stack_pointer() -> u64 {
     value
 }
 
+/// UD2.
+pub fn undefined_opcode() {
+    // SAFETY: raises #UD, whose gate ends in an epitaph.
+    unsafe { asm!("ud2", options(nomem, nostack)) };
+}
+
+/// An exception that finds no gate: a shutdown (SDM 3A 7.15, #DF).
+pub fn triple_fault() {
+    let no_table = [0u16; 5];
+    // SAFETY: ends this vCPU, which is what is asked for.
+    unsafe { asm!("lidt [{}]", "ud2", in(reg) no_table.as_ptr(), options(nostack)) };
+}
+
 /// Adds to a word in one instruction, which no interrupt or NMI of this processor comes into; returns what it was before.
 ///
 /// # Safety
