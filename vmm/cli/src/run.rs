@@ -74,7 +74,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let kinds = plan::report_kinds(&arguments.report)?;
     let guest = Guest::open(arguments.payload.as_deref())?;
     let selection = plan::selection(arguments, &guest)?;
-    if selection.runs.is_empty() {
+    if selection.is_empty() {
         output::diagnostic("nothing selected");
         return Ok(Exit::NothingSelected);
     }
@@ -83,7 +83,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     selection.check_host(host.max_vcpus())?;
     let evidence = plan::evidence(arguments)?;
     let interrupted = interrupt::flag_on_signal()?;
-    let progress = Progress::new(selection.runs.len());
+    let progress = Progress::new(selection.len());
     let reports = open_reports(&kinds, evidence.as_ref());
     Session { arguments, guest, selection, host, evidence, interrupted, progress }.run(reports)
 }
@@ -102,7 +102,7 @@ struct Session<'a> {
 impl Session<'_> {
     fn run(self, mut reports: Reports) -> Result<Exit, Failure> {
         reports.begin(&self.start());
-        let mut so_far = Summary { asked: self.selection.runs.len(), ..Summary::default() };
+        let mut so_far = Summary { asked: self.selection.len(), ..Summary::default() };
         let execute = |run: &Run| self.execute(run);
         let ended = session::run(&self.selection, self.jobs(), &self.interrupted, &execute, &mut |result| {
             so_far.count(&result);
@@ -133,7 +133,7 @@ impl Session<'_> {
         Start {
             host: self.host.fingerprint().clone(),
             poll_interval_ns: u64::try_from(execute::POLL.as_nanos()).unwrap_or(u64::MAX),
-            scenarios: self.selection.runs.len(),
+            scenarios: self.selection.len(),
             seed: self.arguments.seed,
             budget_ms: self.arguments.budget,
         }

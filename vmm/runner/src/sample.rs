@@ -27,7 +27,7 @@ pub(crate) fn outcome(verdict: Verdict) -> RunOutcome {
 
 /// Runs that shall pass; each has as many vCPUs as its place says.
 pub(crate) fn selection(count: usize) -> Selection {
-    Selection { runs: (0..count).map(run).collect() }
+    Selection { cells: (0..count).map(run).collect(), repeat: 1 }
 }
 
 pub(crate) fn run(vcpus: usize) -> Run {

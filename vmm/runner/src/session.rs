@@ -30,7 +30,7 @@ pub fn run<E: Send>(
     report: &mut dyn FnMut(RunResult),
 ) -> Result<Summary, E> {
     let started = Instant::now();
-    let mut summary = Summary { asked: selection.runs.len(), ..Summary::default() };
+    let mut summary = Summary { asked: selection.len(), ..Summary::default() };
     let failure = drive(selection, jobs, interrupt, execute, &mut |result| {
         summary.count(&result);
         report(result);
@@ -57,13 +57,17 @@ fn drive<E: Send>(
     let (sender, receiver) = mpsc::channel::<Finished<E>>();
     let mut failure = None;
     thread::scope(|scope| {
-        for _ in 0..jobs.clamp(1, selection.runs.len().max(1)) {
+        for _ in 0..jobs.clamp(1, selection.len().max(1)) {
             let (sender, next, stop) = (sender.clone(), &next, &stop);
             scope.spawn(move || work(selection, next, &[interrupt, stop], execute, &sender));
         }
         drop(sender);
         let mut order = Order::default();
-        let mut finished = |index: usize, outcome| hand_over(RunResult::new(selection.runs[index].clone(), outcome));
+        let mut finished = |index: usize, outcome| {
+            if let Some(run) = selection.get(index) {
+                hand_over(RunResult::new(run, outcome));
+            }
+        };
         loop {
             match receiver.recv_timeout(LOOK_UP) {
                 Ok((_, Some(Err(error)))) => {
@@ -92,8 +96,8 @@ fn work<E>(
     let stopped = || stop.iter().any(|flag| flag.load(Ordering::Relaxed));
     while !stopped() {
         let index = next.fetch_add(1, Ordering::Relaxed);
-        let Some(run) = selection.runs.get(index) else { return };
-        let outcome = execute(run);
+        let Some(run) = selection.get(index) else { return };
+        let outcome = execute(&run);
         let cut_short = stopped() && outcome.as_ref().is_ok_and(is_undecided);
         if sender.send((index, if cut_short { None } else { Some(outcome) })).is_err() {
             return;
@@ -161,7 +165,7 @@ mod test {
             thread::yield_now();
             Ok(sample::outcome(Verdict::Pass))
         });
-        let wanted: Vec<_> = sample::selection(40).runs.iter().map(|run| run.name.to_string()).collect();
+        let wanted: Vec<_> = sample::selection(40).cells.iter().map(|run| run.name.to_string()).collect();
         assert_eq!(names, wanted);
         let summary = summary.unwrap();
         assert_eq!((summary.done, summary.unexpected, summary.interrupted), (40, 0, false));
@@ -178,7 +182,7 @@ mod test {
         });
         let summary = summary.unwrap();
         assert!(summary.interrupted && summary.done == names.len() && !names.is_empty());
-        assert!(!names.contains(&sample::selection(40).runs[sample::CUT].name.to_string()));
+        assert!(!names.contains(&sample::selection(40).cells[sample::CUT].name.to_string()));
     }
 
     #[test]

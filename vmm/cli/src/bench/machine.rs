@@ -93,7 +93,7 @@ pub(super) fn all_up(host: &HostKvm, guest: &Guest, name: &str, vcpus: usize, ru
 /// Each cell of a subject, if there is one of that name.
 pub(super) fn cells(host: &HostKvm, guest: &Guest, subject: &str, runs: usize) -> Result<Vec<Figure>, Failure> {
     let mut times: BTreeMap<(usize, String), Vec<Duration>> = BTreeMap::new();
-    for run in selection(guest, subject, None)?.runs {
+    for run in selection(guest, subject, None)?.cells {
         for _ in 0..runs {
             let outcome = outcome_of(host, guest, &run)?;
             times.entry((run.vcpus, run.name.to_string())).or_default().push(outcome.wall);
@@ -111,14 +111,14 @@ fn selection(guest: &Guest, name: &str, vcpus: Option<usize>) -> Result<Selectio
     let mut selection = Selection::new(&Catalogue::default(), &request, &|name| guest.case(name))?;
     if let Some(vcpus) = vcpus {
         // No expectation is compared here, so the cell need not be declared at this number.
-        selection.runs.truncate(1);
-        selection.runs.iter_mut().for_each(|run| run.vcpus = vcpus);
+        selection.cells.truncate(1);
+        selection.cells.iter_mut().for_each(|run| run.vcpus = vcpus);
     }
     Ok(selection)
 }
 
 fn the_run(guest: &Guest, name: &str, vcpus: Option<usize>) -> Result<Run, Failure> {
-    let run = selection(guest, name, vcpus)?.runs.into_iter().next();
+    let run = selection(guest, name, vcpus)?.cells.into_iter().next();
     run.ok_or_else(|| Failure::usage(format!("{name} selects nothing")))
 }
 

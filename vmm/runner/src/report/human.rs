@@ -402,7 +402,7 @@ mod test {
         let mut report = Human::new(&mut text);
         report.begin(&Start { scenarios: 13, ..crate::report::test::start() }).unwrap();
         let mut summary = Summary { asked: 13, ..Summary::default() };
-        for run in sample::selection(13).runs {
+        for run in sample::selection(13).cells {
             let result = RunResult::new(run, sample::outcome(Verdict::Pass));
             summary.count(&result);
             report.result(&result).unwrap();

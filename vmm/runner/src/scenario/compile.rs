@@ -15,6 +15,9 @@ use super::{Scenario, file::Texts};
 use crate::nearest::did_you_mean;
 use crate::outcome::{Strength, Verdict};
 
+/// Most cells of a scenario.
+const MOST_CELLS: usize = 100_000;
+
 /// A scenario whose names and values are all known.
 #[derive(Debug)]
 pub struct Checked {
@@ -69,6 +72,10 @@ impl Checked {
         let matrix = axes(scenario, &case, &entry.matrix)?;
         let alternate = axes(scenario, &case, &entry.alternate)?;
         once(scenario, [&set, &matrix, &alternate])?;
+        let cells = matrix.iter().fold(vcpus.len(), |cells, axis| cells.saturating_mul(axis.values.len()));
+        if cells > MOST_CELLS {
+            return Err(scenario.problem(entry.name.span(), Problem::TooManyCells(cells, MOST_CELLS)));
+        }
         let mut checked = Self {
             scenario: Arc::clone(scenario),
             case,

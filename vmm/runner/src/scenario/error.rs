@@ -225,6 +225,9 @@ pub enum Problem {
     /// An exclusion that excludes nothing.
     #[error("this exclusion excludes no cell")]
     ExclusionUnused,
+    /// A matrix beyond all measure.
+    #[error("{0} cells, more than the {1} that a scenario can have")]
+    TooManyCells(usize, usize),
     /// All cells are excluded.
     #[error("no cell is left")]
     NoCells,

@@ -307,6 +307,16 @@ mod test {
     }
 
     #[test]
+    fn matrix_beyond_all_measure_is_refused() {
+        let numbers: Vec<_> = (1..=64).map(|n| n.to_string()).collect();
+        let numbers = numbers.join(", ");
+        let body = format!(
+            "vcpus = [2]\nmatrix = {{ calls = [{numbers}], bound = [{numbers}], mtrr-size = [{numbers}] }}\n{PASS}"
+        );
+        assert!(error(&body).contains("262144 cells, more than the 100000"), "{}", error(&body));
+    }
+
+    #[test]
     fn undeclared_vcpus_need_a_rule_that_covers_them() {
         let body = "vcpus = [2, 4]\n[[scenario.expect]]\nwhen = { vcpus = [2, 4] }\nverdict='pass'\nbecause=''\n";
         let checked = Checked::new(&scenario(body), &case).unwrap();

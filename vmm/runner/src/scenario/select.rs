@@ -1,5 +1,6 @@
 //! From what the user asked for to the runs, in order. Everything that can be wrong with a request is found here, before a VM exists.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -37,11 +38,13 @@ impl Default for Request {
     }
 }
 
-/// What is to be run, in order.
+/// What is to be run, in order: each cell as often as asked for, then the next.
 #[derive(Clone, Debug, Default)]
 pub struct Selection {
-    /// The runs.
-    pub runs: Vec<Run>,
+    /// The first repetition of each cell.
+    pub cells: Vec<Run>,
+    /// How often each runs. The others are made when they are due: a million repetitions take no memory.
+    pub repeat: u32,
 }
 
 /// One execution of one cell.
@@ -79,7 +82,7 @@ impl Selection {
         case_named: &dyn Fn(&str) -> Result<Case, Problem>,
     ) -> Result<Self, ScenarioError> {
         check_vcpus("--vcpus", &request.vcpus, MAX_VCPUS)?;
-        let mut selector = Selector { request, case_named, runs: Vec::new() };
+        let mut selector = Selector { request, case_named, cells: Vec::new(), names: HashSet::new() };
         let names: Vec<_> = request.names.iter().map(|name| Asked::find(catalogue, name)).collect::<Result<_, _>>()?;
         if names.is_empty() {
             selector.many(default_scenarios(catalogue)?)?;
@@ -90,7 +93,7 @@ impl Selection {
                 Asked::One(scenario, filter) => selector.one(scenario, filter)?,
             }
         }
-        Ok(Self { runs: selector.runs })
+        Ok(Self { cells: selector.cells, repeat: request.repeat })
     }
 
     /// One run of each case, which shall pass: for images of the user's own.
@@ -98,7 +101,7 @@ impl Selection {
         check_vcpus("--vcpus", &request.vcpus, MAX_VCPUS)?;
         let expectation = Arc::new(Expectation::pass("a payload of the user's own: nothing else is declared"));
         let two = vec![2];
-        let mut runs = Vec::new();
+        let mut first = Vec::new();
         for case in cases {
             for vcpus in if request.vcpus.is_empty() { &two } else { &request.vcpus } {
                 let cell = Cell {
@@ -109,16 +112,35 @@ impl Selection {
                     rule: 0,
                     expectation: Arc::clone(&expectation),
                 };
-                add_runs(&format!("payload/{}", case.name), case, &cell, request, &mut runs)?;
+                first.push(first_run(&format!("payload/{}", case.name), case, &cell, request)?);
             }
         }
-        Ok(Self { runs })
+        Ok(Self { cells: first, repeat: request.repeat })
+    }
+
+    /// How many runs there are.
+    pub fn len(&self) -> usize {
+        self.cells.len().saturating_mul(self.repeat as usize)
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The run at that place.
+    pub fn get(&self, index: usize) -> Option<Run> {
+        let repeat = self.repeat.max(1) as usize;
+        let first = self.cells.get(index / repeat)?.clone();
+        // Smaller than `repeat`, which is a u32.
+        let repetition = (index % repeat) as u32;
+        Some(Run { seed: first.seed.wrapping_add(u64::from(repetition)), repetition, ..first })
     }
 
     /// Refuses runs that need more vCPUs than the host gives.
     pub fn check_host(&self, most: usize) -> Result<(), ScenarioError> {
         let most = most.min(MAX_VCPUS);
-        match self.runs.iter().find(|run| run.vcpus > most) {
+        match self.cells.iter().find(|run| run.vcpus > most) {
             Some(run) => Err(ScenarioError::Vcpus { what: run.name.to_string(), vcpus: run.vcpus, most }),
             None => Ok(()),
         }
@@ -223,7 +245,9 @@ fn nearest_names(catalogue: &Catalogue, name: &str) -> Result<String, ScenarioEr
 struct Selector<'a> {
     request: &'a Request,
     case_named: &'a dyn Fn(&str) -> Result<Case, Problem>,
-    runs: Vec<Run>,
+    cells: Vec<Run>,
+    /// Names of the cells that are selected already.
+    names: HashSet<Arc<str>>,
 }
 
 impl Selector<'_> {
@@ -263,8 +287,9 @@ impl Selector<'_> {
 
     fn add(&mut self, checked: &Checked, cells: &[Cell]) -> Result<(), ScenarioError> {
         for cell in cells {
-            if self.runs.iter().rev().all(|run| *run.name != *cell.name) {
-                add_runs(&checked.scenario.name(), &checked.case, cell, self.request, &mut self.runs)?;
+            let run = first_run(&checked.scenario.name(), &checked.case, cell, self.request)?;
+            if self.names.insert(Arc::clone(&run.name)) {
+                self.cells.push(run);
             }
         }
         Ok(())
@@ -279,19 +304,14 @@ fn cells_at(checked: &Checked, vcpus: &[usize]) -> Result<Vec<Cell>, ScenarioErr
     Ok(cells)
 }
 
-fn add_runs(
-    scenario: &str,
-    case: &Case,
-    cell: &Cell,
-    request: &Request,
-    runs: &mut Vec<Run>,
-) -> Result<(), ScenarioError> {
+/// The first repetition of a cell.
+fn first_run(scenario: &str, case: &Case, cell: &Cell, request: &Request) -> Result<Run, ScenarioError> {
     let mut knobs = cell.raw;
     let set = request.set.iter().map(|text| setting(case, text, cell.vcpus)).collect::<Result<Vec<_>, _>>()?;
     for setting in &set {
         knobs[setting.knob.number as usize] = setting.raw;
     }
-    let run = Run {
+    Ok(Run {
         scenario: scenario.into(),
         name: cell.name.as_str().into(),
         case: case.index,
@@ -303,13 +323,7 @@ fn add_runs(
         repetition: 0,
         expectation: Arc::clone(&cell.expectation),
         size: cell.size(),
-    };
-    runs.extend((0..request.repeat).map(|repetition| Run {
-        seed: request.seed.wrapping_add(u64::from(repetition)),
-        repetition,
-        ..run.clone()
-    }));
-    Ok(())
+    })
 }
 
 fn setting(case: &Case, text: &str, vcpus: usize) -> Result<Setting, ScenarioError> {
@@ -378,7 +392,8 @@ mod test {
     }
 
     fn select(request: &Request) -> Result<Vec<Run>, ScenarioError> {
-        Selection::new(&Catalogue::new(&[("s", FILE)]), request, &case).map(|selection| selection.runs)
+        Selection::new(&Catalogue::new(&[("s", FILE)]), request, &case)
+            .map(|selection| (0..selection.len()).filter_map(|index| selection.get(index)).collect())
     }
 
     fn by_name(name: &str) -> Result<Vec<Run>, ScenarioError> {
@@ -454,7 +469,7 @@ mod test {
         let with = |vcpus| select(&Request { vcpus: vec![vcpus], ..Request::default() });
         assert!(with(0).unwrap_err().to_string().contains("--vcpus: 0 vCPUs, and this host gives 1 to 255"));
         assert!(with(256).is_err());
-        let selection = Selection { runs: by_name("s/large").unwrap() };
+        let selection = Selection { cells: by_name("s/large").unwrap(), repeat: 1 };
         assert!(selection.check_host(64).unwrap_err().to_string().contains("255 vCPUs, and this host gives 1 to 64"));
     }
 
