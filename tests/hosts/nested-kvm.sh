@@ -153,7 +153,11 @@ for m in irqbypass kvm kvm-amd kvm-intel; do [ -e /m/$m.ko ] && insmod /m/$m.ko;
 for t in 1 2 3; do stty -F /dev/ttyS$t 115200 raw -echo; done
 echo "nested-kvm: up after $(cut -d' ' -f1 /proc/uptime) s, $(ls /dev/kvm)"
 cd /w
-if [ -c /dev/kvm ]; then sh /command </dev/null >/dev/ttyS1 2>/dev/ttyS2; code=$?; else code=nokvm; fi
+mkfifo /tmp/1 /tmp/2
+cat /tmp/1 >/dev/ttyS1 &
+cat /tmp/2 >/dev/ttyS2 &
+# Through pipes, as here: no terminal on which a command would show its progress.
+if [ -c /dev/kvm ]; then sh /command </dev/null >/tmp/1 2>/tmp/2; code=$?; wait; else code=nokvm; fi
 echo "code=$code" >/dev/ttyS3
 echo "nested-kvm: end after $(cut -d' ' -f1 /proc/uptime) s"
 poweroff -f
