@@ -15,6 +15,8 @@ use crate::scenario::culprit_of;
 const FEW: usize = 12;
 /// Waits that a block shows of each vCPU set; the rest is counted.
 const MOST_WAITS: usize = 16;
+/// Characters of a reason that a block shows.
+const MOST_REASON: usize = 400;
 /// Lines of the guest's log that a block shows.
 const MOST_LINES: usize = 20;
 
@@ -312,6 +314,14 @@ pub(crate) fn time(duration: Duration) -> String {
     }
 }
 
+/// A reason that goes on for hundreds of vCPUs, cut to what people read; JSON has all of it.
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(MOST_REASON) {
+        Some((end, _)) => format!("{} … ({} more bytes)", &text[..end], text.len() - end),
+        None => text.to_owned(),
+    }
+}
+
 /// Text without escape sequences and other control characters: a guest must not drive the terminal.
 fn plain(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
@@ -417,6 +427,12 @@ mod test {
     #[test]
     fn guest_text_cannot_drive_the_terminal() {
         assert_eq!(plain("a\u{1b}[31mb\u{7}c"), "ab\u{fffd}c");
+    }
+
+    #[test]
+    fn endless_reasons_are_cut_between_characters() {
+        assert_eq!(shortened(&"µ".repeat(401)), format!("{} … (2 more bytes)", "µ".repeat(400)));
+        assert_eq!(shortened("short"), "short");
     }
 
     #[test]
