@@ -42,6 +42,10 @@ pub struct RunPlan {
 /// Interval of the polls of a machine's progress words.
 pub const POLL: Duration = Duration::from_micros(300);
 
+/// CPU time after which a vCPU lets another one have the CPU, where there are more of them than CPUs. Shorter than a machine's
+/// usual turn: vCPUs that wait for each other get nothing done in it, and a verdict needs a turn of each of them, twice.
+const TURN: Duration = Duration::from_micros(250);
+
 /// Why a run came to no outcome at all: the host's part, never the guest's.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -103,7 +107,8 @@ pub fn execute(
     let cases = program.cases().len();
     let case = program.cases().get(plan.case).ok_or(ExecuteError::NoCase { case: plan.case, cases })?;
     let vcpus = plan.vcpus;
-    let machine = Machine::new(host, &MachineConfig::new(vcpus), program.bytes(), &boot_block(plan));
+    let config = MachineConfig { turn: TURN, ..MachineConfig::new(vcpus) };
+    let machine = Machine::new(host, &config, program.bytes(), &boot_block(plan));
     let mut machine = machine.map_err(|source| ExecuteError::Create { vcpus, source })?;
     slice::shorten();
     machine.start().map_err(|source| ExecuteError::Start { vcpus, source })?;

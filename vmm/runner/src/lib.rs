@@ -11,3 +11,4 @@ pub mod result;
 mod sample;
 pub mod scenario;
 pub mod session;
+mod turnstile;

@@ -1,6 +1,6 @@
 //! Runs a selection on worker threads and hands the results over in order, as they come.
 //!
-//! The workers take runs off a shared counter; results that come early wait in a reorder buffer. The caller's thread reports.
+//! The workers take runs off a shared counter, and a turnstile keeps guests of many vCPUs from running side by side; results that come early wait in a reorder buffer. The caller's thread reports.
 //! What a run does is a closure: nothing here knows KVM.
 
 use std::collections::BTreeMap;
@@ -12,11 +12,12 @@ use std::time::{Duration, Instant};
 use crate::outcome::{RunOutcome, Verdict};
 use crate::result::{RunResult, Summary};
 use crate::scenario::{Run, Selection};
+use crate::turnstile::Turnstile;
 
 /// How often the reporting thread looks up while nothing is finished.
 const LOOK_UP: Duration = Duration::from_millis(100);
 
-/// Runs `selection` on `jobs` threads. `execute` does one run; its first error ends the session, and so does `interrupt`.
+/// Runs `selection` on `jobs` threads, so many small guests at a time. `execute` does one run; its first error ends the session, and so does `interrupt`.
 /// `report` gets the results in the order of the selection, on this thread.
 ///
 /// # Errors
@@ -53,13 +54,14 @@ fn drive<E: Send>(
     hand_over: &mut dyn FnMut(RunResult),
 ) -> Option<E> {
     let next = AtomicUsize::new(0);
+    let turnstile = Turnstile::new(jobs);
     let stop = AtomicBool::new(false);
     let (sender, receiver) = mpsc::channel::<Finished<E>>();
     let mut failure = None;
     thread::scope(|scope| {
         for _ in 0..jobs.clamp(1, selection.len().max(1)) {
-            let (sender, next, stop) = (sender.clone(), &next, &stop);
-            scope.spawn(move || work(selection, next, &[interrupt, stop], execute, &sender));
+            let (sender, next, stop, turnstile) = (sender.clone(), &next, &stop, &turnstile);
+            scope.spawn(move || work(selection, next, turnstile, &[interrupt, stop], execute, &sender));
         }
         drop(sender);
         let mut order = Order::default();
@@ -89,6 +91,7 @@ fn drive<E: Send>(
 fn work<E>(
     selection: &Selection,
     next: &AtomicUsize,
+    turnstile: &Turnstile,
     stop: &[&AtomicBool],
     execute: &(dyn Fn(&Run) -> Result<RunOutcome, E> + Sync),
     sender: &mpsc::Sender<Finished<E>>,
@@ -97,7 +100,9 @@ fn work<E>(
     while !stopped() {
         let index = next.fetch_add(1, Ordering::Relaxed);
         let Some(run) = selection.get(index) else { return };
+        let Some(pass) = turnstile.pass(index, run.vcpus, &stopped) else { return };
         let outcome = execute(&run);
+        drop(pass);
         let cut_short = stopped() && outcome.as_ref().is_ok_and(is_undecided);
         if sender.send((index, if cut_short { None } else { Some(outcome) })).is_err() {
             return;

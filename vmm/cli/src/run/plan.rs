@@ -64,6 +64,10 @@ pub(super) fn evidence(arguments: &Arguments) -> Result<Option<Arc<Evidence>>, F
     if let Some(payload) = &arguments.payload {
         options.push_str(&format!(" --payload '{}'", payload.display()));
     }
+    let catalogue = Catalogue::default();
+    for path in arguments.names.iter().filter(|name| catalogue.is_path(name)) {
+        options.push_str(&format!(" '{path}'"));
+    }
     let command = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
     Ok(Some(Arc::new(Evidence::create(root, command, options)?)))
 }

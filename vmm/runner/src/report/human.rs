@@ -277,7 +277,7 @@ fn reason(outcome: &RunOutcome) -> Option<String> {
         Verdict::Pass => None,
         Verdict::Stall(stall) => stall.culprit.as_ref().map(|culprit| culprit.reason.clone()),
         Verdict::Inconsistent { reason } | Verdict::Starved { reason } | Verdict::Budget { reason } => {
-            Some(plain(reason))
+            Some(shortened(&plain(reason)))
         }
         Verdict::Breach(breach) => Some(format!("vcpu{} in {}: {}", breach.vcpu, breach.site, breach.reason)),
         Verdict::GuestFault(fault) => Some(guest_fault(fault)),

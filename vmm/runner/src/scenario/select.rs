@@ -154,6 +154,11 @@ fn is_path(argument: &str, catalogue: &Catalogue) -> bool {
 }
 
 impl Catalogue {
+    /// Whether an argument is taken for a file or directory. What is built in wins over a path of the same name.
+    pub fn is_path(&self, argument: &str) -> bool {
+        is_path(argument, self)
+    }
+
     /// Takes the files and directories among the arguments into the catalogue; the names remain. Where only files are given,
     /// the names of all their scenarios do.
     pub fn take_paths(&mut self, arguments: &[String]) -> Result<Vec<String>, ScenarioError> {
