@@ -24,7 +24,7 @@ impl Default for Policy {
         Self {
             suspicion: Duration::from_micros(300),
             quiet: Duration::from_micros(1_000),
-            confirm: Duration::from_micros(200),
+            confirm: Duration::from_micros(100),
             most: Duration::from_millis(20),
         }
     }
