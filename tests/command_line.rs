@@ -96,6 +96,8 @@ fn unknown_names_bring_the_nearest() {
         &["'9' is no value of initiator", "not in range"],
     );
     refused(&["run", "mtrr/stack-broadcast@vcpu=4"], &["unknown knob 'vcpu'"]);
+    refused(&["list", "mtrr/stack-broadcast@vcpus=999"], &["'999' is no number of vCPUs"]);
+    refused(&["run", "table@call=llist,alloc=nth:7"], &["table has no cell 'call=llist,alloc=nth:7'"]);
 }
 
 #[test]

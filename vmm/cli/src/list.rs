@@ -6,7 +6,7 @@ mod words;
 use std::path::PathBuf;
 
 use clap::Args;
-use stallbench_runner::scenario::{Catalogue, markdown};
+use stallbench_runner::scenario::{Catalogue, Request, Selection, markdown};
 
 use crate::exit::{Exit, Failure};
 use crate::guest::Guest;
@@ -34,6 +34,11 @@ pub(crate) fn list(arguments: &Arguments) -> Result<Exit, Failure> {
     let names = catalogue.take_paths(&arguments.names)?;
     if let Some(group) = &arguments.markdown {
         return output::print(&markdown(&catalogue, group, &|name| guest.case(name))?);
+    }
+    // A part of a name behind the '@' shows nothing less, but it has to be one that `run` takes.
+    let cells = names.iter().filter(|name| name.contains('@')).cloned().collect::<Vec<_>>();
+    if !cells.is_empty() {
+        Selection::new(&catalogue, &Request { names: cells, ..Request::default() }, &|name| guest.case(name))?;
     }
     // Another image is listed by itself: the catalogue is about the built-in one, unless something of it is named.
     let with_scenarios = arguments.payload.is_none() || !names.is_empty();

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use stallbench_abi::knob;
-use stallbench_runner::scenario::{Catalogue, Cell, Checked, Scenario, ScenarioError, expected_values};
+use stallbench_abi::knob::{self, Knob, Values};
+use stallbench_runner::scenario::{Catalogue, Cell, Checked, Scenario, ScenarioError, expected_values, text_of_value};
 
 use crate::exit::Failure;
 use crate::guest::Guest;
@@ -75,11 +75,19 @@ fn cases(text: &mut String, guest: &Guest) {
 
 fn knobs(text: &mut String, guest: &Guest) {
     let taken = guest.program().cases().iter().fold(0, |bits, case| bits | case.knobs);
-    text.push_str("knobs; the first word is the default\n");
+    text.push_str("knobs\n");
     for knob in knob::ALL.iter().filter(|knob| taken >> knob.number & 1 == 1) {
-        let _ = writeln!(text, "  {:<12} {}: {}", knob.name, knob.what, expected_values(knob));
+        let values = expected_values(knob);
+        let _ = writeln!(text, "  {:<12} {}: {values} [default: {}]", knob.name, knob.what, default_value(knob));
     }
     text.push('\n');
+}
+
+fn default_value(knob: &Knob) -> String {
+    match knob.values {
+        Values::Number { default, .. } if default > 0xffff => format!("{default:#x}"),
+        _ => text_of_value(knob, knob.default_value()),
+    }
 }
 
 /// The stories of what is named.

@@ -85,11 +85,11 @@ impl Selection {
         let mut selector = Selector { request, case_named, cells: Vec::new(), names: HashSet::new() };
         let names: Vec<_> = request.names.iter().map(|name| Asked::find(catalogue, name)).collect::<Result<_, _>>()?;
         if names.is_empty() {
-            selector.many(default_scenarios(catalogue)?)?;
+            selector.many("", default_scenarios(catalogue)?, None)?;
         }
         for asked in names {
             match asked {
-                Asked::Many(scenarios) => selector.many(scenarios)?,
+                Asked::Many(name, scenarios, filter) => selector.many(name, scenarios, filter)?,
                 Asked::One(scenario, filter) => selector.one(scenario, filter)?,
             }
         }
@@ -177,7 +177,7 @@ impl Catalogue {
     /// The scenarios of a subject or a group, or the one of that name.
     pub fn named<'a>(&'a self, name: &'a str) -> Result<Vec<&'a Arc<Scenario>>, ScenarioError> {
         Ok(match Asked::find(self, name)? {
-            Asked::Many(scenarios) => scenarios,
+            Asked::Many(_, scenarios, _) => scenarios,
             Asked::One(scenario, _) => vec![scenario],
         })
     }
@@ -185,8 +185,8 @@ impl Catalogue {
 
 /// What a name names.
 enum Asked<'a> {
-    /// A subject or a group.
-    Many(Vec<&'a Arc<Scenario>>),
+    /// A subject or a group: its name, its scenarios, and what stands behind its `@`.
+    Many(&'a str, Vec<&'a Arc<Scenario>>, Option<&'a str>),
     /// A scenario, and what stands behind its `@`.
     One(&'a Arc<Scenario>, Option<&'a str>),
 }
@@ -199,8 +199,7 @@ impl<'a> Asked<'a> {
         };
         let found = match base.split_once('/') {
             Some((subject, scenario)) => scenario_named(catalogue, subject, scenario)?.map(|s| Self::One(s, filter)),
-            None if filter.is_none() => many_named(catalogue, base)?.map(Self::Many),
-            None => None,
+            None => many_named(catalogue, base)?.map(|scenarios| Self::Many(base, scenarios, filter)),
         };
         match found {
             Some(found) => Ok(found),
@@ -256,17 +255,28 @@ struct Selector<'a> {
 }
 
 impl Selector<'_> {
-    /// Scenarios by subject or group: `--vcpus` picks among the declared cells.
-    fn many(&mut self, scenarios: Vec<&Arc<Scenario>>) -> Result<(), ScenarioError> {
+    /// Scenarios by subject or group: `--vcpus` and what stands behind the `@` pick among the declared cells.
+    fn many(&mut self, name: &str, scenarios: Vec<&Arc<Scenario>>, filter: Option<&str>) -> Result<(), ScenarioError> {
+        let mut picked = 0;
         for scenario in scenarios {
             let checked = Checked::new(scenario, self.case_named)?;
+            let Some(condition) = shared_filter(&checked, filter)? else { continue };
             let mut cells = checked.cells()?;
+            cells.retain(|cell| condition.holds(Values { vcpus: cell.vcpus, raw: &cell.raw }));
+            picked += cells.len();
             if !self.request.vcpus.is_empty() {
                 cells.retain(|cell| self.request.vcpus.contains(&cell.vcpus));
             }
             self.add(&checked, &cells)?;
         }
-        Ok(())
+        match filter {
+            Some(filter) if picked == 0 => Err(ScenarioError::NoSuchCell {
+                scenario: name.to_owned(),
+                filter: filter.to_owned(),
+                values: "none of its scenarios has".to_owned(),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// One scenario by name: `--vcpus`, or `vcpus` in the name, may be any number that its expectations cover.
@@ -354,6 +364,15 @@ fn parse_filter(checked: &Checked, filter: &str) -> Result<Condition, ScenarioEr
     Ok(condition)
 }
 
+/// The filter of a subject or group for one of its scenarios; `None` where its case does not take a knob of the filter.
+fn shared_filter(checked: &Checked, filter: Option<&str>) -> Result<Option<Condition>, ScenarioError> {
+    let Some(filter) = filter else { return Ok(Some(Condition::default())) };
+    match parse_filter(checked, filter) {
+        Err(ScenarioError::Name { problem, .. }) if matches!(*problem, Problem::NotTaken { .. }) => Ok(None),
+        parsed => parsed.map(Some),
+    }
+}
+
 /// The number of vCPUs that a filter names, if it names exactly one.
 fn named_vcpus(condition: &Condition) -> Option<usize> {
     condition.terms.iter().find_map(|term| match term {
@@ -432,6 +451,18 @@ mod test {
     fn part_of_a_name_selects_all_cells_that_fit() {
         assert_eq!(by_name("s/matrix@alloc=nth").unwrap().len(), 2);
         assert_eq!(by_name("s/matrix@call=llist,vcpus=2").unwrap().len(), 2);
+    }
+
+    #[test]
+    fn filter_of_a_subject_or_group_picks_among_all_of_its_cells() {
+        assert_eq!(
+            names(&by_name("table@vcpus=2,alloc=ok").unwrap()),
+            ["s/small@vcpus=2", "s/matrix@vcpus=2,alloc=ok"]
+        );
+        assert_eq!(by_name("s@call=llist,vcpus=4").unwrap().len(), 2);
+        let error = |name: &str| by_name(name).unwrap_err().to_string();
+        assert_eq!(error("s@alloc=pool:9"), "s has no cell 'alloc=pool:9'; none of its scenarios has");
+        assert!(error("s@aloc=ok").contains("did you mean alloc"));
     }
 
     #[test]
