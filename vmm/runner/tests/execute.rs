@@ -11,17 +11,17 @@ use stallbench_runner::execute::{ExecuteError, RunPlan, execute};
 use stallbench_runner::outcome::{RunOutcome, StallKind, Verdict, Wait0Outcome};
 
 fn plan(case: &str, vcpus: usize, set: &[(&Knob, &str)]) -> RunPlan {
-    let (case, _) = program().case(case).unwrap();
+    let (case, _) = program().case(case).expect("a case of the image");
     let mut knobs = [0; knob::KNOB_SLOTS];
     knob::ALL.iter().for_each(|knob| knobs[knob.number as usize] = knob.default_value());
     for (knob, value) in set {
-        knobs[knob.number as usize] = knob.parse(value, vcpus).unwrap();
+        knobs[knob.number as usize] = knob.parse(value, vcpus).expect("a value of the knob");
     }
     RunPlan { case, vcpus, knobs, seed: 1, budget: Duration::from_secs(60) }
 }
 
 fn run(plan: &RunPlan) -> Result<RunOutcome, ExecuteError> {
-    execute(&HostKvm::open().unwrap(), program(), plan, &AtomicBool::new(false))
+    execute(&HostKvm::open().expect("/dev/kvm"), program(), plan, &AtomicBool::new(false))
 }
 
 #[test]

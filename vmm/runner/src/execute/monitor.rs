@@ -222,8 +222,10 @@ impl<'m> Monitor<'m> {
         let field = |vcpu: usize, offset: usize| {
             memory.read_u32(private(vcpu) + private_area::PAGE_PUBLISHED + offset as u64).unwrap_or_default()
         };
+        let idles =
+            |vcpu| field(vcpu, offset_of!(VcpuPage, idle)) == 1 && field(vcpu, offset_of!(VcpuPage, depth)) == 0;
         let rests = |vcpu| match Phase(field(vcpu, offset_of!(VcpuPage, phase))) {
-            Phase::FINISHED => field(vcpu, offset_of!(VcpuPage, idle)) == 1,
+            Phase::FINISHED => idles(vcpu),
             // vCPU 0 is always there.
             other => other == Phase::OFF && vcpu != 0,
         };
