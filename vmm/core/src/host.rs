@@ -136,6 +136,13 @@ impl HostKvm {
         self.capabilities.iter().any(|c| c.name == name && c.available)
     }
 
+    /// The same host without anything that is not required.
+    #[cfg(test)]
+    pub(crate) fn bare(mut self) -> Self {
+        self.capabilities.iter_mut().filter(|c| !c.required).for_each(|c| c.available = false);
+        self
+    }
+
     pub(crate) fn kvm(&self) -> &Kvm {
         &self.kvm
     }

@@ -125,13 +125,15 @@ pub(crate) struct Link {
     stale: AtomicU64,
     /// CPU time, in ns, that the vCPU's thread had had when it last gave up the CPU; [`ASKED`] from a request to do so on.
     turn_began: AtomicU64,
+    /// CPU time, in ns, that it had had when that was last read.
+    ran: AtomicU64,
 }
 
 impl Link {
     pub(crate) fn new(immediate_exit: ImmediateExit) -> Self {
         let zero = || AtomicU64::new(0);
         let words = Words::new(immediate_exit, AtomicU8::new(0));
-        Self { words, sent: zero(), acknowledged: zero(), stale: zero(), turn_began: zero() }
+        Self { words, sent: zero(), acknowledged: zero(), stale: zero(), turn_began: zero(), ran: zero() }
     }
 
     /// Kicker: asks for something and gets the vCPU out of `KVM_RUN` (K1 to K3).
@@ -163,11 +165,16 @@ impl Link {
         self.turn_began.store(nanoseconds(ran), Ordering::Relaxed);
     }
 
-    /// Kicker: whether a thread that has had this CPU time has used up its turn. It says so once a turn: the thread that is then
-    /// asked to give it up may not get to run, and find the request, for long.
-    pub(crate) fn ends_turn(&self, ran: Duration, turn: Duration) -> bool {
+    /// Kicker: keeps the CPU time that the vCPU's thread has had.
+    pub(crate) fn keep_ran(&self, ran: Duration) {
+        self.ran.store(nanoseconds(ran), Ordering::Relaxed);
+    }
+
+    /// Kicker: whether the thread has used up its turn. It says so once a turn: the thread that is then asked to give it up may
+    /// not get to run, and find the request, for long.
+    pub(crate) fn ends_turn(&self, turn: Duration) -> bool {
         let began = self.turn_began.load(Ordering::Relaxed);
-        let over = nanoseconds(ran).saturating_sub(began) >= nanoseconds(turn);
+        let over = self.ran.load(Ordering::Relaxed).saturating_sub(began) >= nanoseconds(turn);
         over && self.turn_began.compare_exchange(began, ASKED, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 

@@ -156,8 +156,11 @@ struct Started {
 }
 
 impl Seat {
+    /// Reads the CPU time of its thread, and keeps it for the look at its turn.
     fn ran(&self) -> Duration {
-        self.thread.as_ref().and_then(|thread| thread.clock).map_or(Duration::ZERO, CpuClock::now)
+        let ran = self.thread.as_ref().and_then(|thread| thread.clock).map_or(Duration::ZERO, CpuClock::now);
+        self.link.keep_ran(ran);
+        ran
     }
 
     fn kick(&self, what: Requests) {
@@ -198,26 +201,23 @@ impl Machine {
             vm,
         };
         for vcpu in 0..config.vcpus {
-            machine.add_vcpu(host, vcpu, config.vcpus)?;
+            machine.add_vcpu(host, vcpu, config.vcpus, entry)?;
         }
-        machine.enter(entry)?;
         Ok(machine)
     }
 
-    fn add_vcpu(&mut self, host: &HostKvm, vcpu: usize, vcpus: usize) -> Result<(), CreateError> {
+    fn add_vcpu(&mut self, host: &HostKvm, vcpu: usize, vcpus: usize, entry: u64) -> Result<(), CreateError> {
         let failed = |source| CreateError::Vcpu { vcpu, source };
+        let not_prepared = |source| CreateError::Registers { vcpu, source };
         let fd = self.vm.create_vcpu(vcpu as u64).map_err(failed)?;
-        registers::configure(&fd, vcpu, vcpus, host.has("enforce-pv-feature-cpuid"))
-            .map_err(|source| CreateError::Registers { vcpu, source })?;
+        registers::configure(&fd, vcpu, vcpus, host.has("enforce-pv-feature-cpuid")).map_err(not_prepared)?;
+        if vcpu == 0 {
+            registers::enter(&fd, entry).map_err(not_prepared)?;
+        }
         let link = Arc::new(Link::new(ImmediateExit::of(&fd).map_err(failed)?));
         self.prepared.push(Vcpu::new(vcpu, fd, Arc::clone(&link), Arc::clone(&self.shared)));
         self.seats.push(Seat { link, thread: None });
         Ok(())
-    }
-
-    fn enter(&self, entry: u64) -> Result<(), CreateError> {
-        let failed = |source| CreateError::Registers { vcpu: 0, source };
-        self.prepared.iter().take(1).try_for_each(|vcpu| registers::enter(vcpu.fd(), entry)).map_err(failed)
     }
 
     /// Starts all vCPUs.
@@ -279,11 +279,11 @@ impl Machine {
         }
     }
 
-    /// Makes each vCPU that has had the CPU for a whole turn let another one have it. To be called at every poll; does nothing
-    /// where every vCPU has a CPU to itself.
+    /// Makes each vCPU that has had the CPU for a whole turn let another one have it, by the CPU times that were last read
+    /// ([`Self::ran_into`]). To be called at every poll; does nothing where every vCPU has a CPU to itself.
     pub fn enforce_turns(&self) {
         if self.crowded {
-            let over = |seat: &&Seat| seat.link.ends_turn(seat.ran(), self.turn);
+            let over = |seat: &&Seat| seat.link.ends_turn(self.turn);
             self.seats.iter().filter(over).for_each(|seat| seat.kick(Requests::TURN));
         }
     }

@@ -87,6 +87,7 @@ fn poll(machine: &Machine, what: &str, mut holds: impl FnMut() -> bool) {
     while !holds() {
         assert!(Instant::now() < end, "{what} in time");
         assert_eq!(machine.next_event(Duration::from_micros(500)), None, "no event");
+        machine.ran();
         machine.enforce_turns();
     }
 }
@@ -134,6 +135,23 @@ fn first_vcpu_starts_as_the_layout_says() {
     assert_eq!(state.vcpus[1].mp_state, Ok(MpState::Uninitialized));
     let stack = state.vcpus[0].registers.as_ref().expect("registers").rsp;
     assert_eq!(stack, private(0) + private_area::TASK_STACK_TOP - 8);
+}
+
+#[test]
+fn host_without_anything_optional_gives_the_same_state() {
+    let Some(host) = host() else { return };
+    let halted = |host: &HostKvm| {
+        let machine = started(host, 2, &[code::APIC, code::DONE, code::HLT]);
+        wait_for(&machine, Doorbell::DONE);
+        poll(&machine, "it halts", || capture(&machine, Capture::Control).vcpus[0].mp_state == Ok(MpState::Halted));
+        capture(&machine, Capture::Full)
+    };
+    let with_all = halted(&host);
+    let with_none = halted(&host.bare());
+    for (one, other) in with_all.vcpus.iter().zip(&with_none.vcpus) {
+        assert_eq!((&one.registers, &one.system, &one.apic), (&other.registers, &other.system, &other.apic));
+        assert_eq!((&one.events, &one.mp_state, &one.mtrr), (&other.events, &other.mp_state, &other.mtrr));
+    }
 }
 
 #[test]

@@ -31,7 +31,7 @@ use stallbench_state::memory::read_plain;
 
 use crate::board::{Board, Capture, Order, Posted};
 use crate::clock::CpuClock;
-use crate::event::{Events, MachineEvent};
+use crate::event::{Events, Fault, MachineEvent};
 use crate::kick::{Link, Requests};
 use crate::memory::GuestMemory;
 use exit::Exit;
@@ -89,11 +89,6 @@ impl Vcpu {
         Self { index, fd, link, shared, interrupted: false, access_pending: false, entered: false }
     }
 
-    /// The vCPU, as long as its thread does not run.
-    pub(crate) fn fd(&self) -> &VcpuFd {
-        &self.fd
-    }
-
     /// The thread: runs the vCPU until it is told to stop.
     pub(crate) fn run(mut self) {
         let _obituary = Obituary { vcpu: self.index, shared: Arc::clone(&self.shared) };
@@ -131,10 +126,7 @@ impl Vcpu {
             Exit::Yield => self.give_up_turn(),
             Exit::Nothing => self.count_ignored(),
             Exit::Doorbell(doorbell) => return self.rung(doorbell),
-            Exit::Fault(fault) => {
-                self.shared.events.send(MachineEvent::Fault { vcpu: self.index, fault });
-                return State::Parked;
-            }
+            Exit::Fault(fault) => return self.failed(fault),
         }
         State::Running
     }
@@ -167,7 +159,9 @@ impl Vcpu {
 
     /// Follows what the board says, until it says to run: at once where a request outlived its order.
     fn attending(&mut self) -> State {
-        self.complete_access();
+        if self.complete_access() == State::Parked {
+            return State::Parked;
+        }
         let mut posted = self.shared.board.current();
         while posted.order != Order::Run {
             if posted.order == Order::Stop {
@@ -175,6 +169,8 @@ impl Vcpu {
             }
             posted = self.answer(posted);
         }
+        // All vCPUs wake at once, each with a claim to a CPU saved up. Whoever woke them has to come first: it takes the turns.
+        self.give_up_turn();
         State::Running
     }
 
@@ -199,16 +195,27 @@ impl Vcpu {
         board.after(posted.number)
     }
 
-    /// Lets KVM complete an access that ended `KVM_RUN`: before, the state of the vCPU is not consistent (KVM api.rst 5).
-    fn complete_access(&mut self) {
+    /// Lets KVM complete an access that ended `KVM_RUN`: before, the state of the vCPU is not consistent (KVM api.rst 5). Gives what
+    /// the thread is to do then: attend, or park a vCPU that did not survive it.
+    fn complete_access(&mut self) -> State {
         for _ in 0..ACCESSES_TO_COMPLETE {
             if !self.access_pending {
-                return;
+                break;
             }
             self.link.hold_back();
             // A second access of the same instruction is dropped: a vCPU that is to stand still rings no doorbell.
-            self.access_pending = exit::run(&mut self.fd).is_access();
+            let exit = exit::run(&mut self.fd);
+            self.access_pending = exit.is_access();
+            if let Exit::Fault(fault) = exit {
+                return self.failed(fault);
+            }
         }
+        State::Attending
+    }
+
+    fn failed(&self, fault: Fault) -> State {
+        self.shared.events.send(MachineEvent::Fault { vcpu: self.index, fault });
+        State::Parked
     }
 
     fn capture(&self, what: Capture) -> VcpuState {
