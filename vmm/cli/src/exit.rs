@@ -108,3 +108,35 @@ impl From<HostError> for Failure {
         Self { message: format!("{}; {}", failure.message, error.remedy()), ..failure }
     }
 }
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    const DOCUMENT: &str = include_str!("../../../docs/exit-codes.md");
+
+    #[test]
+    fn every_exit_code_is_documented() {
+        let all = [
+            Exit::Success,
+            Exit::Usage,
+            Exit::NothingSelected,
+            Exit::HostUnusable,
+            Exit::Unexpected,
+            Exit::ReportFailed,
+            Exit::Interrupted,
+        ];
+        for exit in all {
+            assert!(DOCUMENT.contains(&format!("\n| {} |", exit as u8)), "{exit:?}");
+        }
+    }
+
+    #[test]
+    fn causes_are_in_the_line_once() {
+        let source = std::io::Error::other("disk on fire");
+        let error = EvidenceError::Unwritable { path: "out".into(), source };
+        assert_eq!(Failure::from(error).to_string(), "--out out: disk on fire");
+        let missing = HostError::Absent;
+        assert!(Failure::from(missing).to_string().starts_with("/dev/kvm does not exist; "));
+    }
+}

@@ -105,6 +105,7 @@ fn toml_files(directory: &Path) -> Result<Vec<PathBuf>, ScenarioError> {
 #[cfg(test)]
 mod test {
     use super::*;
+    use crate::scenario::{Case, Checked};
 
     #[test]
     fn every_built_in_file_has_the_name_of_its_subject_and_every_file_is_built_in() {
@@ -145,5 +146,43 @@ mod test {
         assert!(catalogue.add(directory.path()).unwrap_err().to_string().ends_with("no *.toml file in this directory"));
         let missing = directory.path().join("x.toml");
         assert!(catalogue.add(&missing).unwrap_err().to_string().contains("x.toml: No such file"));
+    }
+
+    /// Reads, checks and expands a file, as a run of its subject would.
+    fn expand(text: String) -> Result<usize, ScenarioError> {
+        let case = |name: &str| Ok(Case { name: name.to_owned(), index: 0, knobs: u64::MAX });
+        let mut cells = 0;
+        for scenario in read("x.toml".to_owned(), text.into())?.scenarios {
+            cells += Checked::new(&scenario, &case)?.cells()?.len();
+        }
+        Ok(cells)
+    }
+
+    #[test]
+    fn damaged_files_are_errors_and_never_panics() {
+        let (_, text) = BUILT_IN.iter().find(|(subject, _)| *subject == "nmi").unwrap();
+        assert!(expand((*text).to_owned()).unwrap() > 0);
+        let mut random = 1_u64;
+        let mut next = |below: usize| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) as usize % below
+        };
+        let mut refused = 0;
+        for _ in 0..400 {
+            let mut bytes = text.as_bytes().to_vec();
+            for _ in 0..=next(3) {
+                let (at, from) = (next(bytes.len()), next(bytes.len()));
+                match next(3) {
+                    0 => bytes[at] = bytes[from],
+                    1 => drop(bytes.remove(at)),
+                    _ => bytes.truncate(at.max(1)),
+                }
+            }
+            if let Err(error) = expand(String::from_utf8_lossy(&bytes).into_owned()) {
+                assert!(error.to_string().starts_with("x.toml:"), "{error}");
+                refused += 1;
+            }
+        }
+        assert!(refused > 100, "{refused}");
     }
 }
