@@ -40,9 +40,13 @@ impl Ran {
     }
 }
 
-/// vCPU and site of each wait.
+/// vCPU and site of each wait, with its step where it has one.
 fn waits(result: &Value) -> Vec<(u64, String)> {
-    let wait = |wait: &Value| (wait["vcpu"].as_u64().unwrap(), wait["site"].as_str().unwrap().to_owned());
+    let site = |wait: &Value| {
+        let text = |key: &str| wait[key].as_str().unwrap_or_default();
+        format!("{} {}", text("site"), text("step")).trim_end().to_owned()
+    };
+    let wait = |wait: &Value| (wait["vcpu"].as_u64().unwrap(), site(wait));
     let mut waits: Vec<_> = result["waits"].as_array().unwrap().iter().map(wait).collect();
     waits.sort();
     waits
