@@ -61,14 +61,13 @@ fn in_json(host: &HostKvm) -> String {
 }
 
 fn unusable_in_json(error: HostError) -> Result<Exit, Failure> {
-    let remedy = error.remedy();
-    let failure = Failure::from(error);
+    let reason = Failure::new(Exit::HostUnusable, &error).to_string();
     let value = json!({
         "schema_version": SCHEMA_VERSION,
         "usable": false,
-        "reason": failure.to_string(),
-        "remedy": remedy,
+        "reason": reason,
+        "remedy": error.remedy(),
     });
     output::print(&format!("{value}\n"))?;
-    Err(failure)
+    Err(error.into())
 }

@@ -1,6 +1,7 @@
 //! Where scenarios come from: those inside the binary, and files and directories named by the user.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -17,6 +18,9 @@ macro_rules! built_in {
 }
 
 built_in!["call", "crash", "mtrr", "nmi", "scale", "table"];
+
+/// Most bytes of a scenario file.
+const MOST_BYTES: u64 = 4 << 20;
 
 /// All scenarios that can be named. Files of the user's come before built-in ones of the same subject and hide them.
 #[derive(Debug)]
@@ -42,8 +46,7 @@ impl Catalogue {
     pub fn add(&mut self, path: &Path) -> Result<(), ScenarioError> {
         let files = if path.is_dir() { toml_files(path)? } else { vec![path.to_owned()] };
         for file in files {
-            let text =
-                fs::read_to_string(&file).map_err(|source| ScenarioError::Read { path: file.clone(), source })?;
+            let text = read_text(&file)?;
             self.given.push(read(file.display().to_string(), text.into())?);
         }
         Ok(())
@@ -87,6 +90,19 @@ fn parsed<'a>(name: &str, text: &'static str, cell: &'a OnceLock<Subject>) -> Re
     }
     let subject = read(format!("built-in/{name}.toml"), text.into())?;
     Ok(cell.get_or_init(|| subject))
+}
+
+/// The text of a file that may be anything.
+fn read_text(path: &Path) -> Result<String, ScenarioError> {
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(MOST_BYTES + 1).read_to_string(&mut text));
+    match read {
+        Err(source) => Err(ScenarioError::Read { path: path.to_owned(), source }),
+        Ok(bytes) if bytes as u64 > MOST_BYTES => {
+            Err(ScenarioError::TooLarge { path: path.to_owned(), most: MOST_BYTES })
+        }
+        Ok(_) => Ok(text),
+    }
 }
 
 fn toml_files(directory: &Path) -> Result<Vec<PathBuf>, ScenarioError> {
@@ -144,6 +160,7 @@ mod test {
         let directory = tempfile::tempdir().unwrap();
         let mut catalogue = Catalogue::default();
         assert!(catalogue.add(directory.path()).unwrap_err().to_string().ends_with("no *.toml file in this directory"));
+        assert!(catalogue.add(Path::new("/dev/zero")).unwrap_err().to_string().contains("larger than 4194304 bytes"));
         let missing = directory.path().join("x.toml");
         assert!(catalogue.add(&missing).unwrap_err().to_string().contains("x.toml: No such file"));
     }

@@ -41,6 +41,14 @@ pub enum ScenarioError {
         /// Which.
         path: PathBuf,
     },
+    /// A file that is larger than any list of scenarios.
+    #[error("read {}: larger than {most} bytes", path.display())]
+    TooLarge {
+        /// Which.
+        path: PathBuf,
+        /// How large it may be.
+        most: u64,
+    },
     /// A file says something that cannot be.
     #[error("{place}: {problem}")]
     File {
