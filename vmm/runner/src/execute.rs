@@ -39,7 +39,7 @@ pub struct RunPlan {
     pub budget: Duration,
 }
 
-/// Interval of the polls of a machine's progress words.
+/// Interval of the polls of a machine's progress words; longer with more than a hundred vCPUs.
 pub const POLL: Duration = Duration::from_micros(300);
 
 /// CPU time after which a vCPU lets another one have the CPU, where there are more of them than CPUs. Shorter than a machine's
@@ -114,11 +114,24 @@ pub fn execute(
     machine.start().map_err(|source| ExecuteError::Start { vcpus, source })?;
     let expected = crate::oracle::mtrr::Expected::of(case, &plan.knobs);
     let interrupted = || interrupt.load(Ordering::Relaxed);
-    let monitor = Monitor::new(&machine, program, Policy::default(), began, plan.budget);
+    let monitor = Monitor::new(&machine, program, policy(vcpus, host.fingerprint().host_cpus), began, plan.budget);
     let mut outcome = monitor.run(&expected, &interrupted)?;
     drop(machine);
     outcome.wall = began.elapsed();
     Ok(outcome)
+}
+
+/// Where many vCPUs share a CPU, one that has had none of it for a round of turns has only not had its turn.
+fn policy(vcpus: usize, host_cpus: usize) -> Policy {
+    let usual = Policy::default();
+    // At most 255 vCPUs.
+    let round = TURN * vcpus.div_ceil(host_cpus.max(1)) as u32;
+    Policy { quiet: usual.quiet.max(round), ..usual }
+}
+
+/// What a poll may cost at most is a third of it: reading the clocks of a vCPU's thread takes about a microsecond.
+fn poll_interval(usual: Duration, vcpus: usize) -> Duration {
+    usual.max(Duration::from_micros(3) * vcpus as u32)
 }
 
 /// The boot block of a plan.

@@ -27,7 +27,7 @@ use stallbench_state::program::Program;
 
 use super::ending::Ending;
 use super::stop::{Captured, STOP_DEADLINE};
-use super::{ExecuteError, POLL};
+use super::{ExecuteError, POLL, poll_interval};
 use crate::oracle::mtrr::Expected;
 use crate::outcome::{Contradiction, LogLine, RunOutcome, Stall, WatchOutcome};
 
@@ -174,7 +174,7 @@ impl<'m> Monitor<'m> {
     fn interval(&mut self) -> Duration {
         let interval = if self.close_polls > 0 { CLOSE_POLL } else { POLL };
         self.close_polls = self.close_polls.saturating_sub(1);
-        interval
+        poll_interval(interval, self.progress.len())
     }
 
     /// Waits for an event, no longer than `interval`, and takes in what has changed.
@@ -290,8 +290,9 @@ impl<'m> Monitor<'m> {
         interrupted: &dyn Fn() -> bool,
     ) -> Option<Option<End>> {
         let last_progress = self.watch.last_progress();
+        let interval = poll_interval(CLOSE_POLL, self.progress.len());
         loop {
-            if let Poll::End(end) = self.poll(CLOSE_POLL, interrupted) {
+            if let Poll::End(end) = self.poll(interval, interrupted) {
                 return Some(Some(end));
             }
             if self.watch.last_progress() != last_progress {
