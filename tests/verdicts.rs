@@ -1,6 +1,8 @@
 //! The verdicts of real guests on this machine's /dev/kvm: what must stall stalls as declared, what is flipped is found out, and
 //! what is fixed is no longer as expected. Each test runs the binary as a user does and reads its JSON lines.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::process::Output;
 
 use assert_cmd::Command;
