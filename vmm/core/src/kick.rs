@@ -170,6 +170,11 @@ impl Link {
         self.ran.store(nanoseconds(ran), Ordering::Relaxed);
     }
 
+    /// The CPU time that was kept.
+    pub(crate) fn ran(&self) -> Duration {
+        Duration::from_nanos(self.ran.load(Ordering::Relaxed))
+    }
+
     /// Kicker: whether the thread has used up its turn. It says so once a turn: the thread that is then asked to give it up may
     /// not get to run, and find the request, for long.
     pub(crate) fn ends_turn(&self, turn: Duration) -> bool {

@@ -5,7 +5,7 @@ mod paused;
 mod test;
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -138,6 +138,8 @@ pub struct Machine {
     turn: Duration,
     /// There are more vCPUs than CPUs, so turns are bounded.
     crowded: bool,
+    /// The CPU times of all threads were read since turns were last enforced.
+    clocks_read: AtomicBool,
     /// Kept as long as its vCPUs.
     vm: VmFd,
 }
@@ -156,11 +158,17 @@ struct Started {
 }
 
 impl Seat {
-    /// Reads the CPU time of its thread, and keeps it for the look at its turn.
+    /// The CPU time of its thread.
     fn ran(&self) -> Duration {
-        let ran = self.thread.as_ref().and_then(|thread| thread.clock).map_or(Duration::ZERO, CpuClock::now);
-        self.link.keep_ran(ran);
-        ran
+        self.read_clock();
+        self.link.ran()
+    }
+
+    /// Reads the clock of its thread, for the look at its turn too.
+    fn read_clock(&self) {
+        if let Some(clock) = self.thread.as_ref().and_then(|thread| thread.clock) {
+            self.link.keep_ran(clock.now());
+        }
     }
 
     fn kick(&self, what: Requests) {
@@ -198,6 +206,7 @@ impl Machine {
             pausing: Mutex::new(()),
             turn: config.turn,
             crowded: config.vcpus > host.fingerprint().host_cpus,
+            clocks_read: AtomicBool::new(false),
             vm,
         };
         for vcpu in 0..config.vcpus {
@@ -268,6 +277,7 @@ impl Machine {
 
     /// As [`Self::ran`], into `ran`, as far as it reaches.
     pub fn ran_into(&self, ran: &mut [Duration]) {
+        self.clocks_read.store(ran.len() >= self.vcpus(), Ordering::Relaxed);
         ran.iter_mut().zip(&self.seats).for_each(|(ran, seat)| *ran = seat.ran());
     }
 
@@ -279,13 +289,17 @@ impl Machine {
         }
     }
 
-    /// Makes each vCPU that has had the CPU for a whole turn let another one have it, by the CPU times that were last read
-    /// ([`Self::ran_into`]). To be called at every poll; does nothing where every vCPU has a CPU to itself.
+    /// Makes each vCPU that has had the CPU for a whole turn let another one have it. To be called at every poll; does nothing
+    /// where every vCPU has a CPU to itself, and reads no clock where [`Self::ran_into`] has just read them all.
     pub fn enforce_turns(&self) {
-        if self.crowded {
-            let over = |seat: &&Seat| seat.link.ends_turn(self.turn);
-            self.seats.iter().filter(over).for_each(|seat| seat.kick(Requests::TURN));
+        if !self.crowded {
+            return;
         }
+        if !self.clocks_read.swap(false, Ordering::Relaxed) {
+            self.seats.iter().for_each(Seat::read_clock);
+        }
+        let over = |seat: &&Seat| seat.link.ends_turn(self.turn);
+        self.seats.iter().filter(over).for_each(|seat| seat.kick(Requests::TURN));
     }
 
     /// Stops all vCPUs; fails, and lets them go on, when one does not come within the deadline.

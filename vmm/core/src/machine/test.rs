@@ -87,7 +87,6 @@ fn poll(machine: &Machine, what: &str, mut holds: impl FnMut() -> bool) {
     while !holds() {
         assert!(Instant::now() < end, "{what} in time");
         assert_eq!(machine.next_event(Duration::from_micros(500)), None, "no event");
-        machine.ran();
         machine.enforce_turns();
     }
 }
