@@ -1,3 +1,5 @@
+//! Which published waits the machine confirms, and which it denies.
+
 use stallbench_abi::layout::ARENA;
 use stallbench_abi::vcpu::{Need, Until};
 use stallbench_state::machine::MpState;

@@ -1,3 +1,5 @@
+//! Kinds of stalls and their culprits, from machines made up for each.
+
 use core::time::Duration;
 
 use stallbench_abi::event::EventKind;
