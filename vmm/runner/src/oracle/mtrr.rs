@@ -15,21 +15,21 @@ const LISTED: usize = 8;
 
 /// What the MTRRs of all vCPUs must be when a run has passed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Expected(MtrrState);
+pub struct Expected {
+    state: MtrrState,
+    /// Whether the case programs anything: then a state that nobody can tell from the one at start shows nothing.
+    programs: bool,
+}
 
 impl Expected {
     /// What a case leaves behind, by the knobs that it takes: derived here, not told by the guest.
     pub fn of(case: &CaseInfo, knobs: &[u64; KNOB_SLOTS]) -> Self {
         let start = MtrrState::at_start();
         if !case.takes(knob::MTRR.number) {
-            return Self(start);
+            return Self { state: start, programs: false };
         }
-        Self(if value(knobs, &knob::MTRR) == 0 { with_range(start, knobs) } else { with_all(start) })
-    }
-
-    /// Whether the case programs anything.
-    fn is_change(&self) -> bool {
-        self.0 != MtrrState::at_start()
+        let state = if value(knobs, &knob::MTRR) == 0 { with_range(start, knobs) } else { with_all(start) };
+        Self { state, programs: true }
     }
 }
 
@@ -60,7 +60,7 @@ pub fn judge(machine: &MachineState, expected: Option<&Expected>) -> MtrrOutcome
         return MtrrOutcome { consistent: None, changed: None, problems: problems.lines };
     }
     let reference =
-        expected.map(|expected| (None, &expected.0)).or_else(|| up.first().map(|(i, state)| (Some(*i), *state)));
+        expected.map(|expected| (None, &expected.state)).or_else(|| up.first().map(|(i, state)| (Some(*i), *state)));
     for (vcpu, state) in &up {
         problems.invalid(*vcpu, state);
         if let Some((of, reference)) = reference {
@@ -68,8 +68,8 @@ pub fn judge(machine: &MachineState, expected: Option<&Expected>) -> MtrrOutcome
         }
     }
     let changed = up.iter().any(|(_, state)| **state != MtrrState::at_start());
-    if expected.is_some_and(Expected::is_change) && !changed {
-        problems.add("no vCPU's MTRRs differ from those at start".into());
+    if expected.is_some_and(|expected| expected.programs) && !changed {
+        problems.add("no vCPU's MTRRs differ from those at start: it cannot be told that anything was written".into());
     }
     MtrrOutcome { consistent: Some(problems.count == 0), changed: Some(changed), problems: problems.lines }
 }
@@ -149,8 +149,20 @@ mod test {
     #[test]
     fn range_that_all_programmed_is_consistent_and_changed() {
         let expected = Expected::of(&case(true), &defaults());
-        let outcome = judge(&machine(&[expected.0; 2]), Some(&expected));
+        let outcome = judge(&machine(&[expected.state; 2]), Some(&expected));
         assert_eq!((outcome.consistent, outcome.changed), (Some(true), Some(true)), "{outcome:?}");
+    }
+
+    #[test]
+    fn programme_that_changes_nothing_is_inconsistent() {
+        let mut knobs = defaults();
+        knobs[knob::MTRR_REG.number as usize] = 7;
+        knobs[knob::MTRR_SIZE.number as usize] = 0;
+        let expected = Expected::of(&case(true), &knobs);
+        assert_eq!(expected.state, MtrrState::at_start());
+        assert_eq!(judge(&machine(&[expected.state; 2]), Some(&expected)).consistent, Some(false));
+        let unchanged = Expected::of(&case(false), &knobs);
+        assert_eq!(judge(&machine(&[unchanged.state; 2]), Some(&unchanged)).consistent, Some(true));
     }
 
     #[test]
@@ -159,15 +171,15 @@ mod test {
         knobs[knob::MTRR.number as usize] = 1;
         let expected = Expected::of(&case(true), &knobs);
         let start = MtrrState::at_start();
-        assert_eq!(judge(&machine(&[expected.0]), Some(&expected)).problems, Vec::<String>::new());
-        assert!(expected.0.default_type != start.default_type && expected.0.pat != start.pat);
-        assert!(expected.0.fixed != start.fixed && expected.0.ranges != start.ranges);
+        assert_eq!(judge(&machine(&[expected.state]), Some(&expected)).problems, Vec::<String>::new());
+        assert!(expected.state.default_type != start.default_type && expected.state.pat != start.pat);
+        assert!(expected.state.fixed != start.fixed && expected.state.ranges != start.ranges);
     }
 
     #[test]
     fn vcpu_left_out_is_named_with_its_register() {
         let expected = Expected::of(&case(true), &defaults());
-        let outcome = judge(&machine(&[expected.0, MtrrState::at_start()]), Some(&expected));
+        let outcome = judge(&machine(&[expected.state, MtrrState::at_start()]), Some(&expected));
         assert_eq!(outcome.consistent, Some(false));
         assert!(outcome.problems.iter().all(|line| line.starts_with("vcpu1: ")), "{outcome:?}");
     }
