@@ -6,7 +6,7 @@ use std::path::Path;
 use kvm_bindings as kvm;
 use kvm_ioctls::Kvm;
 use stallbench_abi::layout::MAX_VCPUS;
-use stallbench_state::host::{Capability, HostFingerprint};
+use stallbench_state::host::{Capability, HostFingerprint, known_of};
 use thiserror::Error;
 
 use crate::cpuid::{self, ModelError};
@@ -166,9 +166,11 @@ fn probe(kvm: &Kvm) -> Vec<Capability> {
 
 fn fingerprint() -> HostFingerprint {
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let vendor_module = vendor_module();
     HostFingerprint {
         kernel: kernel.trim().to_owned(),
-        vendor_module: vendor_module().to_owned(),
+        vendor_module: vendor_module.to_owned(),
+        known: known_of(vendor_module),
         cpu: cpu_name(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default()).to_owned(),
         host_cpus: std::thread::available_parallelism().map_or(1, usize::from),
     }

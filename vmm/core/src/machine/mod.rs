@@ -34,6 +34,8 @@ use crate::vcpu::{Shared, Vcpu};
 const IOAPIC_PINS: u64 = 24;
 /// Stack of a vCPU's thread: most of its work is done in the kernel.
 const THREAD_STACK: usize = 128 << 10;
+/// After how many turns in a row a vCPU is taken for one that sets itself no alarm.
+const LATE_TURNS: u32 = 2;
 /// How long a machine's end waits for its threads.
 const END: Duration = Duration::from_secs(5);
 
@@ -42,7 +44,8 @@ const END: Duration = Duration::from_secs(5);
 pub struct MachineConfig {
     /// Number of vCPUs.
     pub vcpus: usize,
-    /// CPU time after which a vCPU lets another one have the CPU, where there are more of them than CPUs.
+    /// CPU time after which a vCPU that waits lets another one have the CPU, where there are more of them than CPUs. One that
+    /// works has several times as much.
     pub turn: Duration,
 }
 
@@ -192,12 +195,14 @@ impl Machine {
         memory.attach(&vm)?;
         mmu::make_room(&vm, config.vcpus).map_err(CreateError::Mmu)?;
         let entry = boot::prepare(&memory, image, boot_block, config.vcpus)?;
+        let crowded = config.vcpus > host.fingerprint().host_cpus;
         let shared = Arc::new(Shared {
             memory,
             board: Board::new(config.vcpus),
             events: Events::new(config.vcpus),
             ignored_accesses: AtomicU64::new(0),
             sync_registers: host.has("sync-regs"),
+            turn: crowded.then_some(config.turn),
         });
         let mut machine = Self {
             prepared: Vec::with_capacity(config.vcpus),
@@ -205,7 +210,7 @@ impl Machine {
             shared,
             pausing: Mutex::new(()),
             turn: config.turn,
-            crowded: config.vcpus > host.fingerprint().host_cpus,
+            crowded,
             clocks_read: AtomicBool::new(false),
             vm,
         };
@@ -298,7 +303,8 @@ impl Machine {
         if !self.clocks_read.swap(false, Ordering::Relaxed) {
             self.seats.iter().for_each(Seat::read_clock);
         }
-        let over = |seat: &&Seat| seat.link.ends_turn(self.turn);
+        // As a rule the threads end their turns themselves.
+        let over = |seat: &&Seat| seat.link.ends_turn(LATE_TURNS * self.turn);
         self.seats.iter().filter(over).for_each(|seat| seat.kick(Requests::TURN));
     }
 

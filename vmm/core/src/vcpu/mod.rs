@@ -15,11 +15,14 @@
 //!
 //! A parked vCPU is never entered again, but answers all orders ([`crate::board`]).
 
+mod alarm;
 mod capture;
 mod exit;
+mod turns;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use kvm_ioctls::{SyncReg, VcpuFd};
 use stallbench_abi::layout::{private, private_area};
@@ -35,6 +38,7 @@ use crate::event::{Events, Fault, MachineEvent};
 use crate::kick::{Link, Requests};
 use crate::memory::GuestMemory;
 use exit::Exit;
+use turns::Turns;
 
 /// Accesses in a row that are completed for a vCPU that is to stand still: an instruction has few, a `rep outs` any number.
 const ACCESSES_TO_COMPLETE: usize = 16;
@@ -55,6 +59,8 @@ pub(crate) struct Shared {
     pub(crate) ignored_accesses: AtomicU64,
     /// Whether registers come with `KVM_RUN`.
     pub(crate) sync_registers: bool,
+    /// The length of a turn, where vCPUs outnumber CPUs.
+    pub(crate) turn: Option<Duration>,
 }
 
 /// A vCPU and all that its thread works with.
@@ -64,6 +70,7 @@ pub(crate) struct Vcpu {
     fd: VcpuFd,
     link: Arc<Link>,
     shared: Arc<Shared>,
+    turns: Turns,
     /// The last `KVM_RUN` was interrupted.
     interrupted: bool,
     /// The last `KVM_RUN` ended with an access that KVM has still to complete.
@@ -86,12 +93,22 @@ impl Vcpu {
             fd.set_sync_valid_reg(SyncReg::Register);
             fd.set_sync_valid_reg(SyncReg::SystemRegister);
         }
-        Self { index, fd, link, shared, interrupted: false, access_pending: false, entered: false }
+        Self {
+            index,
+            fd,
+            link,
+            shared,
+            turns: Turns::new(None),
+            interrupted: false,
+            access_pending: false,
+            entered: false,
+        }
     }
 
     /// The thread: runs the vCPU until it is told to stop.
     pub(crate) fn run(mut self) {
         let _obituary = Obituary { vcpu: self.index, shared: Arc::clone(&self.shared) };
+        self.turns = Turns::new(self.shared.turn);
         let mut state = State::Running;
         loop {
             state = match state {
@@ -105,9 +122,10 @@ impl Vcpu {
 
     /// One entry into the guest. The requests are taken right before it, see [`crate::kick`].
     fn running(&mut self) -> State {
-        let requests = self.link.take(self.interrupted);
+        let turn_over = self.interrupted && self.turns.is_over(&self.shared.memory, self.index);
+        let requests = self.link.take(self.interrupted && !turn_over);
         self.interrupted = false;
-        if requests.contains(Requests::TURN) {
+        if turn_over || requests.contains(Requests::TURN) {
             self.give_up_turn();
         }
         if requests.contains(Requests::ATTEND) {
@@ -131,9 +149,8 @@ impl Vcpu {
         State::Running
     }
 
-    fn give_up_turn(&self) {
-        std::thread::yield_now();
-        self.link.begin_turn(CpuClock::OWN.now());
+    fn give_up_turn(&mut self) {
+        self.turns.give_up(&self.link);
     }
 
     fn count_ignored(&self) {

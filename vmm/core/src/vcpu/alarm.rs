@@ -1,0 +1,51 @@
+//! A timer that interrupts the thread that made it, with the signal of kicks.
+#![expect(unsafe_code, reason = "posix timers have no safe wrapper")]
+
+use std::mem::zeroed;
+use std::ptr::null_mut;
+use std::time::Duration;
+
+use vmm_sys_util::signal::SIGRTMIN;
+
+/// A one-shot timer of one thread.
+#[derive(Debug)]
+pub(super) struct Alarm {
+    timer: libc::timer_t,
+}
+
+// SAFETY: the id of a timer is a number of the process, not an address, and every call that takes it may come from any thread.
+unsafe impl Send for Alarm {}
+// SAFETY: as above.
+unsafe impl Sync for Alarm {}
+
+impl Alarm {
+    /// An alarm for the calling thread; none where the system gives no more of them.
+    pub(super) fn new() -> Option<Self> {
+        // SAFETY: plain integers and pointers, for which zero is a value.
+        let mut event: libc::sigevent = unsafe { zeroed() };
+        event.sigev_notify = libc::SIGEV_THREAD_ID;
+        event.sigev_signo = SIGRTMIN();
+        // SAFETY: no arguments, cannot fail.
+        event.sigev_notify_thread_id = unsafe { libc::gettid() };
+        let mut timer: libc::timer_t = null_mut();
+        // SAFETY: both pointers are to values of ours.
+        let status = unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer) };
+        (status == 0).then_some(Self { timer })
+    }
+
+    /// Interrupts the thread once, after this time.
+    pub(super) fn set(&self, after: Duration) {
+        let it_value = libc::timespec { tv_sec: after.as_secs() as i64, tv_nsec: after.subsec_nanos().into() };
+        let it_interval = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        let time = libc::itimerspec { it_interval, it_value };
+        // SAFETY: the timer lives as long as `self`; `time` is ours. It cannot fail for a valid time.
+        unsafe { libc::timer_settime(self.timer, 0, &raw const time, null_mut()) };
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        // SAFETY: the timer was made by `new` and is not used any more.
+        unsafe { libc::timer_delete(self.timer) };
+    }
+}
