@@ -45,6 +45,12 @@ fn in_words(host: &HostKvm) -> String {
         text.truncate(text.trim_end_matches(' ').len());
         text.push('\n');
     }
+    if !fingerprint.known.is_empty() {
+        let _ = write!(text, "\nknown of {}:\n", fingerprint.vendor_module);
+        for fact in fingerprint.known {
+            let _ = writeln!(text, "- {fact}");
+        }
+    }
     text.push_str("\nusable: everything that is required is there\n");
     text
 }
