@@ -1,10 +1,10 @@
 //! A machine, from its creation to its end.
 
+mod error;
 mod paused;
 #[cfg(test)]
 mod test;
 
-use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -15,18 +15,18 @@ use kvm_ioctls::VmFd;
 use stallbench_abi::boot::BootBlock;
 use stallbench_abi::layout::{private, private_area};
 use stallbench_state::memory::Memory;
-use thiserror::Error;
 
+pub use error::{CreateError, StartError};
 pub use paused::{PauseError, Paused};
 
 use crate::board::{Board, Order};
-use crate::boot::{self, image::ImageError, registers, registers::RegisterError};
+use crate::boot::{self, registers};
 use crate::clock::CpuClock;
 use crate::event::{Events, MachineEvent};
 use crate::flag::ImmediateExit;
 use crate::host::HostKvm;
 use crate::kick::{self, KickCounters, Link, Requests};
-use crate::memory::{GuestMemory, MemoryError};
+use crate::memory::GuestMemory;
 use crate::mmu;
 use crate::vcpu::{Shared, Vcpu};
 
@@ -54,79 +54,6 @@ impl MachineConfig {
     pub fn new(vcpus: usize) -> Self {
         Self { vcpus, turn: Duration::from_micros(500) }
     }
-}
-
-/// Why a machine could not be made.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum CreateError {
-    /// Too many vCPUs, or none.
-    #[error("make a machine of {asked} vcpus: the host gives 1 to {most}")]
-    Vcpus {
-        /// The number asked for.
-        asked: usize,
-        /// The most that the host gives.
-        most: usize,
-    },
-    /// The boot block is one for another number of vCPUs.
-    #[error("make a machine of {asked} vcpus with a boot block for {told}")]
-    BootBlock {
-        /// The number asked for.
-        asked: usize,
-        /// The number in the boot block.
-        told: u32,
-    },
-    /// KVM gave no VM.
-    #[error("create a vm (KVM_CREATE_VM)")]
-    Vm(#[source] kvm_ioctls::Error),
-    /// KVM gave no local APICs.
-    #[error("split the irqchip (KVM_ENABLE_CAP)")]
-    Irqchip(#[source] kvm_ioctls::Error),
-    /// KVM gave no room for shadow page tables.
-    #[error("make room for shadow page tables (KVM_SET_NR_MMU_PAGES)")]
-    Mmu(#[source] io::Error),
-    /// There is no memory for the guest.
-    #[error(transparent)]
-    Memory(#[from] MemoryError),
-    /// The image cannot be loaded.
-    #[error("boot the image")]
-    Image(#[from] ImageError),
-    /// KVM gave no vCPU.
-    #[error("create vcpu {vcpu} (KVM_CREATE_VCPU)")]
-    Vcpu {
-        /// The vCPU.
-        vcpu: usize,
-        /// Why.
-        #[source]
-        source: kvm_ioctls::Error,
-    },
-    /// A vCPU could not be given its registers.
-    #[error("prepare vcpu {vcpu}")]
-    Registers {
-        /// The vCPU.
-        vcpu: usize,
-        /// Why.
-        #[source]
-        source: RegisterError,
-    },
-}
-
-/// Why a machine could not be started.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum StartError {
-    /// It was started before.
-    #[error("start a machine twice")]
-    Started,
-    /// A thread could not be made.
-    #[error("make the thread of vcpu {vcpu}")]
-    Thread {
-        /// The vCPU.
-        vcpu: usize,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
 }
 
 /// A machine: guest memory, and vCPUs with a thread each.

@@ -1,0 +1,82 @@
+//! Why a machine could not be made or started.
+
+use std::io;
+
+use thiserror::Error;
+
+use crate::boot::image::ImageError;
+use crate::boot::registers::RegisterError;
+use crate::memory::MemoryError;
+
+/// Why a machine could not be made.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum CreateError {
+    /// Too many vCPUs, or none.
+    #[error("make a machine of {asked} vcpus: the host gives 1 to {most}")]
+    Vcpus {
+        /// The number asked for.
+        asked: usize,
+        /// The most that the host gives.
+        most: usize,
+    },
+    /// The boot block is one for another number of vCPUs.
+    #[error("make a machine of {asked} vcpus with a boot block for {told}")]
+    BootBlock {
+        /// The number asked for.
+        asked: usize,
+        /// The number in the boot block.
+        told: u32,
+    },
+    /// KVM gave no VM.
+    #[error("create a vm (KVM_CREATE_VM)")]
+    Vm(#[source] kvm_ioctls::Error),
+    /// KVM gave no local APICs.
+    #[error("split the irqchip (KVM_ENABLE_CAP)")]
+    Irqchip(#[source] kvm_ioctls::Error),
+    /// KVM gave no room for shadow page tables.
+    #[error("make room for shadow page tables (KVM_SET_NR_MMU_PAGES)")]
+    Mmu(#[source] io::Error),
+    /// There is no memory for the guest.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// The image cannot be loaded.
+    #[error("boot the image")]
+    Image(#[from] ImageError),
+    /// KVM gave no vCPU.
+    #[error("create vcpu {vcpu} (KVM_CREATE_VCPU)")]
+    Vcpu {
+        /// The vCPU.
+        vcpu: usize,
+        /// Why.
+        #[source]
+        source: kvm_ioctls::Error,
+    },
+    /// A vCPU could not be given its registers.
+    #[error("prepare vcpu {vcpu}")]
+    Registers {
+        /// The vCPU.
+        vcpu: usize,
+        /// Why.
+        #[source]
+        source: RegisterError,
+    },
+}
+
+/// Why a machine could not be started.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// It was started before.
+    #[error("start a machine twice")]
+    Started,
+    /// A thread could not be made.
+    #[error("make the thread of vcpu {vcpu}")]
+    Thread {
+        /// The vCPU.
+        vcpu: usize,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
