@@ -85,6 +85,7 @@ fn wait_report(vcpu: usize, wait: &Wait<'_>) -> WaitReport {
         step: wait.site.step.clone(),
         word: wait.site.word.clone(),
         address: Address(wait.claim.address),
+        record: (wait.claim.record != 0).then_some(Address(wait.claim.record)),
         value: wait.value,
         until: until(&wait.claim),
         awaits: wait.need.awaits.iter().collect(),

@@ -121,6 +121,9 @@ pub struct WaitReport {
     pub word: String,
     /// Where it lies.
     pub address: Address,
+    /// The record that it belongs to, where it is part of one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub record: Option<Address>,
     /// What lay there, masked, in the last capture.
     pub value: u32,
     /// What ends the wait: `to clear`, `to become 1`.

@@ -182,12 +182,20 @@ fn headline(text: &mut String, result: &RunResult) {
         writeln!(text, "   {DIM}{}{DIM:#}", if result.is_as_expected() { "as expected" } else { "NOT AS EXPECTED" });
 }
 
+/// A flag goes by its record, any other word by where it lies.
+fn waited_word(wait: &WaitReport) -> String {
+    match wait.record {
+        Some(record) if wait.word.starts_with("flag ") => format!("{} of record {record}", wait.word),
+        _ => format!("{} {}", wait.word, wait.address),
+    }
+}
+
 fn waits(text: &mut String, outcome: &RunOutcome) {
     let Some(stall) = outcome.verdict.stall() else { return };
     let place = |wait: &WaitReport| format!("{} {}", wait.site, wait.step).trim_end().to_owned();
     let condition = |wait: &WaitReport| {
         let interrupts = if wait.interrupts_enabled { "" } else { ", IF=0" };
-        format!("waits for {} {} {}{interrupts}", wait.word, wait.address, wait.until)
+        format!("waits for {} {}{interrupts}", waited_word(wait), wait.until)
     };
     let shown = &stall.waits[..stall.waits.len().min(MOST_WAITS)];
     let places = shown.iter().map(|wait| place(wait).len()).max().unwrap_or(0);
@@ -347,13 +355,14 @@ mod test {
     use crate::scenario::{Expectation, Root};
 
     fn wait(vcpu: usize, site: &str, step: &str, awaits: Vec<usize>, interrupts_enabled: bool) -> WaitReport {
-        let (word, until) = if vcpu == 0 { ("flag WAIT of record", "to clear") } else { ("gate", "to become 1") };
+        let (word, until) = if vcpu == 0 { ("flag WAIT", "to clear") } else { ("gate", "to become 1") };
         WaitReport {
             vcpu,
             site: site.into(),
             step: step.into(),
             word: word.into(),
-            address: Address(0x40_0040),
+            address: Address(0x40_0060),
+            record: Some(Address(0x40_0040)),
             value: 1,
             until: until.into(),
             awaits,
@@ -391,7 +400,7 @@ mod test {
             "call/sample@vcpus=2\n\
              STALL deadlock   2 vCPUs   observed   38 ms   as expected\n\
              \x20 vcpu0   call_many      waits for flag WAIT of record 0x400040 to clear   ← vcpu1 (running its callback)\n\
-             \x20 vcpu1   ipi_handler B3 waits for gate 0x400040 to become 1, IF=0         ← vcpu0\n\
+             \x20 vcpu1   ipi_handler B3 waits for gate 0x400060 to become 1, IF=0         ← vcpu0\n\
              \x20 culprit vcpu0 in call_many: wait=0 became wait=1; count=0 gate=0\n"
         );
     }
