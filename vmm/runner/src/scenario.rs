@@ -46,9 +46,12 @@ struct Source {
 
 impl Source {
     fn problem(&self, at: Range<usize>, problem: Problem) -> ScenarioError {
-        let (line, column) = file::line_and_column(&self.text, at.start);
-        let place = Box::new(Place { file: self.name.clone(), line, column });
-        ScenarioError::File { place, problem: Box::new(problem) }
+        ScenarioError::File { place: Box::new(self.place(at.start)), problem: Box::new(problem) }
+    }
+
+    fn place(&self, at: usize) -> Place {
+        let (line, column) = file::line_and_column(&self.text, at);
+        Place { file: self.name.clone(), line, column }
     }
 }
 
@@ -89,6 +92,11 @@ impl Scenario {
     /// Whether a run of everything includes it.
     pub fn is_default(&self) -> bool {
         self.entry.default
+    }
+
+    /// Where it is declared.
+    fn place(&self) -> Place {
+        self.source.place(self.entry.name.span().start)
     }
 
     fn problem(&self, at: Range<usize>, problem: Problem) -> ScenarioError {

@@ -1,11 +1,12 @@
 //! Where scenarios come from: those inside the binary, and files and directories named by the user.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use super::{Scenario, ScenarioError, Subject, read};
+use super::{Problem, Scenario, ScenarioError, Subject, read};
 
 macro_rules! built_in {
     ($($subject:literal),* $(,)?) => {
@@ -26,6 +27,8 @@ const MOST_BYTES: u64 = 4 << 20;
 #[derive(Debug)]
 pub struct Catalogue {
     given: Vec<Subject>,
+    /// The files that they came from.
+    files: HashSet<PathBuf>,
     built_in: Vec<(&'static str, &'static str, OnceLock<Subject>)>,
 }
 
@@ -39,15 +42,39 @@ impl Catalogue {
     /// A catalogue of built-in files. They are parsed when they are asked for.
     pub fn new(built_in: &[(&'static str, &'static str)]) -> Self {
         let built_in = built_in.iter().map(|(name, text)| (*name, *text, OnceLock::new())).collect();
-        Self { given: Vec::new(), built_in }
+        Self { given: Vec::new(), files: HashSet::new(), built_in }
     }
 
     /// Adds a file, or the `*.toml` files of a directory.
     pub fn add(&mut self, path: &Path) -> Result<(), ScenarioError> {
         let files = if path.is_dir() { toml_files(path)? } else { vec![path.to_owned()] };
         for file in files {
-            let text = read_text(&file)?;
-            self.given.push(read(file.display().to_string(), text.into())?);
+            self.add_file(&file)?;
+        }
+        Ok(())
+    }
+
+    fn add_file(&mut self, file: &Path) -> Result<(), ScenarioError> {
+        let text = read_text(file)?;
+        // Only what can be read has such a path; the same file by another path is the same file.
+        let identity = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+        if !self.files.insert(identity) {
+            return Ok(());
+        }
+        let subject = read(file.display().to_string(), text.into())?;
+        self.check_new(&subject)?;
+        self.given.push(subject);
+        Ok(())
+    }
+
+    /// A name that two files declare names neither.
+    fn check_new(&self, subject: &Subject) -> Result<(), ScenarioError> {
+        let others = || self.given.iter().filter(|given| given.name == subject.name).flat_map(|given| &given.scenarios);
+        for scenario in &subject.scenarios {
+            if let Some(other) = others().find(|other| other.name() == scenario.name()) {
+                let problem = Problem::DeclaredElsewhere { name: scenario.name(), place: Box::new(other.place()) };
+                return Err(scenario.problem(scenario.entry.name.span(), problem));
+            }
         }
         Ok(())
     }
@@ -153,6 +180,33 @@ mod test {
         catalogue.add(directory.path()).unwrap();
         assert_eq!(catalogue.subject("mtrr").unwrap()[0].about, "mine");
         assert_eq!(catalogue.subjects().unwrap().iter().filter(|subject| subject.name == "mtrr").count(), 1);
+    }
+
+    const SAME: &str = "subject = 'mine'\nabout = ''\n[[scenario]]\nname = 'one'\ncase = 'c'\nstory = ''\nvcpus = [2]\n\
+        [[scenario.expect]]\nverdict = 'pass'\nbecause = ''\n";
+
+    #[test]
+    fn name_that_two_files_declare_is_refused_with_both_places() {
+        let directory = tempfile::tempdir().unwrap();
+        let [a, b] = ["a.toml", "b.toml"].map(|name| directory.path().join(name));
+        fs::write(&a, SAME).unwrap();
+        fs::write(&b, SAME).unwrap();
+        let mut catalogue = Catalogue::default();
+        catalogue.add(&a).unwrap();
+        let message = catalogue.add(&b).unwrap_err().to_string();
+        assert!(message.contains("b.toml:4:8: a second scenario 'mine/one'; the first is at "), "{message}");
+        assert!(message.ends_with("a.toml:4:8"), "{message}");
+    }
+
+    #[test]
+    fn file_that_is_named_twice_is_taken_once() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("a.toml"), SAME).unwrap();
+        let mut catalogue = Catalogue::default();
+        catalogue.add(&directory.path().join("a.toml")).unwrap();
+        catalogue.add(&directory.path().join("./a.toml")).unwrap();
+        catalogue.add(directory.path()).unwrap();
+        assert_eq!(catalogue.given().len(), 1);
     }
 
     #[test]

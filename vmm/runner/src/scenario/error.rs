@@ -129,6 +129,14 @@ pub enum Problem {
         /// The name.
         name: String,
     },
+    /// A scenario that another file declares already.
+    #[error("a second scenario '{name}'; the first is at {place}")]
+    DeclaredElsewhere {
+        /// `subject/name`.
+        name: String,
+        /// Where the other one stands.
+        place: Box<Place>,
+    },
     /// A word that is none of those expected.
     #[error("unknown {what} '{word}', expected {expected}{nearest}")]
     UnknownWord {
