@@ -7,7 +7,7 @@
 use stallbench_abi::image::SiteKind;
 use stallbench_abi::layout::MASK_WORDS;
 use stallbench_abi::vcpu::{CONTEXTS, Context, ContextKind, Frame, Need as NeedKind, Until, VcpuPage};
-use stallbench_state::machine::Registers;
+use stallbench_state::machine::{RFLAGS_IF, Registers};
 use stallbench_state::memory::{Memory, read_plain};
 use stallbench_state::program::SiteInfo;
 
@@ -15,9 +15,6 @@ use crate::code::{Code, place};
 use crate::graph::Need;
 use crate::report::Contradiction;
 use crate::set::VcpuSet;
-
-/// RFLAGS.IF (SDM 1 3.4.3.3).
-const RFLAGS_IF: u64 = 1 << 9;
 
 /// A wait that the machine confirms.
 #[derive(Clone, Debug)]
@@ -149,7 +146,7 @@ impl<'a> Claims<'a> {
         if is_over(claim.until, value, claim.value)? {
             return Ok(Claim::Ending);
         }
-        let need = self.need(vcpu, &claim, site, value)?;
+        let need = self.need(vcpu, &claim, value)?;
         let interrupts_enabled = spin.rflags & RFLAGS_IF != 0;
         Ok(Claim::Confirmed(Wait { depth, context: context.kind, site, claim, value, need, interrupts_enabled }))
     }
@@ -165,23 +162,18 @@ impl<'a> Claims<'a> {
         Ok(())
     }
 
-    fn need(
-        self,
-        vcpu: usize,
-        claim: &stallbench_abi::vcpu::Wait,
-        site: &SiteInfo,
-        value: u32,
-    ) -> Result<Need, String> {
-        let published = self.awaits(claim).ok_or("the set of awaited vCPUs lies outside guest memory")?;
-        let others = VcpuSet::all(self.vcpus).without(vcpu);
-        let awaits = published.without(vcpu);
+    fn need(self, vcpu: usize, claim: &stallbench_abi::vcpu::Wait, value: u32) -> Result<Need, String> {
+        let awaits = self.awaits(claim).ok_or("the set of awaited vCPUs lies outside guest memory")?;
+        // One that awaits itself stays in the set: it cannot act while it waits, and nobody else is to blame for that.
+        let all = VcpuSet::all(self.vcpus);
+        let others = all.without(vcpu);
         let need = match claim.need {
-            NeedKind::HOLDER => holder(value, others),
+            NeedKind::HOLDER => holder(value, all, others),
             // What is left of a set that was narrowed to nothing: whoever narrowed it last must still write the word.
-            _ if awaits.is_empty() && site.kind != SiteKind::APIC => Need { awaits: others, enough: 1 },
+            _ if awaits.is_empty() => Need { awaits: others, enough: 1 },
             NeedKind::ALL => Need { awaits, enough: awaits.len() },
             NeedKind::ANY => Need { awaits, enough: 1 },
-            NeedKind::COUNT => Need { awaits, enough: counted(claim, value).clamp(1, awaits.len()) },
+            NeedKind::COUNT => Need { awaits, enough: counted(claim, value).min(awaits.len()).max(1) },
             unknown => return Err(format!("a need {unknown} means nothing")),
         };
         Ok(need)
@@ -216,10 +208,11 @@ fn is_over(until: Until, value: u32, end: u32) -> Result<bool, String> {
     }
 }
 
-/// The holder of a lock is the vCPU whose number plus one lies in its word. A number that no vCPU has awaits nobody.
-fn holder(value: u32, others: VcpuSet) -> Need {
+/// The holder of a lock is the vCPU whose number plus one lies in its word, be it the one that waits. A number that no vCPU has
+/// awaits nobody.
+fn holder(value: u32, all: VcpuSet, others: VcpuSet) -> Need {
     let awaits = match value.checked_sub(1) {
-        Some(holder) => others.and([holder as usize].into_iter().collect()),
+        Some(holder) => all.and([holder as usize].into_iter().collect()),
         None => others,
     };
     Need { awaits, enough: 1 }

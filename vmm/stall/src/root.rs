@@ -46,7 +46,7 @@ pub(crate) fn root(analysis: &Analysis<'_>, edges: &[VcpuSet], history: &History
     not_accepting(analysis, edges)
         .or_else(|| cycle(edges))
         .or_else(|| motionless(analysis, edges, history))
-        // Only a lock held by nobody is left: nobody ever gives it back.
+        // Only a lock that is held under a number of no vCPU is left: nobody ever gives it back.
         .unwrap_or(Root { kind: StallKind::Deadlock, at: analysis.closure.stuck })
 }
 

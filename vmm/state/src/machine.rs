@@ -11,7 +11,7 @@ use crate::apic::LocalApic;
 use crate::mtrr::MtrrState;
 
 /// RFLAGS.IF (SDM 1 3.4.3.3).
-const RFLAGS_IF: u64 = 1 << 9;
+pub const RFLAGS_IF: u64 = 1 << 9;
 
 /// A group of registers, or why it could not be read.
 pub type Group<T> = Result<T, Unread>;

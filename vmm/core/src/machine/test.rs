@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use stallbench_abi::boot::{BootBlock, MAGIC};
 use stallbench_abi::layout::{CODE_SELECTOR, IMAGE, TRAMPOLINE, cr3};
 use stallbench_abi::port::Doorbell;
-use stallbench_state::machine::{Deliverable, MachineState, MpState};
+use stallbench_state::machine::{Deliverable, MachineState, MpState, RFLAGS_IF};
 use stallbench_state::mtrr::MtrrState;
 
 use super::*;
@@ -228,7 +228,7 @@ fn halted_vcpu_holds_what_it_cannot_take() {
     assert_eq!(state.apic.as_ref().ok().and_then(|apic| apic.highest_requested()), Some(0x41));
     assert_eq!(state.deliverable(), None, "interrupts are disabled");
     let mut open = state.clone();
-    open.registers.as_mut().expect("registers").rflags |= 1 << 9;
+    open.registers.as_mut().expect("registers").rflags |= RFLAGS_IF;
     assert_eq!(open.deliverable(), Some(Deliverable::Vector(0x41)));
 }
 

@@ -3,6 +3,7 @@
 use core::time::Duration;
 
 use stallbench_abi::event::EventKind;
+use stallbench_abi::layout::XAPIC;
 use stallbench_abi::vcpu::{Need, Until};
 use stallbench_state::machine::{MpState, Unread};
 
@@ -147,9 +148,48 @@ fn bounded_wait_is_no_stall() {
 fn wait_for_the_local_apic_is_no_stall() {
     let mut world = World::new(2);
     world.waits(0, Spin { site: "send", need: Need::ANY, awaits: &[], ..Spin::default() });
-    // ANY of nobody can never be; such a wait says that hardware ends it.
-    world.edit(0, |page| page.contexts[0].wait.need = Need::ALL);
+    // Its registers are no guest memory.
+    world.edit(0, |page| page.contexts[0].wait.address = XAPIC);
+    world.state(0).registers.as_mut().expect("made up").rdi = XAPIC;
     assert_eq!(world.stall(), None);
+}
+
+#[test]
+fn apic_wait_for_a_word_in_memory_is_a_wait_for_the_others() {
+    for need in [Need::ALL, Need::ANY, Need::COUNT] {
+        let mut world = World::new(2);
+        world.waits(0, Spin { site: "send", need, awaits: &[], ..Spin::default() });
+        assert_eq!(world.stall().map(|stall| stall.kind), Some(StallKind::AbsentMember), "{need}");
+        world.runs(1);
+        assert_eq!(world.stall(), None, "{need}");
+    }
+}
+
+#[test]
+fn wait_for_oneself_alone_is_a_deadlock_that_blames_no_bystander() {
+    for need in [Need::ALL, Need::ANY, Need::COUNT] {
+        let mut world = World::new(2);
+        world.waits(0, Spin { need, awaits: &[0], ..Spin::default() });
+        let stall = world.stall().expect("a stall");
+        assert_eq!((stall.kind, stall.culprit), (StallKind::Deadlock, None), "{need}");
+        assert_eq!(stall.waits[0].awaits, [0]);
+    }
+}
+
+#[test]
+fn wait_for_oneself_inside_a_call_with_wait_0_has_its_culprit() {
+    let mut world = World::new(2);
+    world.waits(0, completion(&[0], true));
+    assert_eq!(kind_and_culprit(&world), Some((StallKind::Deadlock, Some(0))));
+}
+
+#[test]
+fn lock_held_by_its_own_waiter_is_a_deadlock() {
+    let mut world = World::new(2);
+    world.waits(0, Spin { site: "spin_lock", holds: 1, value: 0, need: Need::HOLDER, ..Spin::default() });
+    let stall = world.stall().expect("a stall");
+    assert_eq!((stall.kind, stall.culprit), (StallKind::Deadlock, None));
+    assert_eq!(stall.waits[0].awaits, [0]);
 }
 
 #[test]

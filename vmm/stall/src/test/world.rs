@@ -8,6 +8,7 @@ use stallbench_abi::image::SiteKind;
 use stallbench_abi::layout::{ARENA, private, private_area};
 use stallbench_abi::vcpu::{Context, ContextKind, Frame, Need, Phase, Until, VcpuPage, Wait};
 use stallbench_state::apic::LocalApic;
+pub(crate) use stallbench_state::machine::RFLAGS_IF as IF;
 use stallbench_state::machine::{Events, MachineState, MpState, Registers, VcpuState};
 use stallbench_state::memory::Snippet;
 use stallbench_state::program::SiteInfo;
@@ -18,7 +19,6 @@ use crate::code::Code;
 use crate::conclude::conclude;
 use crate::report::Stall;
 
-pub(crate) const IF: u64 = 1 << 9;
 /// Where [`World::runs`] puts a vCPU.
 pub(crate) const ELSEWHERE: u64 = 0x11_8000;
 const SPINS: u64 = 0x11_0000;
