@@ -110,10 +110,8 @@ impl Session<'_> {
             self.progress.advance(&so_far);
         });
         self.progress.finish();
-        let (summary, failure) = match ended {
-            Ok(summary) => (summary, None),
-            Err(error) => (so_far, Some(Failure::new(Exit::HostUnusable, &error))),
-        };
+        let summary = ended.summary;
+        let failure = ended.failure.map(|error| Failure::new(Exit::HostUnusable, &error));
         let failed = reports.end(&summary);
         for report in &failed {
             output::diagnostic(&format!("error: {report}"));
