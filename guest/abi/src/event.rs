@@ -6,6 +6,13 @@
 /// are lost.
 pub const RING_EVENTS: usize = 1024;
 
+/// Destination of an [`EventKind::IPI`] to all vCPUs but the sender.
+pub const TO_ALL_BUT_SELF: u64 = u64::MAX;
+/// Destination of an [`EventKind::IPI`] to all vCPUs.
+pub const TO_ALL: u64 = u64::MAX - 1;
+/// Target of an [`EventKind::QUEUE`] on the list of all multi-target calls.
+pub const LIST_OF_ALL: u32 = u32::MAX;
+
 open_enum! {
     /// What happened. The meaning of `arg`, `a` and `b` stands beside each.
     pub enum EventKind: u16 {
@@ -19,9 +26,9 @@ open_enum! {
         FREE = 4 => "free",
         /// A call goes another way for want of memory. arg: [`Fallback`], a: number of the call.
         FALLBACK = 5 => "fallback",
-        /// A record is put on a queue. arg: target vCPU, or `u32::MAX` for the list of all, a: record, b: number of the call.
+        /// A record is put on a queue. arg: target vCPU, or [`LIST_OF_ALL`], a: record, b: number of the call.
         QUEUE = 6 => "queue",
-        /// An interprocessor interrupt is sent. arg: vector (2 for an NMI), a: destination vCPU, `u64::MAX` all but self, `u64::MAX - 1` all.
+        /// An interprocessor interrupt is sent. arg: vector (2 for an NMI), a: destination vCPU, [`TO_ALL_BUT_SELF`] or [`TO_ALL`].
         IPI = 7 => "ipi",
         /// An interrupt handler is entered. arg: vector.
         IRQ = 8 => "irq",
@@ -85,7 +92,7 @@ open_enum! {
         PREPARED = 1 => "prepared",
         /// One variable range written. a: base register, b: mask register.
         RANGE = 2 => "range",
-        /// The whole state written.
+        /// The saved state written. a: the classes that differed: 1 ranges, 2 fixed, 4 default type.
         ALL = 3 => "all",
         /// Restored: MTRRs on, caches on, global pages on.
         POSTED = 4 => "posted",

@@ -41,10 +41,17 @@ pub struct Word {
     pub code: u8,
     /// The word, in kebab-case.
     pub word: &'static str,
-    /// Whether `:N` follows it, with N at least 1.
-    pub takes_number: bool,
+    /// The most that N can be where `:N` follows the word, from 1 on; 0 where nothing follows it.
+    pub most: u64,
     /// What it means, a fragment.
     pub what: &'static str,
+}
+
+impl Word {
+    /// Whether `:N` follows it.
+    pub const fn takes_number(&self) -> bool {
+        self.most != 0
+    }
 }
 
 /// Why a text is no value of a knob.
@@ -99,11 +106,11 @@ fn parse_word(text: &str, words: &[Word]) -> Result<u64, BadValue> {
         None => (text, None),
     };
     let word = words.iter().find(|word| word.word == name).ok_or(BadValue::UnknownWord)?;
-    match (word.takes_number, number) {
+    match (word.takes_number(), number) {
         (false, None) => Ok(word.code as u64),
         (false, Some(_)) => Err(BadValue::NumberUnexpected),
         (true, None) => Err(BadValue::NumberMissing),
-        (true, Some(number)) => Ok(word.code as u64 | parse_number(number, 1, u64::MAX >> 8)? << 8),
+        (true, Some(number)) => Ok(word.code as u64 | parse_number(number, 1, word.most)? << 8),
     }
 }
 
@@ -116,11 +123,11 @@ fn parse_number(text: &str, min: u64, max: u64) -> Result<u64, BadValue> {
 }
 
 const fn word(code: u8, word: &'static str, what: &'static str) -> Word {
-    Word { code, word, takes_number: false, what }
+    Word { code, word, most: 0, what }
 }
 
-const fn word_n(code: u8, word: &'static str, what: &'static str) -> Word {
-    Word { code, word, takes_number: true, what }
+const fn word_n(code: u8, word: &'static str, most: u64, what: &'static str) -> Word {
+    Word { code, word, most, what }
 }
 
 macro_rules! knobs {
@@ -198,6 +205,46 @@ pub mod target {
     pub const OFFLINE: u8 = 4;
 }
 
+/// Codes of the words of [`APIC`].
+pub mod apic {
+    /// Registers as MSRs.
+    pub const X2APIC: u8 = 0;
+    /// Registers in memory.
+    pub const XAPIC: u8 = 1;
+}
+
+/// Codes of the words of [`SPIN`].
+pub mod spin {
+    /// PAUSE.
+    pub const PAUSE: u8 = 0;
+    /// A port write.
+    pub const YIELD: u8 = 1;
+}
+
+/// Codes of the words of [`CALLEE`].
+pub mod callee {
+    /// It waits for its caller.
+    pub const NEEDS_CALLER: u8 = 0;
+    /// It ends by itself.
+    pub const ENDS: u8 = 1;
+}
+
+/// Codes of the words of [`MTRR`].
+pub mod mtrr {
+    /// One variable range.
+    pub const RANGE: u8 = 0;
+    /// The whole state.
+    pub const ALL: u8 = 1;
+}
+
+/// Codes of words that say no or yes: [`FENCE`], [`WAIT`].
+pub mod answer {
+    /// No, off.
+    pub const NO: u8 = 0;
+    /// Yes, on.
+    pub const YES: u8 = 1;
+}
+
 /// Codes of the words of [`FLIP`].
 pub mod flip {
     /// Nothing is changed.
@@ -236,7 +283,7 @@ pub mod crash {
 
 use Values::{Number, Vcpu, Words};
 
-const NO_YES: Values = Words(&[word(0, "0", "no"), word(1, "1", "yes")]);
+const NO_YES: Values = Words(&[word(answer::NO, "0", "no"), word(answer::YES, "1", "yes")]);
 
 knobs! {
     /// The call layer.
@@ -252,16 +299,16 @@ knobs! {
     ARCH = 1, "arch", "the architecture's part of the call layer", Words(&[
         word(arch::GENERIC, "generic", "the generic sender and handler"),
         word(arch::OWN_HELPER, "own-helper", "an smp_call_function() of its own, one global call record"),
-        word(arch::GENERIC_OLD_HANDLER, "generic-old-handler", "the generic sender, a handler that predates RELEASE"),
+        word(arch::GENERIC_OLD_HANDLER, "generic-old-handler", "the generic sender, a handler that predates RELEASE (differs with call=release alone)"),
     ]);
     /// Injected allocation failure.
     ALLOC = 2, "alloc", "which allocations of call records fail (injected by the guest)", Words(&[
         word(alloc::OK, "ok", "none"),
         word(alloc::FAIL, "fail", "all"),
-        word_n(alloc::NTH, "nth", "only the Nth"),
-        word_n(alloc::FROM, "from", "the Nth and all later"),
-        word_n(alloc::POOL, "pool", "those beyond N records that earlier calls still hold"),
-        word_n(alloc::RANDOM, "random", "each with a chance of N in 100, seeded"),
+        word_n(alloc::NTH, "nth", u32::MAX as u64, "only the Nth"),
+        word_n(alloc::FROM, "from", u32::MAX as u64, "the Nth and all later"),
+        word_n(alloc::POOL, "pool", 64, "those beyond N records that earlier calls still hold"),
+        word_n(alloc::RANDOM, "random", 100, "each with a chance of N in 100, seeded"),
     ]);
     /// Where allocation failure is injected.
     ALLOC_SITE = 3, "alloc-site", "where allocations fail", Words(&[
@@ -271,18 +318,18 @@ knobs! {
     ]);
     /// The mode of the local APICs.
     APIC = 4, "apic", "the mode of the local APICs", Words(&[
-        word(0, "x2apic", "registers as MSRs"),
-        word(1, "xapic", "registers in memory"),
+        word(apic::X2APIC, "x2apic", "registers as MSRs"),
+        word(apic::XAPIC, "xapic", "registers in memory"),
     ]);
     /// The fences before an x2APIC ICR write.
     FENCE = 5, "fence", "MFENCE and LFENCE before an x2APIC ICR write (SDM 3A 11.12.3)", Words(&[
-        word(1, "on", "as the manual asks"),
-        word(0, "off", "omitted"),
+        word(answer::YES, "on", "as the manual asks"),
+        word(answer::NO, "off", "omitted"),
     ]);
     /// How a spin spins.
     SPIN = 6, "spin", "what a turn of a spin does", Words(&[
-        word(0, "pause", "PAUSE"),
-        word(1, "yield", "a port write that the host answers by running another vCPU"),
+        word(spin::PAUSE, "pause", "PAUSE"),
+        word(spin::YIELD, "yield", "a port write that the host answers by running another vCPU"),
     ]);
     /// The vCPU that begins.
     INITIATOR = 7, "initiator", "the vCPU that begins", Vcpu;
@@ -298,8 +345,8 @@ knobs! {
     ]);
     /// Whether the callback needs the caller.
     CALLEE = 10, "callee", "what the callback does", Words(&[
-        word(0, "needs-caller", "waits for a word that the caller writes after the call returns"),
-        word(1, "ends", "ends by itself"),
+        word(callee::NEEDS_CALLER, "needs-caller", "waits for a word that the caller writes after the call returns"),
+        word(callee::ENDS, "ends", "ends by itself"),
     ]);
     /// One deviation from the protocol.
     FLIP = 11, "flip", "one deviation from the protocol (injected by the guest)", Words(&[
@@ -312,8 +359,8 @@ knobs! {
     ]);
     /// What of the MTRRs is programmed.
     MTRR = 12, "mtrr", "what set_mtrr() programs", Words(&[
-        word(0, "range", "one variable range"),
-        word(1, "all", "the initiator's whole state, replicated (reg == ~0)"),
+        word(mtrr::RANGE, "range", "one variable range"),
+        word(mtrr::ALL, "all", "the initiator's whole state, replicated (reg == ~0)"),
     ]);
     /// The variable range.
     MTRR_REG = 13, "mtrr-reg", "the variable range that is programmed", Number { default: 1, min: 0, max: 7 };
@@ -371,6 +418,7 @@ mod test {
         assert_eq!(ALLOC.parse("nth", 4), Err(BadValue::NumberMissing));
         assert_eq!(ALLOC.parse("ok:1", 4), Err(BadValue::NumberUnexpected));
         assert_eq!(ALLOC.parse("nth:0", 4), Err(BadValue::NotInRange));
+        assert_eq!(ALLOC.parse("random:101", 4), Err(BadValue::NotInRange));
         assert_eq!(MTRR_REG.parse("8", 4), Err(BadValue::NotInRange));
     }
 

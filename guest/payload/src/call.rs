@@ -10,7 +10,7 @@
 //! | `llist` | [`llist`] | today |
 //!
 //! `arch=own-helper` ([`own_helper`]) replaces all of them, as an architecture without the generic code does.
-//! `arch=generic-old-handler` keeps the sender and takes the handler of 2.6.28.
+//! `arch=generic-old-handler` keeps the sender and takes a handler that knows no RELEASE flag: that differs for `release` alone.
 //!
 //! There is no time-out anywhere in these protocols, but for the bounded variant of [`own_helper`].
 
@@ -174,15 +174,17 @@ fn call_function_single_interrupt() {
 /// smp_call_function_single(): `target` runs the function.
 pub fn single(target: usize, function: Function, wait: bool) -> Result<(), CallError> {
     numbered(CallShape::SINGLE, function, wait, |call| {
-        if target == this::vcpu() && layer() != Layer::UnlockFirst {
-            record::run_here(call);
-            return Ok(());
-        }
         match layer() {
+            // The layers with lock-free inboxes take their record first, even for themselves.
+            Layer::Kmalloc | Layer::PercpuLock | Layer::OwnHelper if target == this::vcpu() => {
+                record::run_here(call);
+                Ok(())
+            }
             Layer::Kmalloc => kmalloc::single(target, call),
             Layer::PercpuLock => percpu_lock::single(target, call),
             Layer::UnlockFirst => unlock_first::single(target, call),
             Layer::Llist => llist::single(target, call),
+            Layer::OwnHelper if !online().contains(target) => Err(CallError::Offline),
             Layer::OwnHelper => own_helper::many(Mask::one(target), call),
         }
     })

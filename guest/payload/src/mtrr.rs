@@ -14,4 +14,5 @@ pub struct Shared {
     atomicity: SpinLock,
     reserved: core::sync::atomic::AtomicU32,
     saved: generic::Saved,
+    state: generic::State,
 }

@@ -8,7 +8,7 @@ use stallbench_abi::arena::{Mark, Storage};
 use stallbench_abi::event::{AllocSite, EventKind};
 use stallbench_abi::knob::{ALLOC, ALLOC_SITE, alloc, alloc_site};
 use stallbench_rt::lock::SpinLock;
-use stallbench_rt::{arena, boot, event};
+use stallbench_rt::{arena, boot, cpu, event};
 
 use crate::call;
 use crate::root::root;
@@ -18,15 +18,19 @@ const SLOT: u64 = 256;
 /// Records of the pool when the scenario does not say how many.
 const SLOTS: u64 = 1024;
 
+/// Places that allocate.
+const SITES: usize = AllocSite::KNOWN.len();
+
 /// The allocator's state.
 #[repr(C)]
 pub struct Shared {
     lock: SpinLock,
     /// Allocations so far.
     allocations: AtomicU32,
+    /// Those of each site.
+    allocations_at: [AtomicU32; SITES],
     /// Records that are not in the pool.
     held: AtomicU32,
-    reserved: AtomicU32,
     base: AtomicU64,
     slots: AtomicU64,
     /// Slots from here on were never used.
@@ -41,7 +45,7 @@ impl Shared {
         if !call::allocates() {
             return;
         }
-        let slots = if boot::word(&ALLOC) == alloc::POOL { boot::word_number(&ALLOC).min(SLOTS) } else { SLOTS };
+        let slots = if boot::word(&ALLOC) == alloc::POOL { boot::word_number(&ALLOC) } else { SLOTS };
         self.base.store(arena::place_pool(slots * SLOT), Ordering::Relaxed);
         self.slots.store(slots, Ordering::Relaxed);
     }
@@ -62,7 +66,7 @@ impl Shared {
             return None;
         }
         // SAFETY: a free record of the pool, whose first word `give` wrote, under the lock.
-        let next = unsafe { (record as *const u64).read_volatile() };
+        let next = unsafe { AtomicU64::from_ptr(record as *mut u64) }.load(Ordering::Relaxed);
         self.free.store(next, Ordering::Relaxed);
         Some(record)
     }
@@ -78,8 +82,9 @@ impl Shared {
 
     fn give(&self, record: u64) {
         let were = self.lock.lock_and_disable_interrupts();
-        // SAFETY: the record is dead, and the pool's again; under the lock.
-        unsafe { (record as *mut u64).write_volatile(self.free.load(Ordering::Relaxed)) };
+        // SAFETY: the record is dead, and the pool's again; an atomic, since a protocol that uses it still is what the bench is for.
+        let next = unsafe { AtomicU64::from_ptr(record as *mut u64) };
+        next.store(self.free.load(Ordering::Relaxed), Ordering::Relaxed);
         self.free.store(record, Ordering::Relaxed);
         self.held.fetch_sub(1, Ordering::SeqCst);
         self.lock.unlock_and_restore_interrupts(were);
@@ -94,12 +99,12 @@ pub(crate) fn held() -> &'static AtomicU32 {
 /// Allocates a record for a call: `None` where the scenario injects a failure, or where the pool has none left.
 pub(crate) fn allocate<T: arena::Shared>(site: AllocSite, name: &str) -> Option<&'static T> {
     const { assert!(size_of::<T>() + size_of::<Mark>() <= SLOT as usize) };
-    let number = root().pool.allocations.fetch_add(1, Ordering::Relaxed) + 1;
+    let number = next_number(site);
     let record = if fails(number, site) { None } else { root().pool.take() };
     event::record(EventKind::ALLOC, number, record.unwrap_or(0), site.0);
     let record = record?;
-    // SAFETY: the record is this caller's alone, of at least this size; zero is a valid `T`.
-    unsafe { core::ptr::write_bytes(record as *mut u8, 0, size_of::<T>()) };
+    // SAFETY: the record is this caller's, of at least this size.
+    unsafe { cpu::clear(record, size_of::<T>()) };
     arena::mark_live(record, size_of::<T>(), Storage::POOL, name);
     // SAFETY: as above; the pool's memory stays mapped for ever, a use after `free` is the protocol's bug and no undefined one.
     Some(unsafe { &*(record as *const T) })
@@ -110,6 +115,17 @@ pub(crate) fn free(record: u64) {
     arena::mark_dead(record);
     event::record(EventKind::FREE, 0, record, 0);
     root().pool.give(record);
+}
+
+/// The number of an allocation: among those of its site where the scenario names one, else among all.
+fn next_number(site: AllocSite) -> u32 {
+    let pool = &root().pool;
+    let all = pool.allocations.fetch_add(1, Ordering::Relaxed) + 1;
+    let here = AllocSite::KNOWN
+        .iter()
+        .position(|known| *known == site)
+        .map_or(all, |index| pool.allocations_at[index].fetch_add(1, Ordering::Relaxed) + 1);
+    if boot::word(&ALLOC_SITE) == alloc_site::ANY { all } else { here }
 }
 
 fn fails(number: u32, site: AllocSite) -> bool {

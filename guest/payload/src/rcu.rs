@@ -11,7 +11,7 @@ use stallbench_abi::layout::vector;
 use stallbench_rt::arena::{self, SharedArray};
 use stallbench_rt::lock::SpinLock;
 use stallbench_rt::mask::{Mask, SharedMask};
-use stallbench_rt::{apic, boot, event, this};
+use stallbench_rt::{apic, boot, cpu, event, this};
 
 use crate::pool;
 use crate::root::root;
@@ -66,12 +66,15 @@ impl Shared {
     }
 }
 
-/// Frees a record of the pool after a grace period; `head` is the record's. Interrupts are off.
+/// Frees a record of the pool after a grace period; `head` is the record's. A callback may have enabled interrupts, whose
+/// handlers queue records too.
 pub(crate) fn call_rcu(record: u64, head: &Head) {
+    let were = cpu::disable_interrupts();
     let own = root().rcu.own.get(this::vcpu());
     head.next.store(own.next.load(Ordering::Relaxed), Ordering::Relaxed);
     own.next.store(record, Ordering::Relaxed);
     root().rcu.waiting.insert(this::vcpu());
+    cpu::restore_interrupts(were);
 }
 
 /// This vCPU is not idle, or no longer: from here on it may walk a list, so a grace period waits for it.

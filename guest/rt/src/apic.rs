@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use stallbench_abi::event::EventKind;
+use stallbench_abi::event::{EventKind, TO_ALL, TO_ALL_BUT_SELF};
 use stallbench_abi::knob;
 use stallbench_abi::layout::{XAPIC, vector};
 
@@ -33,13 +33,8 @@ mod icr {
     pub(super) const ALL_BUT_SELF: u32 = 0b11 << 18;
 }
 
-/// `a` of an [`EventKind::IPI`] to all but the sender.
-const TO_ALL_BUT_SELF: u64 = u64::MAX;
-/// `a` of an [`EventKind::IPI`] to all.
-const TO_ALL: u64 = u64::MAX - 1;
-
 fn is_x2apic() -> bool {
-    boot::word(&knob::APIC) == 0
+    boot::word(&knob::APIC) == knob::apic::X2APIC
 }
 
 fn xapic_register(offset: u32) -> &'static AtomicU32 {
@@ -70,21 +65,24 @@ pub(crate) fn end_of_interrupt() {
 }
 
 /// Sends a fixed interrupt to one vCPU.
+///
+/// The event comes behind the write, here and below: recording one is a locked operation, which drains the store buffer, and
+/// would do in secret what the fences before the write are there for.
 pub fn send(vcpu: usize, vector: u8) {
-    event::record(EventKind::IPI, u32::from(vector), vcpu as u64, 0);
     command(vcpu as u32, icr::ASSERT | u32::from(vector));
+    event::record(EventKind::IPI, u32::from(vector), vcpu as u64, 0);
 }
 
 /// Sends a fixed interrupt to all vCPUs but this one, by the shorthand.
 pub fn send_all_but_self(vector: u8) {
-    event::record(EventKind::IPI, u32::from(vector), TO_ALL_BUT_SELF, 0);
     command(0, icr::ALL_BUT_SELF | icr::ASSERT | u32::from(vector));
+    event::record(EventKind::IPI, u32::from(vector), TO_ALL_BUT_SELF, 0);
 }
 
 /// Sends an NMI to all vCPUs, this one included, by the shorthand.
 pub fn send_nmi_to_all() {
-    event::record(EventKind::IPI, u32::from(vector::NMI), TO_ALL, 0);
     command(0, icr::ALL | icr::ASSERT | icr::NMI);
+    event::record(EventKind::IPI, u32::from(vector::NMI), TO_ALL, 0);
 }
 
 /// Sends INIT to one vCPU.
@@ -108,7 +106,7 @@ fn command(destination: u32, low: u32) {
 /// One WRMSR. It is not serialising and may pass earlier stores, so data that the target is to see needs the fences before it
 /// (SDM 3A 11.12.3).
 fn command_x2apic(destination: u32, low: u32) {
-    if boot::word(&knob::FENCE) != 0 {
+    if boot::word(&knob::FENCE) == knob::answer::YES {
         cpu::fence_before_x2apic();
     }
     cpu::write_msr(X2APIC_MSRS + (ICR_LOW >> 4), u64::from(destination) << 32 | u64::from(low));

@@ -15,7 +15,7 @@ use stallbench_abi::layout::{ARENA, ARENA_SIZE};
 use stallbench_abi::text;
 
 use crate::mask::SharedMask;
-use crate::{boot, event, this};
+use crate::{boot, cpu, event, this};
 
 /// Bytes of the arena's stacks that each vCPU has.
 const STACK_SIZE: u64 = 2048;
@@ -188,8 +188,8 @@ pub fn on_stack<T: Shared>(name: &str) -> OnStack<T> {
     used.set(used_before + size);
     let base = root().stacks.load(Ordering::Relaxed) + this::vcpu() as u64 * STACK_SIZE + used_before;
     let object = base + size_of::<Mark>() as u64;
-    // SAFETY: these bytes belong to this guard alone; what stood here is dead.
-    unsafe { core::ptr::write_bytes(object as *mut u8, 0, size_of::<T>()) };
+    // SAFETY: these bytes belong to this guard; what stood here is dead.
+    unsafe { cpu::clear(object, size_of::<T>()) };
     mark_live(object, size_of::<T>(), Storage::STACK, name);
     // SAFETY: aligned bytes of the arena, zeroed, and `Shared` says that zero is a valid value. The memory itself stays mapped
     // for ever, so that a late access by another vCPU is the protocol's bug, which the bench is about, and no undefined one.

@@ -147,6 +147,19 @@ pub fn stack_pointer() -> u64 {
     value
 }
 
+/// Clears memory of the arena by one string instruction. Another vCPU may still look at what stood there: that is a bug of its
+/// protocol, which the bench is about, and must not become one of this program, as a race with a store of Rust would be.
+///
+/// # Safety
+///
+/// The bytes are mapped and the caller's to write.
+pub unsafe fn clear(address: u64, bytes: usize) {
+    // SAFETY: as the caller's; DF is clear by the ABI.
+    unsafe {
+        asm!("rep stosb", inout("rcx") bytes => _, inout("rdi") address => _, in("al") 0u8, options(nostack, preserves_flags));
+    }
+}
+
 /// UD2.
 pub fn undefined_opcode() {
     // SAFETY: raises #UD, whose gate ends in an epitaph.

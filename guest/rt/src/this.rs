@@ -107,17 +107,6 @@ pub fn depth() -> usize {
     unsafe { addr_of!((*page()).depth).read_volatile() as usize }
 }
 
-/// Whether an interrupt or NMI handler runs.
-pub fn in_interrupt() -> bool {
-    depth() != 0
-}
-
-/// NMIs that this vCPU has taken.
-pub fn nmis() -> u64 {
-    // SAFETY: as in `enter_phase`.
-    unsafe { addr_of!((*page()).nmis).read_volatile() }
-}
-
 /// Enters a context above the present one.
 pub(crate) fn enter_context(kind: ContextKind, vector: u8, frame: u64) {
     let depth = depth() + 1;

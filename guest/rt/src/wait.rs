@@ -5,7 +5,7 @@
 //! the host believes the machine, not the publication.
 
 use core::ptr::addr_of_mut;
-use core::sync::atomic::AtomicU32;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use stallbench_abi::event::EventKind;
 use stallbench_abi::image::{Site, SiteKind};
@@ -75,8 +75,9 @@ impl Condition {
     }
 
     fn holds(&self, until: Until) -> bool {
-        // SAFETY: the word outlives the wait: it is static, or lies in a record whose owner waits.
-        let word = unsafe { (self.address as *const u32).read_volatile() };
+        // SAFETY: the word outlives the wait: it is static, or lies in a record whose owner waits, and it is an atomic everywhere.
+        // Acquire, as the spin is: what follows the wait reads what came before the store that ends it.
+        let word = unsafe { AtomicU32::from_ptr(self.address as *mut u32) }.load(Ordering::Acquire);
         (word & self.mask == self.value) == (until == Until::EQUAL)
     }
 }
@@ -132,7 +133,7 @@ pub fn run_bounded(
 }
 
 fn operands(condition: &Condition) -> Spin {
-    let port = if boot::word(&knob::SPIN) == 0 { 0 } else { u32::from(port::YIELD) };
+    let port = if boot::word(&knob::SPIN) == knob::spin::PAUSE { 0 } else { u32::from(port::YIELD) };
     Spin { address: condition.address, mask: condition.mask, value: condition.value, port }
 }
 

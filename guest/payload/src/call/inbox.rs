@@ -1,5 +1,7 @@
 //! What the layers until 2013 queue calls on: an inbox for each CPU, and one list for all multi-target calls.
 
+use core::sync::atomic::{Ordering, fence};
+
 use stallbench_rt::arena;
 use stallbench_rt::list::Link;
 use stallbench_rt::lock::SpinLock;
@@ -51,15 +53,18 @@ impl Inbox {
     }
 }
 
-/// Puts a record into the inbox of `target`, and interrupts it only if there was nothing in it: the first half of
-/// generic_exec_single().
-pub(super) fn send(target: usize, record: &CallSingle) {
+/// Puts a record into the inbox of `target`, and interrupts it only if there was nothing in it: generic_exec_single() but for
+/// its wait. `barrier` orders the record before the interrupt (smp_mb()), where the original has it.
+pub(super) fn send(target: usize, record: &CallSingle, barrier: bool) {
+    record.record_queued(target);
     let inbox = root().call.inboxes.get(target);
     let were = inbox.lock.lock_and_disable_interrupts();
     let was_empty = inbox.list.is_empty();
     inbox.list.add_tail(&record.link);
     inbox.lock.unlock_and_restore_interrupts(were);
-    record.record_queued(target);
+    if barrier {
+        fence(Ordering::SeqCst);
+    }
     if was_empty {
         arch::send_call_function_single(target);
     }
@@ -72,22 +77,22 @@ impl Queue {
 
     /// Adds a record behind the others (list_add_tail_rcu()).
     pub(super) fn add_last(&self, record: &CallMany) {
+        record.record_queued();
         let were = self.lock.lock_and_disable_interrupts();
         self.list.add_tail(&record.single.link);
         self.lock.unlock_and_restore_interrupts(were);
-        record.record_queued();
     }
 
     /// Adds a record before the others: a walker that stands on its earlier use revisits entries rather than missing any.
     /// Interrupts are off.
     pub(super) fn add_first(&self, record: &CallMany) {
+        record.record_queued();
         self.lock.lock();
         self.list.add_head(&record.single.link);
         self.lock.unlock();
-        record.record_queued();
     }
 
-    /// Takes a record out. Interrupts are off.
+    /// Takes a record out. As in the original this leaves interrupts as the callback left them.
     pub(super) fn remove(&self, record: &CallMany) {
         self.lock.lock();
         record.single.link.remove();

@@ -34,7 +34,8 @@ fn handler_knows_release() -> bool {
     boot::word(&CALL) == knob::call::RELEASE && boot::word(&ARCH) != knob::arch::GENERIC_OLD_HANDLER
 }
 
-/// smp_call_function_single().
+/// smp_call_function_single(). The test for an offline target is that of 2.6.29; without it the call would be queued for a CPU
+/// that never looks.
 pub(super) fn single(target: usize, call: Call) -> Result<(), CallError> {
     if !online().contains(target) {
         return Err(CallError::Offline);
@@ -68,14 +69,10 @@ fn single_on_stack(target: usize, call: Call) {
     wait_until!("call_single", "", "flag WAIT", COMPLETION, record.flag_clear(WAIT), equal);
 }
 
-/// generic_exec_single(), without its wait.
+/// generic_exec_single(), without its wait. 2.6.29 moved the barrier from the receiver to the sender.
 fn exec_single(target: usize, record: &CallSingle, call: &Call) {
     record.fill(call, Some(target));
-    if !is_2_6_28() {
-        // 2.6.29 added the barrier; the spin lock in the inbox orders as much on x86.
-        fence(Ordering::SeqCst);
-    }
-    inbox::send(target, record);
+    inbox::send(target, record, !is_2_6_28());
 }
 
 /// smp_call_function_mask() of 2.6.28, smp_call_function_many() of 2.6.29.
@@ -103,10 +100,13 @@ fn broadcast(record: &CallMany, targets: Mask, call: &Call, flags: u32) {
     record.single.flags.store(flags, Ordering::Relaxed);
     record.fill(call, targets);
     root().call.queue.add_last(record);
-    if !is_2_6_28() {
+    if is_2_6_28() {
+        arch::send_call_function(targets);
+    } else {
         fence(Ordering::SeqCst);
+        // The record's own mask, which handlers may have narrowed by now; 2.6.28 sends to the caller's copy.
+        arch::send_call_function(record.mask.get());
     }
-    arch::send_call_function(targets);
 }
 
 fn wait_for_completion(record: &CallMany) {
@@ -146,9 +146,11 @@ fn serial(targets: Mask, call: Call) {
 }
 
 /// generic_smp_call_function_single_interrupt(). Interrupts are off.
+///
+/// 2.6.28 has full barriers here; 2.6.29 only orders dependent reads, for which x86 needs nothing.
 pub(super) fn single_interrupt() {
     let inbox = Inbox::own();
-    fence(Ordering::SeqCst);
+    receiver_barrier();
     // The test takes no lock: a record that is just being added is seen here or brings its own interrupt.
     while !inbox.is_empty() {
         let list = Link::new();
@@ -158,6 +160,12 @@ pub(super) fn single_interrupt() {
             record.link.remove();
             run_single(record);
         }
+        receiver_barrier();
+    }
+}
+
+fn receiver_barrier() {
+    if is_2_6_28() {
         fence(Ordering::SeqCst);
     }
 }
@@ -199,11 +207,13 @@ fn run_many(record: &'static CallMany, me: usize) {
         return;
     }
     root().call.queue.remove(record);
-    let flags = record.single.flags.load(Ordering::Relaxed);
-    if flags & WAIT != 0 {
+    let flags = || record.single.flags.load(Ordering::Relaxed);
+    if flags() & WAIT != 0 {
         record.single.clear(WAIT);
     }
-    if flags & ALLOC != 0 {
+    // Read anew, as in the original: the waiter may be gone by now, and the record on its stack with it. It is why 2.6.28
+    // quiesces before it returns.
+    if flags() & ALLOC != 0 {
         rcu::call_rcu(record.single.address(), &record.rcu);
     }
 }

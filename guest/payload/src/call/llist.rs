@@ -9,7 +9,7 @@ use stallbench_rt::list::{self, Stack};
 use stallbench_rt::mask::Mask;
 use stallbench_rt::{arena, this, wait_until};
 
-use super::record::CallSingle;
+use super::record::{self, CallSingle};
 use super::{Call, CallError, arch, online};
 use crate::root::root;
 
@@ -33,9 +33,8 @@ pub(super) fn take_own() -> u64 {
 
 /// Puts a record into the inbox of `target`: whether it was empty.
 pub(super) fn add(target: usize, record: &CallSingle) -> bool {
-    let was_empty = root().call.stacks.get(target).0.push(&record.link);
     record.record_queued(target);
-    was_empty
+    root().call.stacks.get(target).0.push(&record.link)
 }
 
 /// csd_lock().
@@ -55,32 +54,37 @@ pub(super) fn wait_for_many(record: &CallSingle) {
     wait_until!("call_many", "", "flag LOCK", COMPLETION, record.flag_clear(LOCK), equal);
 }
 
-/// csd_lock_wait(), behind a synchronous call to one.
-pub(super) fn wait_for_single(record: &CallSingle) {
-    wait_until!("call_single", "", "flag LOCK", COMPLETION, record.flag_clear(LOCK), equal);
-}
-
 /// smp_call_function_single().
 pub(super) fn single(target: usize, call: Call) -> Result<(), CallError> {
+    single_marked(target, call, SYNC)
+}
+
+/// smp_call_function_single() of all layers with lock-free inboxes; `synchronous` marks a record whose sender waits.
+pub(super) fn single_marked(target: usize, call: Call, synchronous: u32) -> Result<(), CallError> {
     if call.wait {
         let record = arena::on_stack::<CallSingle>("csd");
-        record.flags.store(LOCK | SYNC, Ordering::Relaxed);
-        exec_single(target, &record, &call)?;
-        wait_for_single(&record);
+        record.flags.store(LOCK | synchronous, Ordering::Relaxed);
+        exec_single(target, &record, call)?;
+        wait_until!("call_single", "", "flag LOCK", COMPLETION, record.flag_clear(LOCK), equal);
         return Ok(());
     }
     let record = root().call.single.get(this::vcpu());
     lock(record);
-    exec_single(target, record, &call)
+    exec_single(target, record, call)
 }
 
-/// generic_exec_single() for another CPU.
-fn exec_single(target: usize, record: &CallSingle, call: &Call) -> Result<(), CallError> {
+/// generic_exec_single(): a caller that is its own target gives the record back at once.
+fn exec_single(target: usize, record: &CallSingle, call: Call) -> Result<(), CallError> {
+    if target == this::vcpu() {
+        unlock(record);
+        record::run_here(call);
+        return Ok(());
+    }
     if !online().contains(target) {
         unlock(record);
         return Err(CallError::Offline);
     }
-    record.fill(call, Some(target));
+    record.fill(&call, Some(target));
     if add(target, record) {
         arch::send_call_function_single(target);
     }

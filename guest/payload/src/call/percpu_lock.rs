@@ -49,13 +49,13 @@ pub(super) fn single(target: usize, call: Call) -> Result<(), CallError> {
         let record = arena::on_stack::<CallSingle>("csd");
         lock_single(&record);
         record.fill(&call, Some(target));
-        inbox::send(target, &record);
+        inbox::send(target, &record, false);
         wait_until!("call_single", "", "flag LOCK", COMPLETION, record.flag_clear(LOCK), equal);
     } else {
         let record = root().call.single.get(this::vcpu());
         lock_single(record);
         record.fill(&call, Some(target));
-        inbox::send(target, record);
+        inbox::send(target, record, false);
     }
     Ok(())
 }
@@ -75,7 +75,8 @@ pub(super) fn many(targets: Mask, call: Call) -> Result<(), CallError> {
     record.lock.unlock();
     cpu::restore_interrupts(were);
     fence(Ordering::SeqCst);
-    arch::send_call_function(targets);
+    // The record's own mask, which handlers may have narrowed by now.
+    arch::send_call_function(record.mask.get());
     if call.wait {
         wait_until!("call_many", "", "flag LOCK", COMPLETION, record.flag_clear(LOCK), equal);
     }

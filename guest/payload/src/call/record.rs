@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use stallbench_abi::event::EventKind;
+use stallbench_abi::event::{EventKind, LIST_OF_ALL};
 use stallbench_rt::list::Link;
 use stallbench_rt::lock::SpinLock;
 use stallbench_rt::mask::{Mask, SharedMask};
@@ -105,7 +105,7 @@ impl CallSingle {
         self.flags.store(self.flags.load(Ordering::Relaxed) & !flag, Ordering::Release);
     }
 
-    /// Records that it was put on the queue of a vCPU.
+    /// Records that it is about to be put on the queue of a vCPU: behind that come the stores that the protocol itself orders.
     pub(super) fn record_queued(&self, target: usize) {
         event::record(EventKind::QUEUE, target as u32, self.address(), self.call_number());
     }
@@ -131,9 +131,9 @@ impl CallMany {
         self.unfinished.set(targets);
     }
 
-    /// Records that it was put on the list of all.
+    /// Records that it is about to be put on the list of all.
     pub(super) fn record_queued(&self) {
-        event::record(EventKind::QUEUE, u32::MAX, self.single.address(), self.single.call_number());
+        event::record(EventKind::QUEUE, LIST_OF_ALL, self.single.address(), self.single.call_number());
     }
 }
 

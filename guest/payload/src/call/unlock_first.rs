@@ -6,11 +6,11 @@
 use core::sync::atomic::Ordering;
 
 use stallbench_rt::mask::Mask;
-use stallbench_rt::{arena, list, this};
+use stallbench_rt::{list, this};
 
-use super::llist::{LOCK, add, lock, take_own, unlock, wait_for_many, wait_for_single};
-use super::record::{self, CallSingle};
-use super::{Call, CallError, arch, online};
+use super::llist::{self, add, lock, take_own, unlock, wait_for_many};
+use super::record::CallSingle;
+use super::{Call, CallError, arch};
 use crate::root::root;
 
 /// Its sender waits for the callback (`CSD_FLAG_SYNCHRONOUS`).
@@ -18,34 +18,7 @@ const SYNCHRONOUS: u32 = 2;
 
 /// smp_call_function_single().
 pub(super) fn single(target: usize, call: Call) -> Result<(), CallError> {
-    if call.wait {
-        let record = arena::on_stack::<CallSingle>("csd");
-        record.flags.store(LOCK | SYNCHRONOUS, Ordering::Relaxed);
-        exec_single(target, &record, call)?;
-        wait_for_single(&record);
-        return Ok(());
-    }
-    let record = root().call.single.get(this::vcpu());
-    lock(record);
-    exec_single(target, record, call)
-}
-
-/// generic_exec_single(): a caller that is its own target gives the record back at once.
-fn exec_single(target: usize, record: &CallSingle, call: Call) -> Result<(), CallError> {
-    if target == this::vcpu() {
-        unlock(record);
-        record::run_here(call);
-        return Ok(());
-    }
-    if !online().contains(target) {
-        unlock(record);
-        return Err(CallError::Offline);
-    }
-    record.fill(&call, Some(target));
-    if add(target, record) {
-        arch::send_call_function_single(target);
-    }
-    Ok(())
+    llist::single_marked(target, call, SYNCHRONOUS)
 }
 
 /// smp_call_function_many().

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use stallbench_abi::knob::{ALLOC, CALLEE, CALLS, FLIP, INITIATOR, TARGET, WAIT, alloc, flip, target};
+use stallbench_abi::knob::{ALLOC, CALLEE, CALLS, FLIP, INITIATOR, TARGET, WAIT, alloc, answer, callee, flip, target};
 use stallbench_abi::vcpu::Until;
 use stallbench_rt::mask::Mask;
 use stallbench_rt::wait::{self, Condition};
@@ -70,9 +70,10 @@ fn last_of(mask: Mask) -> usize {
 }
 
 fn make_call(function: Function) -> Result<(), CallError> {
-    let wait = boot::knob(&WAIT) != 0;
+    let wait = boot::word(&WAIT) == answer::YES;
     match boot::word(&TARGET) {
-        target::SINGLE => call::single(targets().first().unwrap_or(0), function, wait),
+        // Where there is no other vCPU there is nobody to call.
+        target::SINGLE => targets().first().map_or(Ok(()), |target| call::single(target, function, wait)),
         target::MANY => call::many(targets(), function, wait),
         target::SELF => call::single(this::vcpu(), function, wait),
         target::OFFLINE => call::single(boot::vcpus() - 1, function, wait),
@@ -115,7 +116,7 @@ fn address(word: &AtomicU32) -> u64 {
 
 /// The callback that the scenario asks for; it takes one off `left` when it ends.
 fn callback(left: &AtomicU32) -> Function {
-    let needs_caller = boot::word(&CALLEE) == 0;
+    let needs_caller = boot::word(&CALLEE) == callee::NEEDS_CALLER;
     Function { run: if needs_caller { needs_its_caller } else { ends }, info: address(left) }
 }
 

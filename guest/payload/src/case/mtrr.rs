@@ -1,6 +1,6 @@
 //! Subject `mtrr`: set_mtrr() on top of a call layer.
 
-use stallbench_abi::knob::{MTRR, MTRR_BASE, MTRR_REG, MTRR_SIZE, MTRR_TYPE};
+use stallbench_abi::knob::{self, MTRR, MTRR_BASE, MTRR_REG, MTRR_SIZE, MTRR_TYPE};
 use stallbench_rt::{boot, this};
 
 use super::{case, hold_pool};
@@ -23,11 +23,11 @@ fn set() {
         return;
     }
     hold_pool();
-    if boot::word(&MTRR) == 0 {
+    if boot::word(&MTRR) == knob::mtrr::RANGE {
         set_mtrr(range());
     } else {
         // The initiator's own registers first: the rendezvous replicates them and leaves the initiator as it is.
-        generic::set_all(false);
+        generic::set_own_and_save();
         set_mtrr(Range { register: REPLICATE, base: 0, size: 0, memory_type: 0 });
     }
 }

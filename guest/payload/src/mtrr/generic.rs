@@ -11,6 +11,8 @@ use crate::root::root;
 
 /// IA32_MTRR_PHYSBASE0; pair `n` is at `2 * n` behind it, its mask one further.
 const PHYS_BASE_0: u32 = 0x200;
+/// Variable ranges: VCNT of every host that the CPUID model is for.
+const RANGES: u32 = 8;
 /// IA32_MTRR_PHYSMASK.V.
 const MASK_VALID: u64 = 1 << 11;
 /// The fixed-range registers.
@@ -68,7 +70,47 @@ fn write_range(range: Range) {
     event::record(EventKind::MTRR, MtrrStep::RANGE.0, base, mask);
 }
 
-/// generic_set_all(): programs the whole state of [`mtrr`], PAT included. `skip` leaves the writes out.
+/// The state that set_all() replicates (`mtrr_state`), saved by the initiator before it calls the others.
+#[repr(C)]
+pub(super) struct State {
+    /// Bases and masks, in the order of their registers.
+    ranges: [AtomicU64; 2 * RANGES as usize],
+    fixed: [AtomicU64; FIXED.len()],
+    default_type: AtomicU64,
+    pat: AtomicU64,
+}
+
+/// Programs this processor alone with the state of [`mtrr`], and saves all its registers for the others.
+pub(crate) fn set_own_and_save() {
+    let were = cpu::disable_interrupts();
+    prepare();
+    let range = PHYS_BASE_0 + 2 * mtrr::RANGE as u32;
+    cpu::write_msr(range, mtrr::RANGE_BASE);
+    cpu::write_msr(range + 1, mtrr::RANGE_MASK);
+    for (register, value) in FIXED.into_iter().zip(mtrr::FIXED) {
+        cpu::write_msr(register, value);
+    }
+    cpu::write_msr(PAT, mtrr::PAT);
+    set_default_type(mtrr::DEFAULT_TYPE);
+    post();
+    save();
+    cpu::restore_interrupts(were);
+}
+
+/// get_mtrr_state().
+fn save() {
+    let state = &root().mtrr.state;
+    for (register, saved) in (PHYS_BASE_0..).zip(&state.ranges) {
+        saved.store(cpu::read_msr(register), Ordering::Relaxed);
+    }
+    for (register, saved) in FIXED.into_iter().zip(&state.fixed) {
+        saved.store(cpu::read_msr(register), Ordering::Relaxed);
+    }
+    state.default_type.store(cpu::read_msr(DEFAULT_TYPE), Ordering::Relaxed);
+    state.pat.store(cpu::read_msr(PAT), Ordering::Relaxed);
+}
+
+/// generic_set_all(): gives this processor the saved state, PAT included. `skip` leaves the writes out.
 pub(crate) fn set_all(skip: bool) {
     let were = cpu::disable_interrupts();
     prepare();
@@ -79,19 +121,35 @@ pub(crate) fn set_all(skip: bool) {
     cpu::restore_interrupts(were);
 }
 
+/// set_mtrr_state(): writes what differs, and says which classes of registers did.
 fn write_all() {
-    let range = PHYS_BASE_0 + 2 * mtrr::RANGE as u32;
-    cpu::write_msr(range, mtrr::RANGE_BASE);
-    cpu::write_msr(range + 1, mtrr::RANGE_MASK);
-    for (register, value) in FIXED.into_iter().zip(mtrr::FIXED) {
-        if cpu::read_msr(register) != value {
-            cpu::write_msr(register, value);
-        }
+    let state = &root().mtrr.state;
+    let ranges =
+        (PHYS_BASE_0..).zip(&state.ranges).fold(false, |any, (register, saved)| write_changed(register, saved) | any);
+    let fixed =
+        FIXED.into_iter().zip(&state.fixed).fold(false, |any, (register, saved)| write_changed(register, saved) | any);
+    let default_type = state.default_type.load(Ordering::Relaxed);
+    let changed = root().mtrr.saved.default_type.load(Ordering::Relaxed) != default_type;
+    if changed {
+        set_default_type(default_type);
     }
-    cpu::write_msr(PAT, mtrr::PAT);
-    // Post writes it: until then the MTRRs stay off.
-    root().mtrr.saved.default_type.store(mtrr::DEFAULT_TYPE, Ordering::Relaxed);
-    event::record(EventKind::MTRR, MtrrStep::ALL.0, 0, 0);
+    write_changed(PAT, &state.pat);
+    let classes = u64::from(ranges) | u64::from(fixed) << 1 | u64::from(changed) << 2;
+    event::record(EventKind::MTRR, MtrrStep::ALL.0, classes, 0);
+}
+
+fn write_changed(register: u32, saved: &AtomicU64) -> bool {
+    let value = saved.load(Ordering::Relaxed);
+    let differs = cpu::read_msr(register) != value;
+    if differs {
+        cpu::write_msr(register, value);
+    }
+    differs
+}
+
+/// Post writes the default type: until then the MTRRs stay off.
+fn set_default_type(value: u64) {
+    root().mtrr.saved.default_type.store(value, Ordering::Relaxed);
 }
 
 /// prepare_set(): caches off and flushed, global pages off, translations flushed, MTRRs off.

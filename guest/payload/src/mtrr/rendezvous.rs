@@ -89,6 +89,7 @@ impl Rendezvous {
 
 /// set_mtrr(): programs a range on all processors, or replicates the initiator's state ([`REPLICATE`]).
 pub fn set_mtrr(range: Range) {
+    // The original counts the CPUs that are booting and interrupts those that are online; here the two sets are one.
     let others = call::others();
     let count = others.count();
     let data = arena::on_stack::<Rendezvous>("set_mtrr");

@@ -87,7 +87,7 @@ fn knob_json(knob: &Knob) -> Value {
     let values = match knob.values {
         Values::Words(words) => words
             .iter()
-            .map(|word| json!({ "word": word.word, "takes_number": word.takes_number, "what": word.what }))
+            .map(|word| json!({ "word": word.word, "takes_number": word.takes_number(), "what": word.what }))
             .collect(),
         Values::Number { default, min, max } => json!({ "default": default, "min": min, "max": max }),
         Values::Vcpu => json!("vcpu"),

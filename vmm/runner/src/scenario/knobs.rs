@@ -135,7 +135,7 @@ pub fn expected(knob: &Knob) -> String {
         Values::Words(words) => {
             let words: Vec<_> = words
                 .iter()
-                .map(|w| if w.takes_number { format!("{}:N", w.word) } else { w.word.to_owned() })
+                .map(|w| if w.takes_number() { format!("{}:N", w.word) } else { w.word.to_owned() })
                 .collect();
             words.join(", ")
         }
@@ -147,7 +147,7 @@ pub fn expected(knob: &Knob) -> String {
 /// The text of a raw value, for knobs at their defaults.
 pub fn text_of(knob: &Knob, raw: u64) -> String {
     match knob.word(raw) {
-        Some((word, number)) if word.takes_number => format!("{}:{number}", word.word),
+        Some((word, number)) if word.takes_number() => format!("{}:{number}", word.word),
         Some((word, _)) => word.word.to_owned(),
         None => raw.to_string(),
     }
