@@ -45,7 +45,7 @@ fn stood_still(first: &Analysis<'_>, second: &Analysis<'_>, vcpu: usize) -> bool
 
 /// The stall of a machine with waits that can never end.
 fn stall(analysis: &Analysis<'_>) -> Stall {
-    let history = History::new(analysis.view.memory, analysis.vcpus.len());
+    let history = History::new(analysis);
     let edges = edges(analysis);
     let root = root(analysis, &edges, &history);
     let culprit = culprit(analysis, &edges, root, &history);
@@ -55,7 +55,7 @@ fn stall(analysis: &Analysis<'_>) -> Stall {
 
 /// Every confirmed wait of a machine, whether or not it can end.
 pub fn waits(analysis: &Analysis<'_>) -> Vec<WaitReport> {
-    let history = History::new(analysis.view.memory, analysis.vcpus.len());
+    let history = History::new(analysis);
     wait_reports(analysis, &edges(analysis), &history)
 }
 

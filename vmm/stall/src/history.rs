@@ -5,20 +5,21 @@
 
 use core::cell::OnceCell;
 
-use stallbench_abi::event::{AllocSite, Event, EventKind};
-use stallbench_abi::knob::{FLIP, flip};
+use stallbench_abi::event::{AllocSite, Event, EventKind, LIST_OF_ALL, TO_ALL, TO_ALL_BUT_SELF};
+use stallbench_abi::knob::flip;
+use stallbench_abi::layout::vector;
 use stallbench_state::memory::Memory;
 use stallbench_state::published::{Ring, events};
 
-/// A list that all targets share has no target of its own.
-const LIST_OF_ALL: u32 = u32::MAX;
-/// Lowest destination that is a shorthand, see [`EventKind::IPI`].
-const SHORTHANDS: u64 = u64::MAX - 1;
+use crate::analysis::Analysis;
+use crate::set::VcpuSet;
 
 /// The event rings of a machine that stands still.
 pub(crate) struct History<'a> {
     memory: &'a dyn Memory,
     rings: Vec<OnceCell<Ring>>,
+    /// For each vCPU, those that its waits await, in whichever context.
+    awaited: Vec<VcpuSet>,
 }
 
 /// How far a callback has come on a vCPU.
@@ -43,8 +44,10 @@ pub(crate) struct Unhandled {
 }
 
 impl<'a> History<'a> {
-    pub(crate) fn new(memory: &'a dyn Memory, vcpus: usize) -> Self {
-        Self { memory, rings: (0..vcpus).map(|_| OnceCell::new()).collect() }
+    pub(crate) fn new(analysis: &Analysis<'a>) -> Self {
+        let vcpus = analysis.vcpus.len();
+        let awaited = (0..vcpus).map(|vcpu| awaited(analysis, vcpu)).collect();
+        Self { memory: analysis.view.memory, rings: (0..vcpus).map(|_| OnceCell::new()).collect(), awaited }
     }
 
     fn ring(&self, vcpu: usize) -> &Ring {
@@ -71,15 +74,16 @@ impl<'a> History<'a> {
         let unhandled = queued.filter(|(_, event)| self.callback(target, event.b) == Callback::NotBegun);
         let (sender, event) = unhandled.min_by_key(|(_, event)| event.clock)?;
         let later = || self.ring(sender).events.iter().filter(|e| e.clock > event.clock);
-        let interrupt_sent = later().any(|e| e.kind == EventKind::IPI && (e.a == target as u64 || e.a >= SHORTHANDS));
+        let interrupt_sent = later().any(|e| is_call_interrupt(e) && reaches(e, sender, target));
         let injected = self.ring(sender).events.iter().any(is_left_out_interrupt);
         Some(Unhandled { sender, call: event.b, interrupt_sent, injected })
     }
 
     fn queued(&self, sender: usize, target: usize) -> impl Iterator<Item = (usize, &Event)> {
+        // A list that all share does not say whom a record on it is for. Its sender does, by what it waits for.
+        let on_list = sender != target && self.awaited[sender].contains(target);
         let for_target = move |event: &&Event| {
-            let to_it = event.arg == target as u32 || (event.arg == LIST_OF_ALL && sender != target);
-            event.kind == EventKind::QUEUE && to_it
+            event.kind == EventKind::QUEUE && (event.arg == target as u32 || (event.arg == LIST_OF_ALL && on_list))
         };
         self.ring(sender).events.iter().filter(for_target).map(move |event| (sender, event))
     }
@@ -100,7 +104,26 @@ fn failure_before(events: &[Event], clock: u64) -> Option<&Event> {
     events.iter().rev().find(failed)
 }
 
+/// Whom the waits of a vCPU await.
+fn awaited(analysis: &Analysis<'_>, vcpu: usize) -> VcpuSet {
+    let waits = analysis.wait(vcpu).into_iter().chain(&analysis.vcpus[vcpu].outer);
+    waits.fold(VcpuSet::EMPTY, |all, wait| all.or(wait.need.awaits))
+}
+
+/// Whether an event sends an interrupt that has its target look for calls.
+fn is_call_interrupt(event: &Event) -> bool {
+    let vectors = [vector::CALL_FUNCTION, vector::CALL_FUNCTION_SINGLE].map(u32::from);
+    event.kind == EventKind::IPI && vectors.contains(&event.arg)
+}
+
+fn reaches(ipi: &Event, sender: usize, target: usize) -> bool {
+    match ipi.a {
+        TO_ALL => true,
+        TO_ALL_BUT_SELF => sender != target,
+        destination => destination == target as u64,
+    }
+}
+
 fn is_left_out_interrupt(event: &Event) -> bool {
-    let is_no_ipi = |raw: u64| FLIP.word(raw).is_some_and(|(word, _)| word.code == flip::NO_IPI);
-    event.kind == EventKind::FLIP && is_no_ipi(u64::from(event.arg))
+    event.kind == EventKind::FLIP && event.arg == u32::from(flip::NO_IPI)
 }

@@ -2,8 +2,8 @@
 
 use core::time::Duration;
 
-use stallbench_abi::event::EventKind;
-use stallbench_abi::layout::XAPIC;
+use stallbench_abi::event::{EventKind, LIST_OF_ALL, TO_ALL, TO_ALL_BUT_SELF};
+use stallbench_abi::layout::{XAPIC, vector};
 use stallbench_abi::vcpu::{Need, Until};
 use stallbench_state::machine::{MpState, Unread};
 
@@ -247,7 +247,7 @@ fn record_left_without_an_interrupt_is_a_lost_interrupt_by_its_sender() {
     let mut world = World::new(3);
     world.waits(0, count(&[1, 2], 1));
     world.waits_in_handler(1, gate(&[0]));
-    world.event(0, EventKind::QUEUE, u32::MAX, 0x40_0000, 7);
+    world.event(0, EventKind::QUEUE, LIST_OF_ALL, 0x40_0000, 7);
     world.event(1, EventKind::CALLBACK, 0, 7, 0);
     let stall = world.stall().expect("a stall");
     assert_eq!((stall.kind, stall.culprit.as_ref().map(|c| c.vcpu)), (StallKind::LostInterrupt, Some(0)));
@@ -261,6 +261,38 @@ fn interrupt_that_was_sent_and_never_came_has_no_culprit() {
     world.event(0, EventKind::QUEUE, 1, 0x40_0000, 7);
     world.event(0, EventKind::IPI, 0xfb, 1, 0);
     assert_eq!(kind_and_culprit(&world), Some((StallKind::LostInterrupt, None)));
+}
+
+#[test]
+fn only_an_interrupt_that_calls_and_reaches_the_target_counts_as_sent() {
+    let (many, single) = (vector::CALL_FUNCTION, vector::CALL_FUNCTION_SINGLE);
+    for (vector, destination, sent) in [
+        (many, 1, true),
+        (single, 1, true),
+        (many, TO_ALL, true),
+        (many, TO_ALL_BUT_SELF, true),
+        (many, 2, false),
+        (vector::RESCHEDULE, 1, false),
+        (vector::NMI, TO_ALL_BUT_SELF, false),
+    ] {
+        let mut world = World::new(3);
+        world.waits(0, completion(&[1], false));
+        world.event(0, EventKind::QUEUE, 1, 0x40_0000, 7);
+        world.event(0, EventKind::IPI, u32::from(vector), destination, 0);
+        let culprit = (!sent).then_some(0);
+        assert_eq!(kind_and_culprit(&world), Some((StallKind::LostInterrupt, culprit)), "{vector:#x} {destination:#x}");
+    }
+}
+
+#[test]
+fn record_on_the_list_of_all_is_lost_for_its_targets_only() {
+    let mut world = World::new(4);
+    // 0 calls 1, which is in the callback and waits for 2. Nothing was ever queued for 2.
+    world.waits(0, completion(&[1], false));
+    world.waits_in_handler(1, gate(&[2]));
+    world.event(0, EventKind::QUEUE, LIST_OF_ALL, 0x40_0000, 7);
+    world.event(1, EventKind::CALLBACK, 0, 7, 0);
+    assert_eq!(kind_and_culprit(&world), Some((StallKind::AbsentMember, Some(2))));
 }
 
 #[test]
