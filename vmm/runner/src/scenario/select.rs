@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use stallbench_abi::knob::KNOB_SLOTS;
+use stallbench_abi::knob::{INITIATOR, KNOB_SLOTS};
 use stallbench_abi::layout::MAX_VCPUS;
 
 use super::catalogue::Catalogue;
@@ -326,6 +326,8 @@ fn first_run(scenario: &str, case: &Case, cell: &Cell, request: &Request) -> Res
     for setting in &set {
         knobs[setting.knob.number as usize] = setting.raw;
     }
+    // What is expected stays as declared, but the vCPU that begins is the one that does.
+    let size = Size { vcpus: cell.vcpus, initiator: knobs[INITIATOR.number as usize] };
     Ok(Run {
         scenario: scenario.into(),
         name: cell.name.as_str().into(),
@@ -337,7 +339,7 @@ fn first_run(scenario: &str, case: &Case, cell: &Cell, request: &Request) -> Res
         seed: request.seed,
         repetition: 0,
         expectation: Arc::clone(&cell.expectation),
-        size: cell.size(),
+        size,
     })
 }
 
@@ -489,6 +491,16 @@ mod test {
         let runs = select(&Request { names, set: vec!["alloc=ok".into()], ..Request::default() }).unwrap();
         let alloc = stallbench_abi::knob::ALLOC.number as usize;
         assert_eq!((runs[0].knobs[alloc], runs[0].expectation.verdict), (0, "stall"));
+    }
+
+    #[test]
+    fn initiator_of_the_expectation_is_the_one_that_is_set() {
+        let everything = |_: &str| Ok(Case { name: "c".to_owned(), index: 0, knobs: u64::MAX });
+        let request =
+            Request { names: vec!["s/matrix".into()], set: vec!["initiator=last".into()], ..Request::default() };
+        let selection = Selection::new(&Catalogue::new(&[("s", FILE)]), &request, &everything).unwrap();
+        let initiators: Vec<_> = selection.cells.iter().map(|run| run.size.initiator).collect();
+        assert_eq!(initiators, [1, 1, 3, 3]);
     }
 
     #[test]
