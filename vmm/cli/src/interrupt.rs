@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::flag;
 use signal_hook::iterator::Signals;
 
 use crate::exit::{Exit, Failure};
@@ -23,6 +24,13 @@ pub(crate) fn flag_on_signal() -> Result<Arc<AtomicBool>, Failure> {
     let signals = Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
     thread::Builder::new().name("signals".to_owned()).spawn(move || watch(signals, &flag)).map_err(failed)?;
     Ok(interrupted)
+}
+
+/// A write beyond the limit for files is an error like a full disk, and not the end of the process.
+pub(crate) fn survive_file_limit() -> Result<(), Failure> {
+    // A handler, not SIG_IGN: it does not pass on to processes that are started. Nobody reads the flag.
+    let ignored = flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
+    ignored.map(drop).map_err(|error| Failure::new(Exit::HostUnusable, &error).context("handle signals"))
 }
 
 fn watch(mut signals: Signals, flag: &AtomicBool) {

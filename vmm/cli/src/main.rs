@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use exit::Failure;
+use exit::{Exit, Failure};
 
 /// A test bench for processors that wait for each other for ever.
 #[derive(Debug, Parser)]
@@ -39,15 +39,19 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let outcome = match Arguments::parse().command {
+    let command = Arguments::parse().command;
+    match interrupt::survive_file_limit().and_then(|()| follow(command)) {
+        Ok(exit) => exit.into(),
+        Err(failure) => report(&failure),
+    }
+}
+
+fn follow(command: Command) -> Result<Exit, Failure> {
+    match command {
         Command::Run(arguments) => run::run(&arguments),
         Command::List(arguments) => list::list(&arguments),
         Command::Host(arguments) => host::host(&arguments),
         Command::Bench(arguments) => bench::bench(&arguments),
-    };
-    match outcome {
-        Ok(exit) => exit.into(),
-        Err(failure) => report(&failure),
     }
 }
 
