@@ -75,6 +75,7 @@ fn every_option_with_a_wrong_value_is_refused() {
     refused(&["run", "--report", "jsn=x"], &["'jsn=x'", "expected human, jsonl=FILE or junit=FILE"]);
     refused(&["run", "--report", "junit"], &["junit needs a file"]);
     refused(&["run", "--report", "human", "--report", "jsonl=-"], &["only one --report can go to standard output"]);
+    refused(&["run", "--report", "jsonl=r/a", "--report", "junit=r/./a"], &["jsonl=r/a", "write the same file"]);
     refused(&["run", "--case", "plain"], &["required arguments were not provided"]);
     refused(&["bench", "--runs", "0"], &["'0'", "--runs"]);
     refused(&["list", "--json", "--markdown", "table"], &["cannot be used with"]);
@@ -226,4 +227,14 @@ fn full_standard_output_is_a_report_that_could_not_be_written() {
     let output = Command::new(BINARY).arg("list").stdout(full).stderr(Stdio::piped()).output().unwrap();
     assert_eq!(output.status.code(), Some(110));
     assert!(stderr(&output).starts_with("error: write to standard output: No space left"), "{}", stderr(&output));
+}
+
+#[test]
+fn limit_for_files_is_a_report_that_could_not_be_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let script = "ulimit -f 1; exec \"$0\" list --json >\"$1\"";
+    let file = directory.path().join("list.json");
+    let output = Command::new("sh").args(["-c", script, BINARY, file.to_str().unwrap()]).output().unwrap();
+    assert_eq!(output.status.code(), Some(110), "{}", stderr(&output));
+    assert!(stderr(&output).starts_with("error: write to standard output: File too large"), "{}", stderr(&output));
 }

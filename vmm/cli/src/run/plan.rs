@@ -19,6 +19,9 @@ pub(super) fn report_kinds(asked: &[Kind]) -> Result<Vec<Kind>, Failure> {
         if kinds.contains(kind) {
             return Err(Failure::usage(format!("--report {kind} is there twice")));
         }
+        if let Some(other) = kinds.iter().find(|other| kind.shares_file_with(other)) {
+            return Err(Failure::usage(format!("--report {other} and --report {kind} write the same file")));
+        }
         kinds.push(kind.clone());
     }
     match kinds.iter().filter(|kind| kind.is_on_stdout()).count() {
@@ -98,5 +101,10 @@ mod test {
     fn two_reports_on_one_sink_are_refused() {
         assert!(kinds(&["human", "jsonl=-"]).unwrap_err().contains("only one"));
         assert!(kinds(&["junit=a", "junit=a"]).unwrap_err().contains("is there twice"));
+        assert!(kinds(&["jsonl=-", "junit=-"]).unwrap_err().contains("only one"));
+        assert_eq!(
+            kinds(&["jsonl=r/a", "junit=./r/a"]).unwrap_err(),
+            "--report jsonl=r/a and --report junit=./r/a write the same file"
+        );
     }
 }

@@ -1,8 +1,8 @@
 //! The value of `--report`.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use thiserror::Error;
@@ -76,9 +76,22 @@ impl std::fmt::Display for Kind {
 impl Kind {
     /// Whether it is written to standard output.
     pub fn is_on_stdout(&self) -> bool {
+        self.file().is_none()
+    }
+
+    /// The file that it is written to, if it is not standard output.
+    pub fn file(&self) -> Option<&Path> {
         match self {
-            Self::Human => true,
-            Self::JsonLines(path) | Self::JUnit(path) => path.as_os_str() == "-",
+            Self::Human => None,
+            Self::JsonLines(path) | Self::JUnit(path) => Some(path.as_path()).filter(|path| path.as_os_str() != "-"),
+        }
+    }
+
+    /// Whether both would be written over each other in one file, however it is named.
+    pub fn shares_file_with(&self, other: &Self) -> bool {
+        match (self.file(), other.file()) {
+            (Some(one), Some(other)) => !is_device(one) && resolved(one) == resolved(other),
+            _ => false,
         }
     }
 
@@ -99,6 +112,18 @@ impl Kind {
     }
 }
 
+/// A device or a pipe takes what several write to it.
+fn is_device(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir())
+}
+
+/// One path for all that name the same file, which need not be there yet.
+fn resolved(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let in_directory = || Some(fs::canonicalize(absolute.parent()?).ok()?.join(absolute.file_name()?));
+    fs::canonicalize(&absolute).ok().or_else(in_directory).unwrap_or(absolute)
+}
+
 #[cfg(test)]
 mod test {
     use super::*;
@@ -109,6 +134,26 @@ mod test {
             assert_eq!(text.parse::<Kind>().unwrap().to_string(), text);
         }
         assert!("junit=-".parse::<Kind>().unwrap().is_on_stdout());
+    }
+
+    #[test]
+    fn same_file_by_another_path_is_shared() {
+        let directory = tempfile::tempdir().unwrap();
+        let kind =
+            |kind: &str, file: &str| format!("{kind}={}/{file}", directory.path().display()).parse::<Kind>().unwrap();
+        assert!(kind("jsonl", "a").shares_file_with(&kind("junit", "./a")));
+        fs::write(directory.path().join("there"), "").unwrap();
+        std::os::unix::fs::symlink("there", directory.path().join("link")).unwrap();
+        assert!(kind("jsonl", "there").shares_file_with(&kind("jsonl", "link")));
+        assert!(!kind("jsonl", "a").shares_file_with(&kind("jsonl", "b")));
+        assert!(kind("jsonl", "no/a").shares_file_with(&kind("jsonl", "no/./a")));
+    }
+
+    #[test]
+    fn devices_take_several_reports() {
+        let kind = |text: &str| text.parse::<Kind>().unwrap();
+        assert!(!kind("jsonl=/dev/null").shares_file_with(&kind("junit=/dev/null")));
+        assert!(!kind("jsonl=-").shares_file_with(&kind("human")));
     }
 
     #[test]
