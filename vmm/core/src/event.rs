@@ -1,7 +1,8 @@
 //! What vCPUs tell the outside: doorbells, and that they cannot go on.
 //!
 //! The queue is bounded for each vCPU: a guest that floods doorbells fills its own share of it, costs the host no more memory
-//! than that, and takes nothing from the other vCPUs.
+//! than that, and takes nothing from the other vCPUs. Its last event, an epitaph or a fault, always fits: whoever waits for it
+//! would wait in vain, since the vCPU is parked by then.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -132,7 +133,7 @@ impl Events {
         self.lock().doorbells[vcpu] < DOORBELLS
     }
 
-    /// Adds an event; a doorbell too many of one vCPU is dropped. A fault is the last event of its vCPU and always fits.
+    /// Adds an event; a doorbell too many of one vCPU is dropped, its last event never.
     pub(crate) fn send(&self, event: MachineEvent) {
         let mut queue = self.lock();
         if let Some(vcpu) = ringer(&event) {
@@ -169,9 +170,10 @@ impl Events {
     }
 }
 
-/// The vCPU that rang, where the event is a doorbell.
+/// The vCPU that rang, where the event is a doorbell that others may follow.
 fn ringer(event: &MachineEvent) -> Option<usize> {
     match event {
+        MachineEvent::Doorbell { doorbell: Doorbell::EPITAPH, .. } => None,
         MachineEvent::Doorbell { vcpu, .. } | MachineEvent::Log { vcpu, .. } => Some(*vcpu),
         MachineEvent::Fault { .. } | MachineEvent::ThreadDied { .. } => None,
     }
@@ -196,6 +198,18 @@ mod test {
         let received: Vec<_> = std::iter::from_fn(|| events.next(Duration::ZERO)).collect();
         assert_eq!(received.len(), DOORBELLS + 2);
         assert_eq!(received[DOORBELLS], ring(1));
+        assert!(events.has_room(0));
+    }
+
+    #[test]
+    fn epitaph_after_a_flood_is_kept_and_takes_no_room() {
+        let events = Events::new(1);
+        let epitaph = MachineEvent::Doorbell { vcpu: 0, doorbell: Doorbell::EPITAPH };
+        (0..DOORBELLS).for_each(|_| events.send(ring(0)));
+        events.send(epitaph.clone());
+        assert_eq!(events.dropped(), 0);
+        let received: Vec<_> = std::iter::from_fn(|| events.next(Duration::ZERO)).collect();
+        assert_eq!(received.last(), Some(&epitaph));
         assert!(events.has_room(0));
     }
 
