@@ -39,12 +39,21 @@ impl Published {
 }
 
 /// The event ring of a vCPU, meaningful while the vCPU stands still.
+///
+/// An event is counted before it is written. Where the vCPU stands in between, its place holds what was there before, older than
+/// all others, and no event. One that an interrupt delayed is older only than the events of that interrupt.
 pub fn events(memory: &(impl Memory + ?Sized), vcpu: usize) -> Ring {
     let page: VcpuPage = read_plain(memory, private(vcpu) + private_area::PAGE_PUBLISHED).unwrap_or_default();
     let held = page.events.min(RING_EVENTS as u64);
     let lost = page.events - held;
     let read = |number: u64| read_plain(memory, event_address(vcpu, number));
-    Ring { events: (lost..page.events).filter_map(read).collect(), lost }
+    let mut events: Vec<Event> = (lost..page.events).filter_map(read).collect();
+    if let [oldest, .., newest] = events.as_slice()
+        && newest.clock < oldest.clock
+    {
+        events.pop();
+    }
+    Ring { events, lost }
 }
 
 /// The events of all vCPUs with the vCPU of each, in the order in which they happened.
@@ -93,6 +102,20 @@ mod test {
         assert_eq!((ring.lost, ring.events.len()), (5, RING_EVENTS));
         assert_eq!(ring.events.first().map(|e| e.clock), Some(100));
         assert_eq!(ring.events.last().map(|e| e.clock), Some(99 + RING_EVENTS as u64));
+    }
+
+    #[test]
+    fn newest_event_that_is_not_yet_written_is_none() {
+        for (clocks, whole) in [
+            (&[5, 6, 0][..], &[5, 6][..]),
+            (&[5, 6, 7], &[5, 6, 7]),
+            (&[5, 4], &[5]),
+            (&[4], &[4]),
+            (&[5, 7, 6], &[5, 7, 6]),
+        ] {
+            let ring = events(&guest(&[(clocks.len() as u64, clocks)]), 0);
+            assert_eq!(ring.events.iter().map(|e| e.clock).collect::<Vec<_>>(), whole, "{clocks:?}");
+        }
     }
 
     #[test]
