@@ -253,8 +253,10 @@ impl<'m> Monitor<'m> {
     /// The first look, and where it finds waits that can never end, the second.
     fn look_for_stall(&mut self, interrupted: &dyn Fn() -> bool) -> Option<Found<'m>> {
         self.counts.suspicions += 1;
+        let before = self.watch.last_progress();
         let found = self.two_looks(interrupted);
-        if found.is_none() {
+        // Progress in between has set the watch back to its beginning, where it is to stay.
+        if found.is_none() && self.watch.last_progress() == before {
             self.watch.dismiss(self.began.elapsed());
         }
         found
