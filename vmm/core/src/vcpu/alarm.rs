@@ -13,11 +13,6 @@ pub(super) struct Alarm {
     timer: libc::timer_t,
 }
 
-// SAFETY: the id of a timer is a number of the process, not an address, and every call that takes it may come from any thread.
-unsafe impl Send for Alarm {}
-// SAFETY: as above.
-unsafe impl Sync for Alarm {}
-
 impl Alarm {
     /// An alarm for the calling thread; none where the system gives no more of them.
     pub(super) fn new() -> Option<Self> {

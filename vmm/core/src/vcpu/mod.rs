@@ -70,7 +70,6 @@ pub(crate) struct Vcpu {
     fd: VcpuFd,
     link: Arc<Link>,
     shared: Arc<Shared>,
-    turns: Turns,
     /// The last `KVM_RUN` was interrupted.
     interrupted: bool,
     /// The last `KVM_RUN` ended with an access that KVM has still to complete.
@@ -93,27 +92,19 @@ impl Vcpu {
             fd.set_sync_valid_reg(SyncReg::Register);
             fd.set_sync_valid_reg(SyncReg::SystemRegister);
         }
-        Self {
-            index,
-            fd,
-            link,
-            shared,
-            turns: Turns::new(None),
-            interrupted: false,
-            access_pending: false,
-            entered: false,
-        }
+        Self { index, fd, link, shared, interrupted: false, access_pending: false, entered: false }
     }
 
     /// The thread: runs the vCPU until it is told to stop.
     pub(crate) fn run(mut self) {
         let _obituary = Obituary { vcpu: self.index, shared: Arc::clone(&self.shared) };
-        self.turns = Turns::new(self.shared.turn);
+        // Made here: its alarm is for the calling thread.
+        let mut turns = Turns::new(self.shared.turn);
         let mut state = State::Running;
         loop {
             state = match state {
-                State::Running => self.running(),
-                State::Attending => self.attending(),
+                State::Running => self.running(&mut turns),
+                State::Attending => self.attending(&mut turns),
                 State::Parked => self.parked(),
                 State::Stopped => return,
             }
@@ -121,36 +112,34 @@ impl Vcpu {
     }
 
     /// One entry into the guest. The requests are taken right before it, see [`crate::kick`].
-    fn running(&mut self) -> State {
-        let turn_over = self.interrupted && self.turns.is_over(&self.shared.memory, self.index);
+    fn running(&mut self, turns: &mut Turns) -> State {
+        let turn_over = self.interrupted && turns.is_over(&self.shared.memory, self.index);
         let requests = self.link.take(self.interrupted && !turn_over);
         self.interrupted = false;
-        if turn_over || requests.contains(Requests::TURN) {
-            self.give_up_turn();
-        }
+        // First of all: whoever waits for this vCPU to attend would wait for all that have the CPU before it again. It gives up
+        // its turn when it has attended.
         if requests.contains(Requests::ATTEND) {
             return State::Attending;
         }
-        self.enter()
+        if turn_over || requests.contains(Requests::TURN) {
+            turns.give_up(&self.link);
+        }
+        self.enter(turns)
     }
 
-    fn enter(&mut self) -> State {
+    fn enter(&mut self, turns: &mut Turns) -> State {
         let exit = exit::run(&mut self.fd);
         self.access_pending = exit.is_access();
         self.entered = true;
         match exit {
             Exit::Interrupted => self.interrupted = true,
             Exit::Again => {}
-            Exit::Yield => self.give_up_turn(),
+            Exit::Yield => turns.give_up(&self.link),
             Exit::Nothing => self.count_ignored(),
             Exit::Doorbell(doorbell) => return self.rung(doorbell),
             Exit::Fault(fault) => return self.failed(fault),
         }
         State::Running
-    }
-
-    fn give_up_turn(&mut self) {
-        self.turns.give_up(&self.link);
     }
 
     fn count_ignored(&self) {
@@ -175,7 +164,7 @@ impl Vcpu {
     }
 
     /// Follows what the board says, until it says to run: at once where a request outlived its order.
-    fn attending(&mut self) -> State {
+    fn attending(&mut self, turns: &mut Turns) -> State {
         if self.complete_access() == State::Parked {
             return State::Parked;
         }
@@ -187,7 +176,7 @@ impl Vcpu {
             posted = self.answer(posted);
         }
         // All vCPUs wake at once, each with a claim to a CPU saved up. Whoever woke them has to come first: it takes the turns.
-        self.give_up_turn();
+        turns.give_up(&self.link);
         State::Running
     }
 

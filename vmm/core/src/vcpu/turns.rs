@@ -52,7 +52,9 @@ impl Turns {
             return false;
         }
         let used = CpuClock::OWN.now().saturating_sub(self.began);
-        // Half a turn is lost to whoever else wanted the CPU, at most: with less, it halted or was not let run.
+        // The alarm goes by wall time and a turn by CPU time: what others had of the CPU in between is missing from it. Where that
+        // is no more than half a turn, the turn is over, rather than half as long again. Where it is more, the thread halted or
+        // hardly ran; then no alarm is set, so as not to wake a vCPU that halts, and whoever watches the machine ends the turn.
         let allowance = self.turn / 2;
         let over = used + allowance >= length(memory, vcpu, self.turn);
         if !over && used >= allowance {
