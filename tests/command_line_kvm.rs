@@ -234,6 +234,35 @@ fn reader_that_goes_away_leaves_the_verdict_to_the_exit_code() {
 }
 
 #[test]
+fn reader_of_a_report_that_goes_away_is_no_error() {
+    if kvm_is_missing() {
+        return;
+    }
+    for report in ["jsonl=-", "junit=-"] {
+        let mut child = Command::new(BINARY)
+            .args(["run", PASSING, "--report", report])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""), "{report}");
+    }
+}
+
+#[test]
+fn limit_of_descriptors_is_96_and_says_what_to_raise() {
+    if kvm_is_missing() {
+        return;
+    }
+    let script = "ulimit -n 4; exec \"$0\" run \"$1\"";
+    let output = Command::new("sh").args(["-c", script, BINARY, PASSING]).stdin(Stdio::null()).output().unwrap();
+    assert_eq!(output.status.code(), Some(96), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("ulimit -n"), "{}", text(&output.stderr));
+}
+
+#[test]
 fn case_of_a_payload_runs_by_itself() {
     if kvm_is_missing() {
         return;

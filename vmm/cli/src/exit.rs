@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::process::ExitCode;
 
-use stallbench_core::HostError;
+use stallbench_core::{HostError, remedy_of_exhaustion};
 use stallbench_runner::evidence::EvidenceError;
 use stallbench_runner::scenario::ScenarioError;
 use stallbench_state::program::ProgramError;
@@ -55,6 +55,15 @@ impl Failure {
     /// A failure with the causes of an error in its line.
     pub(crate) fn new(exit: Exit, error: &dyn Error) -> Self {
         Self { exit, message: chain(error) }
+    }
+
+    /// What the host could not do, with what helps where that is known.
+    pub(crate) fn host(error: &(dyn Error + 'static)) -> Self {
+        let failure = Self::new(Exit::HostUnusable, error);
+        match remedy_of_exhaustion(error) {
+            Some(remedy) => Self { message: format!("{}; {remedy}", failure.message), ..failure },
+            None => failure,
+        }
     }
 
     /// The same with something before it.
@@ -136,6 +145,8 @@ mod test {
         let source = std::io::Error::other("disk on fire");
         let error = EvidenceError::Unwritable { path: "out".into(), source };
         assert_eq!(Failure::from(error).to_string(), "--out out: disk on fire");
+        let threads = std::io::Error::from_raw_os_error(11);
+        assert!(Failure::host(&threads).to_string().contains("; too many threads: "));
         let missing = HostError::Absent;
         assert!(Failure::from(missing).to_string().starts_with("/dev/kvm does not exist; "));
     }

@@ -18,7 +18,7 @@ const SAME: Duration = Duration::from_millis(300);
 
 /// A flag that the first signal sets.
 pub(crate) fn flag_on_signal() -> Result<Arc<AtomicBool>, Failure> {
-    let failed = |error: std::io::Error| Failure::new(Exit::HostUnusable, &error).context("wait for signals");
+    let failed = |error: std::io::Error| Failure::host(&error).context("wait for signals");
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&interrupted);
     let signals = Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
@@ -30,7 +30,7 @@ pub(crate) fn flag_on_signal() -> Result<Arc<AtomicBool>, Failure> {
 pub(crate) fn survive_file_limit() -> Result<(), Failure> {
     // A handler, not SIG_IGN: it does not pass on to processes that are started. Nobody reads the flag.
     let ignored = flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
-    ignored.map(drop).map_err(|error| Failure::new(Exit::HostUnusable, &error).context("handle signals"))
+    ignored.map(drop).map_err(|error| Failure::host(&error).context("handle signals"))
 }
 
 fn watch(mut signals: Signals, flag: &AtomicBool) {

@@ -111,7 +111,7 @@ impl Session<'_> {
         });
         self.progress.finish();
         let summary = ended.summary;
-        let failure = ended.failure.map(|error| Failure::new(Exit::HostUnusable, &error));
+        let failure = ended.failure.map(|error| Failure::host(&error));
         let failed = reports.end(&summary);
         for report in &failed {
             output::diagnostic(&format!("error: {report}"));

@@ -1,13 +1,15 @@
 //! The KVM host: `/dev/kvm`, what it can do, and what it is.
 
+use std::error::Error;
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use kvm_bindings as kvm;
 use kvm_ioctls::Kvm;
 use stallbench_abi::layout::MAX_VCPUS;
 use stallbench_state::host::{Capability, HostFingerprint, known_of};
-use thiserror::Error;
+use thiserror::Error as ThisError;
 
 use crate::cpuid::{self, ModelError};
 
@@ -54,7 +56,7 @@ pub struct HostKvm {
 }
 
 /// Why this host cannot be used.
-#[derive(Debug, Error)]
+#[derive(Debug, ThisError)]
 #[non_exhaustive]
 pub enum HostError {
     /// There is no `/dev/kvm`.
@@ -86,6 +88,10 @@ pub enum HostError {
 impl HostError {
     /// What a user can do about it.
     pub fn remedy(&self) -> &'static str {
+        self.source().and_then(remedy_of_exhaustion).unwrap_or_else(|| self.usual_remedy())
+    }
+
+    fn usual_remedy(&self) -> &'static str {
         match self {
             Self::Absent => {
                 "enable virtualization in the firmware and load kvm_intel or kvm_amd; in a container or a VM, pass /dev/kvm through"
@@ -96,6 +102,38 @@ impl HostError {
             Self::SupportedCpuid(_) | Self::Model(_) => "use a 64-bit x86 host whose kvm offers them to guests",
         }
     }
+}
+
+/// What a user can do where an error, or a cause of it, is that the host has run out of something.
+pub fn remedy_of_exhaustion(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let remedy = errno_of(error).and_then(remedy_of_errno);
+        if remedy.is_some() {
+            return remedy;
+        }
+        cause = error.source();
+    }
+    None
+}
+
+fn errno_of(error: &(dyn Error + 'static)) -> Option<i32> {
+    let of_kvm = || error.downcast_ref::<kvm_ioctls::Error>().map(|error| error.errno());
+    error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error).or_else(of_kvm)
+}
+
+fn remedy_of_errno(errno: i32) -> Option<&'static str> {
+    Some(match errno {
+        libc::EMFILE => "too many open files: raise `ulimit -n`, or run fewer guests at a time (--jobs)",
+        libc::ENFILE => "too many open files on this host: raise fs.file-max, or close some",
+        libc::ENOMEM => {
+            "out of memory: free some or raise `ulimit -v` or the container's limit, or run fewer guests at a time (--jobs)"
+        }
+        libc::EAGAIN => {
+            "too many threads: raise `ulimit -u` or the container's limit of pids, or run fewer guests at a time (--jobs)"
+        }
+        _ => return None,
+    })
 }
 
 impl HostKvm {
@@ -203,5 +241,21 @@ mod test {
         assert!(matches!(open_error(kvm_ioctls::Error::new(libc::ENOENT)), HostError::Absent));
         assert!(matches!(open_error(kvm_ioctls::Error::new(libc::EACCES)), HostError::Denied));
         assert!(matches!(open_error(kvm_ioctls::Error::new(libc::EBUSY)), HostError::Open(_)));
+    }
+
+    #[test]
+    fn device_without_a_free_descriptor_advises_no_permissions() {
+        let remedy = open_error(kvm_ioctls::Error::new(libc::EMFILE)).remedy();
+        assert!(remedy.starts_with("too many open files: raise `ulimit -n`"), "{remedy}");
+        assert!(open_error(kvm_ioctls::Error::new(libc::EBUSY)).remedy().contains("permissions"));
+    }
+
+    #[test]
+    fn exhaustion_is_found_among_the_causes() {
+        let errno = io::Error::from_raw_os_error;
+        assert!(remedy_of_exhaustion(&errno(libc::ENOMEM)).is_some_and(|remedy| remedy.starts_with("out of memory")));
+        let start = crate::StartError::Thread { vcpu: 1, source: errno(libc::EAGAIN) };
+        assert!(remedy_of_exhaustion(&start).is_some_and(|remedy| remedy.starts_with("too many threads")));
+        assert_eq!(remedy_of_exhaustion(&errno(libc::EPERM)), None);
     }
 }

@@ -35,6 +35,6 @@ mod vcpu;
 pub use board::Capture;
 pub use boot::image::ImageError;
 pub use event::{Fault, MachineEvent};
-pub use host::{HostError, HostKvm};
+pub use host::{HostError, HostKvm, remedy_of_exhaustion};
 pub use kick::KickCounters;
 pub use machine::{CreateError, Machine, MachineConfig, PauseError, Paused, StartError};

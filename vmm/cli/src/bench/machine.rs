@@ -11,7 +11,7 @@ use stallbench_runner::execute::{boot_block, execute};
 use stallbench_runner::scenario::{Catalogue, Request, Run, Selection};
 
 use super::figure::Figure;
-use crate::exit::{Exit, Failure};
+use crate::exit::Failure;
 use crate::guest::Guest;
 use crate::run::run_plan;
 
@@ -124,17 +124,17 @@ fn the_run(guest: &Guest, name: &str, vcpus: Option<usize>) -> Result<Run, Failu
 
 fn outcome_of(host: &HostKvm, guest: &Guest, run: &Run) -> Result<stallbench_runner::outcome::RunOutcome, Failure> {
     execute(host, guest.program(), &run_plan(run, DEADLINE), &AtomicBool::new(false))
-        .map_err(|error| Failure::new(Exit::HostUnusable, &error))
+        .map_err(|error| Failure::host(&error))
 }
 
 fn machine(host: &HostKvm, guest: &Guest, run: &Run) -> Result<Machine, Failure> {
     let boot = boot_block(&run_plan(run, DEADLINE));
     Machine::new(host, &MachineConfig::new(run.vcpus), guest.program().bytes(), &boot)
-        .map_err(|error| Failure::new(Exit::HostUnusable, &error))
+        .map_err(|error| Failure::host(&error))
 }
 
 fn start(machine: &mut Machine) -> Result<(), Failure> {
-    machine.start().map_err(|error| Failure::new(Exit::HostUnusable, &error))
+    machine.start().map_err(|error| Failure::host(&error))
 }
 
 fn wait_for_start_line(machine: &Machine) -> Result<(), Failure> {
@@ -164,7 +164,7 @@ fn paused(machine: &Machine, runs: usize, capture: Option<Capture>) -> Result<Ve
     let mut times = Vec::with_capacity(runs);
     for _ in 0..runs {
         let began = Instant::now();
-        let paused = machine.pause(DEADLINE).map_err(|error| Failure::new(Exit::HostUnusable, &error))?;
+        let paused = machine.pause(DEADLINE).map_err(|error| Failure::host(&error))?;
         if let Some(what) = capture {
             let _ = paused.capture(what);
         }
