@@ -4,6 +4,7 @@ mod human;
 mod jsonl;
 mod junit;
 mod kind;
+mod pipe;
 
 use std::io;
 

@@ -1,11 +1,12 @@
 //! The report for people. Few runs: a block each. Many: a line a scenario, and a block for whatever was not as expected.
 
 use std::fmt::Write as _;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, Write};
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 
+use super::pipe::Pipe;
 use super::{Report, Start};
 use crate::outcome::{RunOutcome, Verdict, Wait0Outcome, WaitReport};
 use crate::result::{RunResult, Summary};
@@ -28,11 +29,9 @@ const DIM: Style = Style::new().dimmed();
 /// The report for people. Its text has colours; the sink drops them where they do not belong.
 #[derive(Debug)]
 pub struct Human<W> {
-    sink: W,
+    sink: Pipe<W>,
     few: bool,
     group: Option<Group>,
-    /// The reader has gone: nothing more is written, and that is no error.
-    gone: bool,
 }
 
 /// The runs of one scenario, so far.
@@ -46,21 +45,12 @@ struct Group {
 impl<W: Write> Human<W> {
     /// Writes to `sink`.
     pub fn new(sink: W) -> Self {
-        Self { sink, few: true, group: None, gone: false }
+        Self { sink: Pipe::new(sink), few: true, group: None }
     }
 
-    /// A reader that closes the pipe has seen enough.
     fn write(&mut self, text: &str) -> io::Result<()> {
-        if self.gone {
-            return Ok(());
-        }
-        match self.sink.write_all(text.as_bytes()).and_then(|()| self.sink.flush()) {
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => {
-                self.gone = true;
-                Ok(())
-            }
-            other => other,
-        }
+        self.sink.write_all(text.as_bytes())?;
+        self.sink.flush()
     }
 
     fn finish_group(&mut self) -> io::Result<()> {
@@ -349,6 +339,8 @@ fn plain(text: &str) -> String {
 
 #[cfg(test)]
 mod test {
+    use std::io::ErrorKind;
+
     use super::*;
     use crate::outcome::{Address, Culprit, Stall, StallKind, Strength, Words};
     use crate::sample;

@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
+use super::pipe::Pipe;
 use super::{JUnit, JsonLines, Report};
 use crate::nearest::did_you_mean;
 
@@ -102,7 +103,7 @@ impl Kind {
     /// The file cannot be created.
     pub fn open(&self, stdout: impl Write + 'static) -> io::Result<Option<Box<dyn Report>>> {
         let sink = |path: &PathBuf| -> io::Result<Box<dyn Write>> {
-            if path.as_os_str() == "-" { Ok(Box::new(stdout)) } else { Ok(Box::new(File::create(path)?)) }
+            if path.as_os_str() == "-" { Ok(Box::new(Pipe::new(stdout))) } else { Ok(Box::new(File::create(path)?)) }
         };
         Ok(match self {
             Self::Human => None,
