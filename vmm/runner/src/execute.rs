@@ -110,7 +110,7 @@ pub fn execute(
     let config = MachineConfig { turn: TURN, ..MachineConfig::new(vcpus) };
     let machine = Machine::new(host, &config, program.bytes(), &boot_block(plan));
     let mut machine = machine.map_err(|source| ExecuteError::Create { vcpus, source })?;
-    slice::shorten();
+    let _shortened = slice::shorten();
     machine.start().map_err(|source| ExecuteError::Start { vcpus, source })?;
     let expected = crate::oracle::mtrr::Expected::of(case, &plan.knobs);
     let interrupted = || interrupt.load(Ordering::Relaxed);
