@@ -59,10 +59,10 @@ pub fn waits(analysis: &Analysis<'_>) -> Vec<WaitReport> {
     wait_reports(analysis, &edges(analysis), &history)
 }
 
-/// The contradictions that two captures have in common: a claim that is ahead of the machine for a few instructions is none.
-pub fn lasting_contradictions(first: &Analysis<'_>, second: &Analysis<'_>) -> Vec<Contradiction> {
-    let before = |now: &&Contradiction| first.contradictions().any(|c| (c.vcpu, &c.claim) == (now.vcpu, &now.claim));
-    second.contradictions().filter(before).cloned().collect()
+/// The contradictions that were there before: a claim that is ahead of the machine for a few instructions is none.
+pub fn lasting_contradictions(before: &[Contradiction], now: &Analysis<'_>) -> Vec<Contradiction> {
+    let lasts = |now: &&Contradiction| before.iter().any(|c| (c.vcpu, &c.claim) == (now.vcpu, &now.claim));
+    now.contradictions().filter(lasts).cloned().collect()
 }
 
 fn wait_reports(analysis: &Analysis<'_>, edges: &[VcpuSet], history: &History<'_>) -> Vec<WaitReport> {

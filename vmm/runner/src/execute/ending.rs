@@ -8,6 +8,7 @@ use stallbench_abi::text;
 use stallbench_core::Machine;
 use stallbench_stall::Analysis;
 use stallbench_stall::activity::Activity;
+use stallbench_stall::conclude::lasting_contradictions;
 use stallbench_state::machine::MpState;
 use stallbench_state::memory::Memory;
 use stallbench_state::program::Program;
@@ -89,8 +90,10 @@ impl Ending<'_> {
 
     /// A claim can be ahead of the machine for a few instructions, so one look is not enough, unless all rest.
     fn contradictions(&self, analysis: &Analysis<'_>, is_at_rest: bool) -> Vec<Contradiction> {
-        let before = |now: &Contradiction| self.denied.iter().any(|c| (c.vcpu, &c.claim) == (now.vcpu, &now.claim));
-        analysis.contradictions().filter(|now| is_at_rest || before(now)).cloned().collect()
+        if is_at_rest {
+            return analysis.contradictions().cloned().collect();
+        }
+        lasting_contradictions(self.denied, analysis)
     }
 
     fn over_budget(&self, analysis: Option<&Analysis<'_>>, contradictions: &[Contradiction]) -> Verdict {
