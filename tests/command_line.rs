@@ -160,7 +160,17 @@ fn run_directory_that_holds_something_is_refused() {
 fn file_without_scenarios_selects_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let file = scenario_file(directory.path(), "subject = 'mine'\nabout = ''\n");
-    assert_eq!(stallbench(&["run", &file]).status.code(), Some(4));
+    let output = stallbench(&["run", &file]);
+    assert_eq!(output.status.code(), Some(4));
+    assert_eq!(stderr(&output), format!("error: nothing selected: there is no scenario in {file}\n"));
+}
+
+#[test]
+fn vcpus_that_no_cell_of_a_group_has_select_nothing() {
+    let output = stallbench(&["run", "table", "--vcpus", "77"]);
+    assert_eq!(output.status.code(), Some(4));
+    let line = "error: nothing selected: no declared cell in table has --vcpus 77; ";
+    assert!(stderr(&output).starts_with(line), "{}", stderr(&output));
 }
 
 #[test]

@@ -47,6 +47,11 @@ impl Failure {
         Self { exit: Exit::Usage, message: message.into() }
     }
 
+    /// A request that is right, and of which nothing is left.
+    pub(crate) fn nothing_selected(why: &str) -> Self {
+        Self { exit: Exit::NothingSelected, message: format!("nothing selected: {why}") }
+    }
+
     /// Something that was not as expected, so that there is nothing to show for it.
     pub(crate) fn unexpected(message: String) -> Self {
         Self { exit: Exit::Unexpected, message }

@@ -36,7 +36,7 @@ pub(crate) struct Arguments {
     /// Which case of --payload
     #[arg(long, value_name = "NAME", requires = "payload", conflicts_with = "names")]
     case: Option<String>,
-    /// Numbers of vCPUs, instead of those declared
+    /// Numbers of vCPUs. Of a scenario: any that its expectations cover, instead of those declared; of a subject, a group or everything: only the declared cells that have so many
     #[arg(long, value_name = "N[,N]", value_delimiter = ',')]
     vcpus: Vec<usize>,
     /// Set a knob; what is expected stays as declared
@@ -75,8 +75,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let guest = Guest::open(arguments.payload.as_deref())?;
     let selection = plan::selection(arguments, &guest)?;
     if selection.is_empty() {
-        output::diagnostic("nothing selected");
-        return Ok(Exit::NothingSelected);
+        return Err(Failure::nothing_selected(&plan::why_nothing(arguments)));
     }
     plan::check_out(arguments)?;
     let host = HostKvm::open()?;

@@ -55,6 +55,23 @@ pub(super) fn selection(arguments: &Arguments, guest: &Guest) -> Result<Selectio
     }
 }
 
+/// Which part of the request leaves nothing to run, where all of its names are known.
+pub(super) fn why_nothing(arguments: &Arguments) -> String {
+    let names = match arguments.names.as_slice() {
+        [] => "the default".to_owned(),
+        names => names.join(", "),
+    };
+    let vcpus: Vec<_> = arguments.vcpus.iter().map(usize::to_string).collect();
+    match (vcpus.as_slice(), &arguments.payload) {
+        ([], Some(payload)) if arguments.names.is_empty() => format!("{} has no case", payload.display()),
+        ([], _) => format!("there is no scenario in {names}"),
+        (vcpus, _) => format!(
+            "no declared cell in {names} has --vcpus {}; the name of a scenario takes other numbers too",
+            vcpus.join(",")
+        ),
+    }
+}
+
 /// Refuses a run directory that is there already, before anything is looked at that could be missing.
 pub(super) fn check_out(arguments: &Arguments) -> Result<(), Failure> {
     Ok(arguments.out.as_deref().map_or(Ok(()), Evidence::check)?)
