@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fs;
 use std::path::Path;
 
-use stallbench_runner::nearest::did_you_mean;
+use stallbench_runner::nearest::did_you_mean_or;
 use stallbench_runner::scenario::{Case, Problem};
 use stallbench_state::program::Program;
 
@@ -46,14 +46,16 @@ impl Guest {
         self.program().cases().iter().enumerate().map(case).collect()
     }
 
+    fn near_case(&self, name: &str) -> String {
+        let cases: Vec<_> = self.program().cases().iter().map(|case| case.name.as_str()).collect();
+        did_you_mean_or(name, cases.iter().copied(), || format!("; it has {}", cases.join(", ")))
+    }
+
     /// The case of that name.
     pub(crate) fn case(&self, name: &str) -> Result<Case, Problem> {
         match self.program().case(name) {
             Some((index, info)) => Ok(Case { name: info.name.clone(), index, knobs: info.knobs }),
-            None => Err(Problem::UnknownCase {
-                case: name.to_owned(),
-                nearest: did_you_mean(name, self.program().cases().iter().map(|case| case.name.as_str())),
-            }),
+            None => Err(Problem::UnknownCase { case: name.to_owned(), nearest: self.near_case(name) }),
         }
     }
 }

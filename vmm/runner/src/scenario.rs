@@ -31,10 +31,13 @@ pub use catalogue::{BUILT_IN, Catalogue};
 pub use compile::{Axis, Checked};
 pub use error::{Place, Problem, ScenarioError};
 pub use expectation::{Expectation, Root, culprit_of, phrase};
-pub use knobs::{Case, Setting, expected as expected_values, knob_named, text_of as text_of_value};
+pub use knobs::{Case, Setting, expected as expected_values, text_of as text_of_value};
 pub use matrix::Cell;
 pub use select::{Request, Run, Selection};
 pub use table::markdown;
+
+/// Most characters of the name of a subject, a scenario or a group.
+const LONGEST_NAME: usize = 60;
 
 /// The text of a scenario file, for places in messages.
 #[derive(Debug)]
@@ -143,8 +146,13 @@ fn syntax(source: &Source, error: &toml::de::Error) -> ScenarioError {
 /// Names go into paths and messages: kebab-case only.
 fn check_name(source: &Source, name: &Spanned<String>) -> Result<(), ScenarioError> {
     let text = name.get_ref();
+    let length = text.chars().count();
+    if length > LONGEST_NAME {
+        let problem = Problem::LongName { length, most: LONGEST_NAME, start: error::start_of(text) };
+        return Err(source.problem(name.span(), problem));
+    }
     let kebab = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-    if kebab && text.starts_with(|c: char| c.is_ascii_lowercase()) && text.len() <= 60 {
+    if kebab && text.starts_with(|c: char| c.is_ascii_lowercase()) {
         return Ok(());
     }
     Err(source.problem(name.span(), Problem::BadName(text.clone())))
@@ -184,6 +192,13 @@ mod test {
     fn name_that_could_leave_its_directory_is_refused() {
         let message = error("subject = \"../a\"\nabout = \"\"\n");
         assert!(message.starts_with("x.toml:1:11: '../a' is no name"), "{message}");
+    }
+
+    #[test]
+    fn long_name_is_refused_for_its_length_and_cut() {
+        let message = error(&format!("subject = \"{}\"\nabout = \"\"\n", "a".repeat(300)));
+        assert!(message.starts_with("x.toml:1:11: a name of 300 characters, more than the 60"), "{message}");
+        assert!(message.len() < 150, "{message}");
     }
 
     #[test]

@@ -65,6 +65,14 @@ pub enum ScenarioError {
         /// The names nearest to it, ready to print.
         nearest: String,
     },
+    /// A name that is longer than any that there can be.
+    #[error("no name has {length} characters: '{start}…'")]
+    LongName {
+        /// How many it has.
+        length: usize,
+        /// How it begins.
+        start: String,
+    },
     /// The part of a name behind the `@` says nothing usable.
     #[error("'{name}': {problem}")]
     Name {
@@ -102,7 +110,7 @@ pub enum ScenarioError {
         most: usize,
     },
     /// The scenario declares no expectation for these vCPUs.
-    #[error("{cell}: no expectation is declared for {vcpus} vCPUs")]
+    #[error("{cell}: no expectation is declared for {vcpus} {}", if *vcpus == 1 { "vCPU" } else { "vCPUs" })]
     NotDeclared {
         /// The cell.
         cell: String,
@@ -121,6 +129,16 @@ pub enum Problem {
     /// A name that is not kebab-case.
     #[error("'{0}' is no name: expected lower-case letters, digits and hyphens, a letter first")]
     BadName(String),
+    /// A name with more characters than it may have.
+    #[error("a name of {length} characters, more than the {most} that it can have: '{start}…'")]
+    LongName {
+        /// How many it has.
+        length: usize,
+        /// How many it may have.
+        most: usize,
+        /// How it begins.
+        start: String,
+    },
     /// A name that another has already.
     #[error("a second {what} named '{name}'")]
     Duplicate {
@@ -165,6 +183,9 @@ pub enum Problem {
         /// Those nearest.
         nearest: String,
     },
+    /// The number of vCPUs where a knob is expected.
+    #[error("vcpus is no knob: `vcpus = N` in a file, --vcpus N on the command line")]
+    VcpusIsNoKnob,
     /// The case has no use for the knob.
     #[error("case '{case}' takes no knob '{knob}'; it takes {takes}")]
     NotTaken {
@@ -200,7 +221,7 @@ pub enum Problem {
     Empty(&'static str),
     /// An amount that does not parse.
     #[error(
-        "'{0}' is no amount, expected a number, vcpus, vcpus-N or initiator, with =, !=, <= or >= before it if need be"
+        "'{0}' is no amount, expected a number, vcpus, vcpus-N, vcpus+N or initiator, with =, !=, <= or >= before it if need be"
     )]
     BadAmount(String),
     /// A list where one value is expected.
@@ -247,4 +268,9 @@ pub enum Problem {
     /// All cells are excluded.
     #[error("no cell is left")]
     NoCells,
+}
+
+/// As much of a name as a message shows of one that is too long.
+pub(super) fn start_of(name: &str) -> String {
+    name.chars().take(40).collect()
 }

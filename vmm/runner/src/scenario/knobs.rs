@@ -3,7 +3,7 @@
 use stallbench_abi::knob::{self, BadValue, Knob, Values};
 
 use super::error::Problem;
-use crate::nearest::did_you_mean;
+use crate::nearest::{did_you_mean, did_you_mean_or};
 
 /// A knob, set to a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,22 +49,26 @@ impl Case {
 
     /// The knob of that name, if this case takes it.
     pub fn knob(&self, name: &str) -> Result<&'static Knob, Problem> {
-        let knob = knob_named(name)?;
-        if self.takes(knob) {
-            return Ok(knob);
+        match Knob::named(name) {
+            Some(knob) if self.takes(knob) => Ok(knob),
+            Some(_) => {
+                Err(Problem::NotTaken { case: self.name.clone(), knob: name.to_owned(), takes: self.knobs_in_words() })
+            }
+            None if name == "vcpus" => Err(Problem::VcpusIsNoKnob),
+            None => Err(self.unknown_knob(name)),
         }
-        let takes: Vec<_> = self.knobs().map(|knob| knob.name).collect();
-        let takes = if takes.is_empty() { "none".to_owned() } else { takes.join(", ") };
-        Err(Problem::NotTaken { case: self.name.clone(), knob: name.to_owned(), takes })
     }
-}
 
-/// The knob of that name.
-pub fn knob_named(name: &str) -> Result<&'static Knob, Problem> {
-    Knob::named(name).ok_or_else(|| Problem::UnknownKnob {
-        knob: name.to_owned(),
-        nearest: did_you_mean(name, knob::ALL.iter().map(|knob| knob.name)),
-    })
+    fn unknown_knob(&self, name: &str) -> Problem {
+        let takes = || format!("; case '{}' takes {}", self.name, self.knobs_in_words());
+        let nearest = did_you_mean_or(name, knob::ALL.iter().map(|knob| knob.name), takes);
+        Problem::UnknownKnob { knob: name.to_owned(), nearest }
+    }
+
+    fn knobs_in_words(&self) -> String {
+        let takes: Vec<_> = self.knobs().map(|knob| knob.name).collect();
+        if takes.is_empty() { "none".to_owned() } else { takes.join(", ") }
+    }
 }
 
 /// A pattern of one knob's values, as conditions and filters use it: a value, or a word without its number for any number.
@@ -165,6 +169,17 @@ mod test {
     fn unknown_knob_brings_the_nearest() {
         let problem = case().knob("cal").unwrap_err().to_string();
         assert!(problem.contains("unknown knob 'cal'; did you mean call"), "{problem}");
+    }
+
+    #[test]
+    fn strange_knob_brings_those_that_the_case_takes() {
+        let problem = case().knob("xyzzy").unwrap_err().to_string();
+        assert_eq!(problem, "unknown knob 'xyzzy'; case 'set-mtrr' takes call, initiator");
+    }
+
+    #[test]
+    fn number_of_vcpus_is_no_knob_and_brings_the_option() {
+        assert!(case().knob("vcpus").unwrap_err().to_string().contains("--vcpus N"));
     }
 
     #[test]

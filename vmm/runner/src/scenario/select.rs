@@ -10,12 +10,15 @@ use stallbench_abi::layout::MAX_VCPUS;
 use super::catalogue::Catalogue;
 use super::compile::Checked;
 use super::condition::{Condition, Term, Values};
-use super::error::{Problem, ScenarioError};
+use super::error::{Problem, ScenarioError, start_of};
 use super::expectation::Expectation;
 use super::knobs::{Case, Setting};
 use super::matrix::{Cell, raw_values};
-use super::{Scenario, Size, knob_named};
-use crate::nearest::did_you_mean;
+use super::{Scenario, Size};
+use crate::nearest::did_you_mean_or;
+
+/// Characters of a name in front of the `@` beyond which it is no name, whatever there is.
+const LONGEST: usize = 200;
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -197,6 +200,10 @@ impl<'a> Asked<'a> {
             Some((base, filter)) => (base, Some(filter)),
             None => (name, None),
         };
+        let length = base.chars().count();
+        if length > LONGEST {
+            return Err(ScenarioError::LongName { length, start: start_of(base) });
+        }
         let found = match base.split_once('/') {
             Some((subject, scenario)) => scenario_named(catalogue, subject, scenario)?.map(|s| Self::One(s, filter)),
             None => many_named(catalogue, base)?.map(|scenarios| Self::Many(base, scenarios, filter)),
@@ -242,8 +249,9 @@ fn nearest_names(catalogue: &Catalogue, name: &str) -> Result<String, ScenarioEr
             known.extend(scenario.groups().map(str::to_owned));
         }
     }
-    let near = did_you_mean(name, known.iter().map(String::as_str));
-    Ok(if near.is_empty() { "; stallbench list shows them all".to_owned() } else { near })
+    let subjects = catalogue.subjects()?.iter().map(|subject| subject.name.as_str()).collect::<Vec<_>>().join(", ");
+    let all = || format!("; the subjects are {subjects}; stallbench list shows them all");
+    Ok(did_you_mean_or(name, known.iter().map(String::as_str), all))
 }
 
 struct Selector<'a> {
@@ -358,9 +366,6 @@ fn parse_filter(checked: &Checked, filter: &str) -> Result<Condition, ScenarioEr
     let mut condition = Condition::default();
     for part in filter.split(',') {
         let (name, value) = part.split_once('=').ok_or_else(|| wrong(Problem::NoSetting(part.to_owned())))?;
-        if name != "vcpus" {
-            knob_named(name).map_err(wrong)?;
-        }
         condition.terms.push(Term::parse(&checked.case, name, &[value.to_owned()]).map_err(wrong)?);
     }
     Ok(condition)
@@ -479,10 +484,16 @@ mod test {
     fn unknown_names_bring_the_nearest() {
         assert!(by_name("s/matrx").unwrap_err().to_string().contains("did you mean s/matrix"));
         assert!(by_name("tabel").unwrap_err().to_string().contains("did you mean table"));
-        assert!(by_name("qqq").unwrap_err().to_string().contains("stallbench list shows them all"));
+        assert!(by_name("qqq").unwrap_err().to_string().contains("the subjects are s; stallbench list shows them all"));
         assert!(by_name("s/matrix@aloc=ok").unwrap_err().to_string().contains("did you mean alloc"));
         let message = by_name("s/matrix@alloc=fail").unwrap_err().to_string();
         assert_eq!(message, "s/matrix has no cell 'alloc=fail'; it has vcpus 2, 4; alloc ok, nth:1");
+    }
+
+    #[test]
+    fn long_name_is_refused_for_its_length_and_cut() {
+        let message = by_name(&"x".repeat(5000)).unwrap_err().to_string();
+        assert!(message.starts_with("no name has 5000 characters: 'xxx") && message.len() < 100, "{message}");
     }
 
     #[test]
@@ -509,6 +520,7 @@ mod test {
             |text: &str| select(&Request { set: vec![text.into()], ..Request::default() }).unwrap_err().to_string();
         assert!(set("alloc").contains("--set alloc: 'alloc' is no setting, expected KNOB=VALUE"));
         assert!(set("alloc=fial").contains("did you mean fail"));
+        assert!(set("vcpus=2").contains("--set vcpus=2: vcpus is no knob"));
         assert!(set("fence=off").contains("case 'c' takes no knob 'fence'"));
     }
 
