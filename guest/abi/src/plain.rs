@@ -160,6 +160,7 @@ macro_rules! open_enum {
 }
 
 #[cfg(test)]
+#[expect(unreachable_pub, reason = "the macro makes the structures of the contract, which are public")]
 mod test {
     use super::Plain;
 
