@@ -42,6 +42,11 @@ impl ImmediateExit {
         }
     }
 
+    /// Whether a `KVM_RUN` that began now would return before the guest runs.
+    pub(crate) fn is_set(&self) -> bool {
+        self.byte().load(Ordering::Acquire) != 0
+    }
+
     fn byte(&self) -> &AtomicU8 {
         // SAFETY: the byte lies inside the mapping, which lives as long as `self`. This process only touches it through this
         // atomic; the kernel reads it, which is an atomic access for a byte.

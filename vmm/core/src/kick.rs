@@ -130,13 +130,23 @@ pub(crate) struct Link {
     turn_began: AtomicU64,
     /// CPU time, in ns, that it had had when that was last read.
     ran: AtomicU64,
+    /// Entries into the guest that nothing held back.
+    entries: AtomicU64,
 }
 
 impl Link {
     pub(crate) fn new(immediate_exit: ImmediateExit) -> Self {
         let zero = || AtomicU64::new(0);
         let words = Words::new(immediate_exit, AtomicU8::new(0));
-        Self { words, sent: zero(), acknowledged: zero(), stale: zero(), turn_began: zero(), ran: zero() }
+        Self {
+            words,
+            sent: zero(),
+            acknowledged: zero(),
+            stale: zero(),
+            turn_began: zero(),
+            ran: zero(),
+            entries: zero(),
+        }
     }
 
     /// Kicker: asks for something and gets the vCPU out of `KVM_RUN` (K1 to K3).
@@ -161,6 +171,18 @@ impl Link {
     /// The vCPU's thread: the next `KVM_RUN` completes an access and does not enter the guest.
     pub(crate) fn hold_back(&self) {
         self.words.hold_back();
+    }
+
+    /// The vCPU's thread: counts the `KVM_RUN` that comes next, unless it would return before the guest runs.
+    pub(crate) fn count_entry(&self) {
+        if !self.words.immediate_exit.is_set() {
+            self.entries.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The entries that were counted.
+    pub(crate) fn entries(&self) -> u64 {
+        self.entries.load(Ordering::Relaxed)
     }
 
     /// The vCPU's thread: a new turn begins now, at this CPU time of its own.

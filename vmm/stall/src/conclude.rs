@@ -13,21 +13,32 @@ use crate::report::{Address, Contradiction, Stall, Strength, WaitReport};
 use crate::root::{edges, root};
 use crate::set::VcpuSet;
 
+/// How a vCPU ran for a while.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ran {
+    /// CPU time of its thread, which need not have been in the guest.
+    pub time: Duration,
+    /// How often it was let into the guest.
+    pub entries: u64,
+}
+
+impl Ran {
+    /// Whether it would have left a wait that can end.
+    pub fn is_enough(self, confirm: Duration) -> bool {
+        self.entries > 0 && self.time >= confirm
+    }
+}
+
 /// The stall that two captures show, if they do: the same waits that can never end, on the same values, with each of their
-/// vCPUs having run for at least `confirm` between the captures.
+/// vCPUs having run between the captures: let into the guest, and for at least `confirm` of CPU time.
 ///
-/// `ran_between` is the CPU time of each vCPU between the end of the first stop and the beginning of the second.
-pub fn conclude(
-    first: &Analysis<'_>,
-    second: &Analysis<'_>,
-    ran_between: &[Duration],
-    confirm: Duration,
-) -> Option<Stall> {
+/// `ran_between` is what each vCPU ran between the end of the first stop and the beginning of the second.
+pub fn conclude(first: &Analysis<'_>, second: &Analysis<'_>, ran_between: &[Ran], confirm: Duration) -> Option<Stall> {
     let stuck = second.closure.stuck;
     if stuck.is_empty() || stuck != first.closure.stuck {
         return None;
     }
-    let ran = |vcpu: usize| ran_between.get(vcpu).is_some_and(|ran| *ran >= confirm);
+    let ran = |vcpu: usize| ran_between.get(vcpu).is_some_and(|ran| ran.is_enough(confirm));
     let holds = stuck.iter().all(|vcpu| ran(vcpu) && stood_still(first, second, vcpu));
     holds.then(|| stall(second))
 }

@@ -30,5 +30,5 @@ pub mod watch;
 mod test;
 
 pub use analysis::{Analysis, View};
-pub use conclude::conclude;
+pub use conclude::{Ran, conclude};
 pub use watch::{Advice, Policy, Watch};

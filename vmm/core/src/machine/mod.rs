@@ -213,6 +213,12 @@ impl Machine {
         ran.iter_mut().zip(&self.seats).for_each(|(ran, seat)| *ran = seat.ran());
     }
 
+    /// How often each vCPU was let into the guest: the calls of `KVM_RUN` that were made with no kick pending. CPU time alone
+    /// does not say that a vCPU ran, since its thread may spend it on the way.
+    pub fn entries(&self) -> Vec<u64> {
+        self.seats.iter().map(|seat| seat.link.entries()).collect()
+    }
+
     /// The progress word of each vCPU, into `progress`, as far as it reaches.
     pub fn progress_into(&self, progress: &mut [u64]) {
         for (vcpu, word) in progress.iter_mut().enumerate().take(self.vcpus()) {

@@ -108,6 +108,19 @@ fn counts(machine: &Machine, state: &MachineState) -> Vec<u64> {
 }
 
 #[test]
+fn vcpu_that_goes_on_after_a_look_is_counted_as_let_in_once_more() {
+    let Some(host) = host() else { return };
+    let machine = started(&host, 1, SPINNING);
+    wait_for(&machine, Doorbell::DONE);
+    let paused = machine.pause(DEADLINE).expect("a pause");
+    let before = machine.entries()[0];
+    paused.capture(Capture::Full);
+    assert_eq!(machine.entries()[0], before, "it stands still");
+    paused.resume();
+    poll(&machine, "it goes on", || machine.entries()[0] > before);
+}
+
+#[test]
 fn machine_of_four_starts_and_every_vcpu_runs() {
     let Some(host) = host() else { return };
     let machine = started(&host, 4, SPINNING);
@@ -115,6 +128,7 @@ fn machine_of_four_starts_and_every_vcpu_runs() {
     poll(&machine, "all come up", || all_up(&capture(&machine, Capture::Control)));
     all_count_on(&machine);
     assert!(machine.ran().iter().all(|ran| *ran > Duration::ZERO));
+    assert!(machine.entries().iter().all(|entries| *entries > 0));
 }
 
 #[test]

@@ -128,6 +128,7 @@ impl Vcpu {
     }
 
     fn enter(&mut self, turns: &mut Turns) -> State {
+        self.link.count_entry();
         let exit = exit::run(&mut self.fd);
         self.access_pending = exit.is_access();
         self.entered = true;

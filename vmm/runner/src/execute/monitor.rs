@@ -21,7 +21,7 @@ use stallbench_abi::port::Doorbell;
 use stallbench_abi::vcpu::{Phase, VcpuPage};
 use stallbench_core::{Capture, Fault, KickCounters, Machine, MachineEvent, Paused};
 use stallbench_stall::set::VcpuSet;
-use stallbench_stall::{Advice, Policy, Watch, conclude};
+use stallbench_stall::{Advice, Policy, Ran, Watch, conclude};
 use stallbench_state::memory::Memory;
 use stallbench_state::program::Program;
 
@@ -269,16 +269,24 @@ impl<'m> Monitor<'m> {
         if first.closure.stuck.is_empty() {
             return None;
         }
-        let before = self.machine.ran();
+        // Before it goes on: an entry that is counted from here on comes after the first look.
+        let before = (self.machine.ran(), self.machine.entries());
         paused.resume();
         if let Some(end) = self.let_run(&first.closure.stuck, &before, interrupted)? {
             return Some((end, None));
         }
-        let ran_between: Vec<_> = self.ran.iter().zip(&before).map(|(now, then)| now.saturating_sub(*then)).collect();
+        let ran_between = self.ran_since(&before);
         let second = self.look(Capture::Full)?;
         let analysis = second.captured.analysis(self.machine, self.program);
         let stall = conclude(&first, &analysis, &ran_between, self.policy.confirm)?;
         Some((End::Stall(stall), Some(second)))
+    }
+
+    /// How each vCPU has run since it had had these CPU times and made these entries.
+    fn ran_since(&self, (times, entries): &(Vec<Duration>, Vec<u64>)) -> Vec<Ran> {
+        let times = self.ran.iter().zip(times).map(|(now, then)| now.saturating_sub(*then));
+        let entries = self.machine.entries().into_iter().zip(entries).map(|(now, then)| now - then);
+        times.zip(entries).map(|(time, entries)| Ran { time, entries }).collect()
     }
 
     /// Lets the machine run until each of `waiting` has run for long enough to have left its wait if it could.
@@ -288,7 +296,7 @@ impl<'m> Monitor<'m> {
     fn let_run(
         &mut self,
         waiting: &VcpuSet,
-        before: &[Duration],
+        before: &(Vec<Duration>, Vec<u64>),
         interrupted: &dyn Fn() -> bool,
     ) -> Option<Option<End>> {
         let last_progress = self.watch.last_progress();
@@ -300,8 +308,8 @@ impl<'m> Monitor<'m> {
             if self.watch.last_progress() != last_progress {
                 return None;
             }
-            let ran = |vcpu: usize| self.ran[vcpu].saturating_sub(before[vcpu]);
-            if waiting.iter().all(|vcpu| ran(vcpu) >= self.policy.confirm) {
+            let ran = self.ran_since(before);
+            if waiting.iter().all(|vcpu| ran[vcpu].is_enough(self.policy.confirm)) {
                 return Some(None);
             }
         }

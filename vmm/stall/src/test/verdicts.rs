@@ -7,8 +7,8 @@ use stallbench_abi::layout::{XAPIC, vector};
 use stallbench_abi::vcpu::{Need, Until};
 use stallbench_state::machine::{MpState, Unread};
 
-use super::world::{IF, Spin, World};
-use crate::conclude::conclude;
+use super::world::{IF, RAN, Spin, World};
+use crate::conclude::{Ran, conclude};
 use crate::report::{Stall, StallKind, Strength};
 
 const FLAG_WAIT: u32 = 1;
@@ -198,9 +198,13 @@ fn vcpu_that_did_not_run_between_the_captures_proves_nothing() {
     let published = world.published();
     let (first, second) = (world.analysis(&published), world.analysis(&published));
     let confirm = Duration::from_micros(200);
-    let mut ran = [Duration::from_millis(1); 4];
-    ran[2] = Duration::from_micros(199);
+    let mut ran = [RAN; 4];
+    assert!(conclude(&first, &second, &ran, confirm).is_some());
+    ran[2] = Ran { time: Duration::from_micros(199), ..RAN };
     assert_eq!(conclude(&first, &second, &ran, confirm), None);
+    ran[2] = Ran { entries: 0, ..RAN };
+    assert_eq!(conclude(&first, &second, &ran, confirm), None, "CPU time, none of it in the guest");
+    ran[2] = RAN;
     assert_eq!(conclude(&first, &second, &ran[..3], confirm), None, "one of which nothing is known");
 }
 
@@ -217,7 +221,7 @@ fn captures_that_differ_prove_nothing() {
         let (before, mut after) = (stack_broadcast(), stack_broadcast());
         change(&mut after);
         let (first, second) = (before.published(), after.published());
-        let ran = [Duration::from_millis(1); 4];
+        let ran = [RAN; 4];
         let verdict = conclude(&before.analysis(&first), &after.analysis(&second), &ran, Duration::ZERO);
         assert_eq!(verdict, None, "{what}");
     }

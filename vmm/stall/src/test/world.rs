@@ -16,11 +16,13 @@ use stallbench_state::published::Published;
 
 use crate::analysis::{Analysis, View};
 use crate::code::Code;
-use crate::conclude::conclude;
+use crate::conclude::{Ran, conclude};
 use crate::report::Stall;
 
 /// Where [`World::runs`] puts a vCPU.
 pub(crate) const ELSEWHERE: u64 = 0x11_8000;
+/// As long as any vCPU has to run.
+pub(crate) const RAN: Ran = Ran { time: Duration::from_millis(1), entries: 1 };
 const SPINS: u64 = 0x11_0000;
 const SITES: u64 = 0x10_0000;
 
@@ -235,7 +237,7 @@ impl World {
     /// The verdict of two captures that show this machine.
     pub(crate) fn stall(&self) -> Option<Stall> {
         let published = self.published();
-        let ran = vec![Duration::from_millis(1); self.machine.vcpus.len()];
+        let ran = vec![RAN; self.machine.vcpus.len()];
         conclude(&self.analysis(&published), &self.analysis(&published), &ran, Duration::from_micros(200))
     }
 }
