@@ -192,6 +192,10 @@ fn list_as_json_has_the_documented_keys() {
     }
     let expectation = &scenario["expectations"][0];
     assert!(expectation["because"].is_string() && expectation["cells"][0].is_string(), "{expectation}");
+    for key in ["when", "verdict", "kind", "strength", "culprit", "culprit_vcpu", "words", "residual_waits", "contains"]
+    {
+        assert!(expectation.get(key).is_some(), "{key}: {expectation}");
+    }
     assert!(value["cases"][0]["knobs"].is_array() && value["knobs"][0]["values"].is_array());
 }
 

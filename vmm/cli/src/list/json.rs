@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use stallbench_abi::knob::{self, Knob, Values};
 use stallbench_runner::report::SCHEMA_VERSION;
-use stallbench_runner::scenario::{Axis, Catalogue, Cell, Checked, Root, Scenario, ScenarioError};
+use stallbench_runner::scenario::{Amount, Axis, Catalogue, Cell, Checked, Root, Scenario, ScenarioError};
 
 use super::words::rules;
 use crate::exit::Failure;
@@ -36,7 +36,7 @@ pub(super) fn everything(
 
 fn scenario(scenario: &Scenario, checked: &Checked) -> Result<Value, ScenarioError> {
     let cells = checked.cells()?;
-    let expectations: Vec<Value> = rules(&cells).into_iter().map(|rule| expectation(&cells, &rule)).collect();
+    let expectations: Vec<Value> = rules(&cells).into_iter().map(|rule| expectation(checked, &cells, &rule)).collect();
     Ok(json!({
         "scenario": scenario.name(),
         "subject": scenario.subject(),
@@ -56,11 +56,15 @@ fn axes(axes: &[Axis]) -> Value {
     axes.iter().map(|axis| (axis.knob.name.to_owned(), json!(axis.values))).collect::<Map<_, _>>().into()
 }
 
-fn expectation(cells: &[Cell], rule: &[usize]) -> Value {
+fn expectation(checked: &Checked, cells: &[Cell], rule: &[usize]) -> Value {
     let expectation = &cells[rule[0]].expectation;
     let words: Map<_, _> =
         expectation.words.iter().map(|(name, amount)| (name.clone(), amount.to_string().into())).collect();
+    let when: Map<_, _> =
+        checked.when(cells[rule[0]].rule).map(|(name, values)| (name.to_owned(), values.into())).collect();
+    let amount = |amount: Option<Amount>| amount.map(|amount| amount.to_string());
     json!({
+        "when": when,
         "verdict": expectation.verdict,
         "kind": expectation.kind,
         "strength": expectation.strength,
@@ -69,7 +73,10 @@ fn expectation(cells: &[Cell], rule: &[usize]) -> Value {
             Root::Nobody => "none".into(),
             Root::Site(site) => site.as_str().into(),
         },
+        "culprit_vcpu": amount(expectation.culprit_vcpu),
         "words": words,
+        "residual_waits": amount(expectation.residual_waits),
+        "contains": expectation.contains,
         "because": expectation.because,
         "cells": rule.iter().map(|index| cells[*index].name.as_str()).collect::<Vec<_>>(),
     })

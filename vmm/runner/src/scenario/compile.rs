@@ -98,6 +98,13 @@ impl Checked {
         Ok(checked)
     }
 
+    /// The condition of an expectation, as written: names and the values that each may have. Of one that there is not: nothing.
+    pub fn when(&self, rule: usize) -> impl Iterator<Item = (&str, &[String])> {
+        let rule = self.scenario.entry.expect.get(rule);
+        let pairs = rule.into_iter().flat_map(|rule| &rule.get_ref().when.0);
+        pairs.map(|(name, values)| (name.get_ref().as_str(), values.get_ref().0.as_slice()))
+    }
+
     pub(super) fn problem(&self, at: usize, problem: Problem) -> ScenarioError {
         self.scenario.problem(at..at, problem)
     }

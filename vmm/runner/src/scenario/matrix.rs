@@ -263,6 +263,16 @@ mod test {
     }
 
     #[test]
+    fn condition_of_a_rule_is_told_as_written() {
+        let body = format!(
+            "vcpus = [2, 3]\n[[scenario.expect]]\nwhen = {{ vcpus = '3..' }}\nverdict='pass'\nbecause='x'\n{PASS}"
+        );
+        let checked = Checked::new(&scenario(&body), &case).unwrap();
+        assert_eq!(checked.when(0).collect::<Vec<_>>(), [("vcpus", &["3..".to_owned()][..])]);
+        assert_eq!((checked.when(1).count(), checked.when(2).count()), (0, 0));
+    }
+
+    #[test]
     fn cell_without_expectation_is_named() {
         let message = error("vcpus = [2, 4]\n[[scenario.expect]]\nwhen = { vcpus = 4 }\nverdict='pass'\nbecause=''\n");
         assert_eq!(message, "x.toml:4:8: no [[scenario.expect]] applies to cell s/n@vcpus=2");
