@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use stallbench_abi::knob::{self, Knob, Values};
-use stallbench_runner::scenario::{Catalogue, Cell, Checked, Scenario, ScenarioError, expected_values, text_of_value};
+use stallbench_runner::scenario::{
+    Catalogue, Cell, Checked, Expectation, Scenario, ScenarioError, expected_values, text_of_value,
+};
 
 use crate::exit::Failure;
 use crate::guest::Guest;
@@ -121,7 +123,7 @@ fn story(text: &mut String, scenario: &Scenario, checked: &Checked) -> Result<()
     let _ = writeln!(text, "\n  expected");
     for rule in rules(&cells) {
         let first = &cells[rule[0]];
-        let _ = writeln!(text, "  - {}, strength {} or more", first.expectation, first.expectation.strength);
+        let _ = writeln!(text, "  - {}", expected(&first.expectation));
         for line in wrapped(&format!("because {}", first.expectation.because), 106) {
             let _ = writeln!(text, "    {line}");
         }
@@ -129,6 +131,14 @@ fn story(text: &mut String, scenario: &Scenario, checked: &Checked) -> Result<()
     }
     text.push('\n');
     Ok(())
+}
+
+/// Only a stall has a strength.
+fn expected(expectation: &Expectation) -> String {
+    match expectation.verdict {
+        "stall" => format!("{expectation}, strength {} or more", expectation.strength),
+        _ => expectation.to_string(),
+    }
 }
 
 /// The places of the cells of each rule, in the order of the rules.
@@ -178,6 +188,13 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
 #[cfg(test)]
 mod test {
     use super::*;
+
+    #[test]
+    fn strength_is_told_of_a_stall_only() {
+        let pass = Expectation::pass("");
+        assert_eq!(expected(&pass), "pass");
+        assert_eq!(expected(&Expectation { verdict: "stall", ..pass }), "stall, strength observed or more");
+    }
 
     #[test]
     fn text_wraps_between_words() {
