@@ -163,7 +163,7 @@ fn headline(text: &mut String, result: &RunResult) {
     if let Some(kind) = verdict.kind() {
         let _ = write!(text, " {kind}");
     }
-    let _ = write!(text, "   {} vCPUs", result.run.vcpus);
+    let _ = write!(text, "   {} {}", result.run.vcpus, if result.run.vcpus == 1 { "vCPU" } else { "vCPUs" });
     if let Some(stall) = verdict.stall() {
         let _ = write!(text, "   {}", stall.strength);
     }
@@ -456,5 +456,11 @@ mod test {
         assert_eq!(awaited(&[1, 2, 3]), "vcpu1, vcpu2, vcpu3");
         assert_eq!(awaited(&(1..255).collect::<Vec<_>>()), "vcpu1 to vcpu254");
         assert_eq!(awaited(&[]), "nobody");
+    }
+
+    #[test]
+    fn one_vcpu_is_told_in_the_singular() {
+        let shown = |vcpus| block(&RunResult::new(sample::run(vcpus), sample::outcome(Verdict::Pass)), false);
+        assert!(shown(1).contains("   1 vCPU   ") && shown(2).contains("   2 vCPUs   "), "{}", shown(1));
     }
 }
