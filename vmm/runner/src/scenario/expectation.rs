@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::outcome::{BreachKind, RunOutcome, StallKind, Strength, Verdict};
+use crate::outcome::{BreachKind, RunOutcome, StallKind, Strength, Verdict, Wait0Outcome};
 
 use super::amount::{Amount, Size};
 
@@ -65,6 +65,7 @@ impl Expectation {
             self.compare_culprit(outcome, size, &mut found);
             self.compare_text(outcome, &mut found);
         }
+        self.compare_wait0(outcome, &mut found);
         self.compare_words(outcome, size, &mut found);
         if let Some(amount) = self.residual_waits
             && !amount.accepts(outcome.residual_waits as u64, size)
@@ -101,6 +102,13 @@ impl Expectation {
             && !amount.accepts(vcpu as u64, size)
         {
             found.push(format!("culprit vcpu{vcpu}, expected vcpu{}", amount.describe(size)));
+        }
+    }
+
+    /// A pass says that no oracle objects, and one that has not seen everything cannot say so.
+    fn compare_wait0(&self, outcome: &RunOutcome, found: &mut Vec<String>) {
+        if self.verdict == Verdict::Pass.word() && outcome.wait0 == Wait0Outcome::NotObserved {
+            found.push("wait=0 not observed because events were lost, expected kept".to_owned());
         }
     }
 
@@ -228,6 +236,14 @@ mod test {
         let nobody = Expectation { culprit: Root::Nobody, culprit_vcpu: None, ..expected() };
         assert!(nobody.differences(&deadlock(None), FOUR).is_empty());
         assert_eq!(nobody.differences(&deadlock(Some("a")), FOUR), ["culprit vcpu0 in a, expected none"]);
+    }
+
+    #[test]
+    fn pass_whose_wait0_contract_was_not_observed_is_a_difference() {
+        let mut outcome = sample::outcome(Verdict::Pass);
+        outcome.wait0 = Wait0Outcome::NotObserved;
+        let differences = Expectation::pass("").differences(&outcome, FOUR);
+        assert_eq!(differences, ["wait=0 not observed because events were lost, expected kept"]);
     }
 
     #[test]
