@@ -10,6 +10,8 @@ pub const RING_EVENTS: usize = 1024;
 pub const TO_ALL_BUT_SELF: u64 = u64::MAX;
 /// Destination of an [`EventKind::IPI`] to all vCPUs.
 pub const TO_ALL: u64 = u64::MAX - 1;
+/// Address of an [`EventKind::ALLOC`] that failed because the scenario says so.
+pub const INJECTED_FAILURE: u64 = 1;
 /// Target of an [`EventKind::QUEUE`] on the list of all multi-target calls.
 pub const LIST_OF_ALL: u32 = u32::MAX;
 
@@ -20,7 +22,7 @@ open_enum! {
         CALL = 1 => "call",
         /// The call returns to its caller. arg: 0, or 1 for an error (target offline, timed out), a: number of the call.
         CALL_RETURN = 2 => "call-return",
-        /// An allocation. arg: its number from 1 on, a: address, 0 when it failed, b: [`AllocSite`].
+        /// An allocation. arg: its number from 1 on, a: address, 0 when nothing was left, [`INJECTED_FAILURE`] when the scenario has it fail, b: [`AllocSite`].
         ALLOC = 3 => "alloc",
         /// A record goes back to the pool. a: address.
         FREE = 4 => "free",

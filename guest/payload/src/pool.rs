@@ -5,7 +5,7 @@
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use stallbench_abi::arena::{Mark, Storage};
-use stallbench_abi::event::{AllocSite, EventKind};
+use stallbench_abi::event::{AllocSite, EventKind, INJECTED_FAILURE};
 use stallbench_abi::knob::{ALLOC, ALLOC_SITE, alloc, alloc_site};
 use stallbench_rt::lock::SpinLock;
 use stallbench_rt::{arena, boot, cpu, event};
@@ -100,7 +100,11 @@ pub(crate) fn held() -> &'static AtomicU32 {
 pub(crate) fn allocate<T: arena::Shared>(site: AllocSite, name: &str) -> Option<&'static T> {
     const { assert!(size_of::<T>() + size_of::<Mark>() <= SLOT as usize) };
     let number = next_number(site);
-    let record = if fails(number, site) { None } else { root().pool.take() };
+    if fails(number, site) {
+        event::record(EventKind::ALLOC, number, INJECTED_FAILURE, site.0);
+        return None;
+    }
+    let record = root().pool.take();
     event::record(EventKind::ALLOC, number, record.unwrap_or(0), site.0);
     let record = record?;
     // SAFETY: the record is this caller's, of at least this size.

@@ -5,7 +5,7 @@
 
 use core::cell::OnceCell;
 
-use stallbench_abi::event::{AllocSite, Event, EventKind, LIST_OF_ALL, TO_ALL, TO_ALL_BUT_SELF};
+use stallbench_abi::event::{AllocSite, Event, EventKind, INJECTED_FAILURE, LIST_OF_ALL, TO_ALL, TO_ALL_BUT_SELF};
 use stallbench_abi::knob::flip;
 use stallbench_abi::layout::vector;
 use stallbench_state::memory::Memory;
@@ -88,19 +88,32 @@ impl<'a> History<'a> {
         self.ring(sender).events.iter().filter(for_target).map(move |event| (sender, event))
     }
 
-    /// The allocation failures behind the fallbacks of the calls that a vCPU is in, as `#1 in call_many, #2 in call_single`.
+    /// The allocation failures behind the fallbacks of the calls that a vCPU is in, as `#1 in call_many, #2 in call_single, injected by
+    /// the guest`.
     pub(crate) fn allocation_failures(&self, vcpu: usize) -> Option<String> {
         let events = &self.ring(vcpu).events;
         let returned = |call: u64| events.iter().any(|e| e.kind == EventKind::CALL_RETURN && e.a == call);
         let fallbacks = events.iter().filter(|e| e.kind == EventKind::FALLBACK && !returned(e.a));
         let failures = fallbacks.filter_map(|fallback| failure_before(events, fallback.clock));
-        let texts: Vec<_> = failures.map(|e| format!("#{} in {}", e.arg, AllocSite(e.b))).collect();
-        (!texts.is_empty()).then(|| texts.join(", "))
+        let failures: Vec<_> = failures.collect();
+        (!failures.is_empty()).then(|| describe(&failures))
     }
 }
 
+/// Numbers and sites of failed allocations, and why they failed.
+fn describe(failures: &[&Event]) -> String {
+    let sites: Vec<_> = failures.iter().map(|e| format!("#{} in {}", e.arg, AllocSite(e.b))).collect();
+    let injected = failures.iter().filter(|e| e.a == INJECTED_FAILURE).count();
+    let why = match injected {
+        0 => "no record left",
+        all if all == failures.len() => "injected by the guest",
+        _ => "some injected by the guest",
+    };
+    format!("{}, {why}", sites.join(", "))
+}
+
 fn failure_before(events: &[Event], clock: u64) -> Option<&Event> {
-    let failed = |e: &&Event| e.kind == EventKind::ALLOC && e.a == 0 && e.clock < clock;
+    let failed = |e: &&Event| e.kind == EventKind::ALLOC && e.a <= INJECTED_FAILURE && e.clock < clock;
     events.iter().rev().find(failed)
 }
 

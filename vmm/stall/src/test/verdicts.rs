@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use stallbench_abi::event::{EventKind, LIST_OF_ALL, TO_ALL, TO_ALL_BUT_SELF};
+use stallbench_abi::event::{EventKind, INJECTED_FAILURE, LIST_OF_ALL, TO_ALL, TO_ALL_BUT_SELF};
 use stallbench_abi::layout::{XAPIC, vector};
 use stallbench_abi::vcpu::{Need, Until};
 use stallbench_state::machine::{MpState, Unread};
@@ -67,7 +67,7 @@ fn stack_broadcast_is_a_deadlock_by_the_caller() {
     assert_eq!((stall.kind, stall.strength), (StallKind::Deadlock, Strength::Observed));
     let culprit = stall.culprit.as_ref().expect("a culprit");
     assert_eq!((culprit.vcpu, culprit.site.as_str()), (0, "call_many"));
-    assert_eq!(reason(&stall), "wait=0 became wait=1 (allocation failure #1 in call_many)");
+    assert_eq!(reason(&stall), "wait=0 became wait=1 (allocation failure #1 in call_many, no record left)");
     let caller = &stall.waits[0];
     assert_eq!(caller.awaits, [1, 2, 3]);
     assert_eq!((caller.until.as_str(), caller.awaited_do.as_str()), ("to clear", "running its callback"));
@@ -313,12 +313,15 @@ fn member_that_did_its_part_and_idles_is_absent() {
 fn acceptance_that_nobody_signals_is_the_fault_of_wait_0() {
     let mut world = World::new(2);
     world.waits(0, Spin { site: "call_single", ..completion(&[1], true) });
-    world.event(0, EventKind::ALLOC, 1, 0, 2);
+    world.event(0, EventKind::ALLOC, 1, INJECTED_FAILURE, 2);
     world.event(0, EventKind::FALLBACK, 4, 7, 0);
     world.event(1, EventKind::CALLBACK_END, 0, 7, 0);
     let stall = world.stall().expect("a stall");
     assert_eq!((stall.kind, stall.culprit.as_ref().map(|c| c.vcpu)), (StallKind::AbsentMember, Some(0)));
-    assert_eq!(reason(&stall), "wait=0 waits for its record to be accepted (allocation failure #1 in call_single)");
+    assert_eq!(
+        reason(&stall),
+        "wait=0 waits for its record to be accepted (allocation failure #1 in call_single, injected by the guest)"
+    );
 }
 
 #[test]
