@@ -275,6 +275,8 @@ fn case_of_a_payload_runs_by_itself() {
     assert_eq!(with(&["plain", "--set", "callee=ends", "--vcpus", "2,3"]).status.code(), Some(0));
     let stalled = with(&["plain", "--set", "alloc=fail", "--set", "call=kmalloc-2.6.28"]);
     assert_eq!(stalled.status.code(), Some(100), "{}", text(&stalled.stdout));
+    let named = stallbench(&["run", "--payload", payload, "payload/plain@vcpus=2", "--set", "callee=ends"]);
+    assert_eq!(named.status.code(), Some(0), "{}{}", text(&named.stdout), text(&named.stderr));
     let unknown = with(&["plian"]);
     assert_eq!(unknown.status.code(), Some(2));
     assert!(text(&unknown.stderr).contains("did you mean plain"));

@@ -1,5 +1,7 @@
 //! From arguments to what is to be done, with everything checked that can be checked without the host.
 
+use std::collections::HashSet;
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +47,9 @@ pub(super) fn selection(arguments: &Arguments, guest: &Guest) -> Result<Selectio
     if !arguments.names.is_empty() && request.names.is_empty() {
         return Ok(Selection::default());
     }
+    if arguments.payload.is_some() && request.names.iter().any(|name| name.starts_with(OWN)) {
+        return of_names(&catalogue, &request, guest);
+    }
     match (&arguments.case, &arguments.payload) {
         (Some(case), _) => {
             let case = guest.case(case).map_err(|problem| Failure::usage(problem.to_string()))?;
@@ -53,6 +58,39 @@ pub(super) fn selection(arguments: &Arguments, guest: &Guest) -> Result<Selectio
         (None, Some(_)) if request.names.is_empty() => Ok(Selection::of_cases(&guest.cases(), &request)?),
         _ => Ok(Selection::new(&catalogue, &request, &|name| guest.case(name))?),
     }
+}
+
+/// What names of the cases of a payload begin with, as reports print them.
+const OWN: &str = "payload/";
+
+/// Cases of a payload by the names that reports print, and whatever else is named.
+fn of_names(catalogue: &Catalogue, request: &Request, guest: &Guest) -> Result<Selection, Failure> {
+    let (own, others): (Vec<_>, Vec<_>) = request.names.iter().cloned().partition(|name| name.starts_with(OWN));
+    let mut selection = Selection { cells: Vec::new(), repeat: request.repeat };
+    for name in &own {
+        selection.cells.extend(of_name(name, request, guest)?.cells);
+    }
+    if !others.is_empty() {
+        let request = Request { names: others, ..request.clone() };
+        selection.cells.extend(Selection::new(catalogue, &request, &|name| guest.case(name))?.cells);
+    }
+    // What is named twice runs once.
+    let mut seen = HashSet::new();
+    selection.cells.retain(|run| seen.insert(Arc::clone(&run.name)));
+    Ok(selection)
+}
+
+/// `payload/NAME` or `payload/NAME@vcpus=N`.
+fn of_name(name: &str, request: &Request, guest: &Guest) -> Result<Selection, Failure> {
+    let wrong = |problem: &dyn Display| Failure::usage(format!("'{name}': {problem}"));
+    let (base, filter) = name.split_once('@').map_or((name, None), |(base, filter)| (base, Some(filter)));
+    let case = guest.case(base.strip_prefix(OWN).unwrap_or(base)).map_err(|problem| wrong(&problem))?;
+    let mut request = request.clone();
+    if let Some(filter) = filter {
+        let number = filter.strip_prefix("vcpus=").and_then(|number| number.parse().ok());
+        request.vcpus = vec![number.ok_or_else(|| wrong(&"expected vcpus=N behind the '@'"))?];
+    }
+    Ok(Selection::of_cases(&[case], &request)?)
 }
 
 /// Which part of the request leaves nothing to run, where all of its names are known.
@@ -100,6 +138,22 @@ pub(crate) fn run_plan(run: &Run, budget: Duration) -> RunPlan {
 #[cfg(test)]
 mod test {
     use super::*;
+
+    fn own(name: &str) -> Result<Vec<String>, String> {
+        let request = Request { names: vec![name.to_owned(); 2], ..Request::default() };
+        let guest = Guest::open(None).map_err(|failure| failure.to_string())?;
+        let selection = of_names(&Catalogue::default(), &request, &guest).map_err(|failure| failure.to_string())?;
+        Ok(selection.cells.iter().map(|run| run.name.to_string()).collect())
+    }
+
+    #[test]
+    fn name_of_a_payloads_case_selects_it_as_it_was_printed() {
+        assert_eq!(own("payload/plain@vcpus=3").unwrap(), ["payload/plain@vcpus=3"]);
+        assert_eq!(own("payload/plain").unwrap(), ["payload/plain@vcpus=2"]);
+        assert!(own("payload/plian").unwrap_err().contains("did you mean plain"));
+        assert!(own("payload/plain@alloc=ok").unwrap_err().contains("expected vcpus=N"));
+        assert!(own("payload/plain@vcpus=999").unwrap_err().contains("999 vCPUs"));
+    }
 
     fn kinds(texts: &[&str]) -> Result<Vec<String>, String> {
         let asked: Vec<Kind> = texts.iter().map(|text| text.parse().unwrap()).collect();

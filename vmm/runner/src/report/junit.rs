@@ -77,6 +77,8 @@ fn test_case(result: &RunResult) -> TestCase {
     let mut case = TestCase::new(name, status(result));
     case.set_classname(&*result.run.scenario);
     case.set_time(result.outcome.wall);
+    // The name as `run` takes it: repetitions share it, and test cases may not share theirs.
+    case.add_property(("scenario", &*result.run.name));
     case.add_property(("verdict", phrase(verdict.word(), verdict.kind()).as_str()));
     case.set_system_out(block(result, false));
     case
@@ -124,6 +126,16 @@ mod test {
         let document = written(&results, &Summary::default());
         assert_eq!((document.tests, document.failures), (2, 1));
         assert_eq!(document.test_suites[0].test_cases[1].name.as_str(), "call/sample@vcpus=3");
+    }
+
+    #[test]
+    fn repetition_has_a_test_case_of_its_own_and_the_name_of_its_scenario() {
+        let run = crate::scenario::Run { repetition: 1, ..sample::run(2) };
+        let document = written(&[RunResult::new(run, sample::outcome(Verdict::Pass))], &Summary::default());
+        let case = &document.test_suites[0].test_cases[0];
+        assert_eq!(case.name.as_str(), "call/sample@vcpus=2#2");
+        let scenario = case.properties.iter().find(|property| property.name.as_str() == "scenario").unwrap();
+        assert_eq!(scenario.value.as_str(), "call/sample@vcpus=2");
     }
 
     #[test]
