@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM: the first asks the session to end, with results so far kept; one that comes later ends the process at
+//! Signals. Ctrl-C and SIGTERM: the first asks the session to end, with results so far kept; one that comes later ends the process at
 //! once. A thread of its own waits for them.
 
 use std::process;

@@ -9,7 +9,7 @@
 //! DIR/summary.json                       what all came to; written last
 //! ```
 //!
-//! A directory without a verdict is a run that died.
+//! A directory without a verdict is a run that died or was interrupted.
 
 use std::fs;
 use std::io;

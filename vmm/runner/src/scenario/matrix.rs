@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use stallbench_abi::knob::{self, KNOB_SLOTS};
 
-use super::amount::Size;
 use super::compile::{Axis, Checked};
 use super::condition::Values;
 use super::error::{Problem, ScenarioError};
@@ -27,13 +26,6 @@ pub struct Cell {
     pub rule: usize,
     /// What that rule expects.
     pub expectation: Arc<Expectation>,
-}
-
-impl Cell {
-    /// What amounts in its expectation refer to.
-    pub fn size(&self) -> Size {
-        Size { vcpus: self.vcpus, initiator: self.raw[knob::INITIATOR.number as usize] }
-    }
 }
 
 /// Which rules and exclusions have been of use.
