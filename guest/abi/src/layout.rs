@@ -107,7 +107,7 @@ pub mod private_area {
     pub const DOUBLE_FAULT_STACK: u64 = 17 * PAGE;
     /// End of the double-fault stack (IST 3).
     pub const DOUBLE_FAULT_STACK_TOP: u64 = 18 * PAGE;
-    /// The descriptor page: [GDT](GDT), [TSS](TSS), and the operand of `lgdt`.
+    /// The descriptor page: [`GDT`], [`TSS`], and the operand of `lgdt`.
     pub const DESCRIPTORS: u64 = 19 * PAGE;
     /// Global descriptor table.
     pub const GDT: u64 = DESCRIPTORS;

@@ -2,17 +2,17 @@
 //!
 //! | knob `call` | file | from |
 //! |---|---|---|
-//! | `kmalloc-2.6.28` | [`kmalloc`] | Linux 2.6.28: without memory, a record on the stack for all targets, and wait |
-//! | `kmalloc-2.6.29` | [`kmalloc`] | Linux 2.6.29-rc: without memory, one target after the other |
-//! | `release` | [`kmalloc`] | the proposal of January 2009: wait only until the target has copied the record |
-//! | `percpu-lock` | [`percpu_lock`] | Linux 2.6.30 (8969a5ede0f9): one record a CPU, with a lock |
-//! | `percpu-unlock-first` | [`unlock_first`] | Linux 4.1 (8053871d0f7f): unlock asynchronous records before their callback |
-//! | `llist` | [`llist`] | today |
+//! | `kmalloc-2.6.28` | `kmalloc` | Linux 2.6.28: without memory, a record on the stack for all targets, and wait |
+//! | `kmalloc-2.6.29` | `kmalloc` | Linux 2.6.29-rc: without memory, one target after the other |
+//! | `release` | `kmalloc` | the proposal of January 2009: wait only until the target has copied the record |
+//! | `percpu-lock` | `percpu_lock` | Linux 2.6.30 (8969a5ede0f9): one record a CPU, with a lock |
+//! | `percpu-unlock-first` | `unlock_first` | Linux 4.1 (8053871d0f7f): unlock asynchronous records before their callback |
+//! | `llist` | `llist` | today |
 //!
-//! `arch=own-helper` ([`own_helper`]) replaces all of them, as an architecture without the generic code does.
+//! `arch=own-helper` (`own_helper`) replaces all of them, as an architecture without the generic code does.
 //! `arch=generic-old-handler` keeps the sender and takes a handler that knows no RELEASE flag: that differs for `release` alone.
 //!
-//! There is no time-out anywhere in these protocols, but for the bounded variant of [`own_helper`].
+//! There is no time-out anywhere in these protocols, but for the bounded variant of `own_helper`.
 
 mod arch;
 mod inbox;

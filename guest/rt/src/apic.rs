@@ -50,7 +50,7 @@ fn write(offset: u32, value: u32) {
     }
 }
 
-/// Enables the local APIC in the mode that the scenario asks for: fixed interrupts need SVR[8] (SDM 3A 11.4.7.2).
+/// Enables the local APIC in the mode that the scenario asks for: fixed interrupts need SVR bit 8 (SDM 3A 11.4.7.2).
 pub(crate) fn enable() {
     if is_x2apic() {
         cpu::write_msr(APIC_BASE, cpu::read_msr(APIC_BASE) | X2APIC_ENABLE);

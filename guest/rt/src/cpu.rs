@@ -134,7 +134,7 @@ pub fn out(port: u16, value: u32) {
     unsafe { asm!("out dx, eax", in("dx") port, in("eax") value, options(nostack, preserves_flags)) };
 }
 
-/// The initial APIC id (CPUID.01H:EBX[31:24]).
+/// The initial APIC id (CPUID.01H:EBX, bits 31:24).
 pub fn initial_apic_id() -> u32 {
     core::arch::x86_64::__cpuid(1).ebx >> 24
 }

@@ -232,7 +232,7 @@ macro_rules! spin {
 /// Waits at a site: `wait_until!(FUNCTION, STEP, WORD, KIND, condition, equal | different)`.
 ///
 /// The first four name the site: the function of the protocol, its step (may be empty), what the word is, and a
-/// [`SiteKind`](stallbench_abi::image::SiteKind). The wait ends when the word's bits equal the condition's value, or differ
+/// [`SiteKind`]. The wait ends when the word's bits equal the condition's value, or differ
 /// from it. A site that has a name of its own ([`declare_site!`](crate::declare_site)) comes as
 /// `wait_until!(SITE, condition, equal)`.
 #[macro_export]

@@ -9,7 +9,7 @@
 //! | [`activity`] | what each vCPU does |
 //! | [`graph`] | who can still act: the fixpoint |
 //! | [`analysis`] | all of that for one captured machine |
-//! | [`conclude`] | two captures to a verdict with kind and culprit |
+//! | [`mod@conclude`] | two captures to a verdict with kind and culprit |
 //! | [`report`] | the words of a verdict, plain data |
 #![forbid(unsafe_code)]
 
