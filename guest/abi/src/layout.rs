@@ -6,7 +6,7 @@
 //! ```text
 //! 0x0000_0000  page 0, never mapped
 //! 0x0000_8000  trampoline: where a SIPI starts an application processor          rx
-//! 0x0000_9000  interrupt descriptor table, the same for all vCPUs                r
+//! 0x0000_9000  interrupt descriptor table, the same for all vCPUs                rx, of one segment with the stubs
 //! 0x0000_a000  interrupt stubs                                                   rx
 //! 0x0010_0000  image: text (rx) and read-only data (r); it has no writable data
 //! 0x0020_0000  boot block                                                        r
