@@ -7,7 +7,11 @@ const MOST: usize = 3;
 
 /// `; did you mean …?` with the names nearest to `name`, or nothing when none comes near.
 pub fn did_you_mean<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
-    let near = nearest(name, known);
+    did_you_mean_these(&nearest(name, known))
+}
+
+/// The same with names that are known to be the nearest.
+pub fn did_you_mean_these(near: &[&str]) -> String {
     if near.is_empty() { String::new() } else { format!("; did you mean {}?", near.join(", ")) }
 }
 

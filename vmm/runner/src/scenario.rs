@@ -17,6 +17,7 @@ mod expectation;
 mod file;
 mod knobs;
 mod matrix;
+mod pattern;
 mod select;
 mod table;
 
@@ -33,6 +34,7 @@ pub use error::{Place, Problem, ScenarioError};
 pub use expectation::{Expectation, Root, culprit_of, phrase};
 pub use knobs::{Case, Setting, expected as expected_values, text_of as text_of_value};
 pub use matrix::Cell;
+pub use pattern::Pattern;
 pub use select::{Request, Run, Selection};
 pub use table::markdown;
 
@@ -92,6 +94,11 @@ impl Scenario {
         self.entry.groups.iter().map(|group| group.get_ref().as_str())
     }
 
+    /// The id of the pattern that it shows, if it shows one.
+    pub fn pattern(&self) -> Option<&str> {
+        self.entry.pattern.as_ref().map(|id| id.get_ref().as_str())
+    }
+
     /// Whether a run of everything includes it.
     pub fn is_default(&self) -> bool {
         self.entry.default
@@ -114,6 +121,8 @@ pub struct Subject {
     pub name: String,
     /// What it is about.
     pub about: String,
+    /// Its patterns, as written.
+    pub patterns: Vec<Pattern>,
     /// Its scenarios, as written.
     pub scenarios: Vec<Arc<Scenario>>,
 }
@@ -124,11 +133,15 @@ fn read(name: String, text: Cow<'static, str>) -> Result<Subject, ScenarioError>
     let file: file::File = toml::from_str(&source.text).map_err(|error| syntax(&source, &error))?;
     check_name(&source, &file.subject)?;
     let subject = file.subject.into_inner();
+    let patterns = pattern::read(&source, &subject, file.pattern)?;
     let mut scenarios: Vec<Arc<Scenario>> = Vec::with_capacity(file.scenario.len());
     for entry in file.scenario {
         check_name(&source, &entry.name)?;
         for group in &entry.groups {
             check_name(&source, group)?;
+        }
+        if let Some(id) = &entry.pattern {
+            pattern::check_id(&source, id)?;
         }
         if scenarios.iter().any(|other| other.entry.name.get_ref() == entry.name.get_ref()) {
             let problem = Problem::Duplicate { what: "scenario", name: entry.name.get_ref().clone() };
@@ -136,7 +149,7 @@ fn read(name: String, text: Cow<'static, str>) -> Result<Subject, ScenarioError>
         }
         scenarios.push(Arc::new(Scenario { source: Arc::clone(&source), subject: subject.clone(), entry }));
     }
-    Ok(Subject { name: subject, about: file.about.trim().to_owned(), scenarios })
+    Ok(Subject { name: subject, about: file.about.trim().to_owned(), patterns, scenarios })
 }
 
 fn syntax(source: &Source, error: &toml::de::Error) -> ScenarioError {

@@ -18,7 +18,7 @@ macro_rules! built_in {
     };
 }
 
-built_in!["call", "crash", "mtrr", "nmi", "scale", "table"];
+built_in!["acceptance", "call", "crash", "mtrr", "nmi", "records", "rendezvous", "scale", "table"];
 
 /// Most bytes of a scenario file.
 const MOST_BYTES: u64 = 4 << 20;
@@ -72,7 +72,11 @@ impl Catalogue {
         let others = || self.given.iter().filter(|given| given.name == subject.name).flat_map(|given| &given.scenarios);
         for scenario in &subject.scenarios {
             if let Some(other) = others().find(|other| other.name() == scenario.name()) {
-                let problem = Problem::DeclaredElsewhere { name: scenario.name(), place: Box::new(other.place()) };
+                let problem = Problem::DeclaredElsewhere {
+                    what: "scenario",
+                    name: scenario.name(),
+                    place: Box::new(other.place()),
+                };
                 return Err(scenario.problem(scenario.entry.name.span(), problem));
             }
         }

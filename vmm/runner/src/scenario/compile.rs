@@ -10,7 +10,7 @@ use super::condition::{Condition, Span, Term};
 use super::error::{Problem, ScenarioError};
 use super::expectation::{Expectation, Root, kinds_of};
 use super::file;
-use super::knobs::{Case, Pattern};
+use super::knobs::{Case, ValuePattern};
 use super::{Scenario, file::Texts};
 use crate::nearest::did_you_mean;
 use crate::outcome::{Strength, Verdict};
@@ -142,7 +142,7 @@ impl Checked {
         Err(Problem::OffAxis { knob: "vcpus".into(), value: span.from.to_string(), values: values.join(", ") })
     }
 
-    fn fits_axis(&self, axis: &Axis, pattern: Pattern) -> bool {
+    fn fits_axis(&self, axis: &Axis, pattern: ValuePattern) -> bool {
         let fits = |vcpus, text| axis.knob.parse(text, vcpus).is_ok_and(|raw| pattern.fits(raw, vcpus));
         self.vcpus.iter().any(|vcpus| axis.values.iter().any(|text| fits(*vcpus, text)))
     }

@@ -4,7 +4,7 @@ use stallbench_abi::knob::Knob;
 use stallbench_abi::layout::MAX_VCPUS;
 
 use super::error::Problem;
-use super::knobs::{Case, Pattern};
+use super::knobs::{Case, ValuePattern};
 
 /// A conjunction: each named knob has one of its values.
 #[derive(Clone, Debug, Default)]
@@ -16,7 +16,7 @@ pub(super) struct Condition {
 #[derive(Clone, Debug)]
 pub(super) enum Term {
     Vcpus(Vec<Span>),
-    Knob(&'static Knob, Vec<(String, Pattern)>),
+    Knob(&'static Knob, Vec<(String, ValuePattern)>),
 }
 
 /// Numbers of vCPUs: `4`, `3..`, `..4`, `3..8`; both ends belong to it.
@@ -49,7 +49,7 @@ impl Term {
             return values.iter().map(|text| Span::parse(text)).collect::<Result<_, _>>().map(Self::Vcpus);
         }
         let knob = case.knob(name)?;
-        let patterns = values.iter().map(|text| Ok((text.clone(), Pattern::parse(knob, text)?)));
+        let patterns = values.iter().map(|text| Ok((text.clone(), ValuePattern::parse(knob, text)?)));
         patterns.collect::<Result<_, _>>().map(|patterns| Self::Knob(knob, patterns))
     }
 

@@ -57,8 +57,8 @@ pub enum ScenarioError {
         /// What.
         problem: Box<Problem>,
     },
-    /// No scenario, subject or group has this name.
-    #[error("no scenario, subject or group is named '{name}'{nearest}")]
+    /// No scenario, subject, group or pattern has this name.
+    #[error("no scenario, subject, group or pattern is named '{name}'{nearest}")]
     UnknownName {
         /// As it was asked for.
         name: String,
@@ -147,13 +147,29 @@ pub enum Problem {
         /// The name.
         name: String,
     },
-    /// A scenario that another file declares already.
-    #[error("a second scenario '{name}'; the first is at {place}")]
+    /// A scenario or pattern that another file declares already.
+    #[error("a second {what} '{name}'; the first is at {place}")]
     DeclaredElsewhere {
-        /// `subject/name`.
+        /// Scenario or pattern.
+        what: &'static str,
+        /// `subject/name`, or the id or name of the pattern.
         name: String,
         /// Where the other one stands.
         place: Box<Place>,
+    },
+    /// The id of a pattern that is none.
+    #[error("'{0}' is no id of a pattern: expected an upper-case letter and two or three digits, as in C07")]
+    BadId(String),
+    /// A title that does not fit into the line that it is for.
+    #[error("a title is one line of at most {0} characters")]
+    BadTitle(usize),
+    /// A scenario shows a pattern that there is not.
+    #[error("there is no pattern '{pattern}'{nearest}")]
+    UnknownPattern {
+        /// The id.
+        pattern: String,
+        /// Those nearest.
+        nearest: String,
     },
     /// A word that is none of those expected.
     #[error("unknown {what} '{word}', expected {expected}{nearest}")]

@@ -8,12 +8,16 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use toml::Spanned;
 
+use super::pattern;
+
 /// A file: one subject.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct File {
     pub subject: Spanned<String>,
     pub about: String,
+    #[serde(default)]
+    pub pattern: Vec<pattern::Entry>,
     #[serde(default)]
     pub scenario: Vec<Entry>,
 }
@@ -26,6 +30,8 @@ pub(super) struct Entry {
     pub case: Spanned<String>,
     pub story: String,
     pub vcpus: Spanned<Texts>,
+    /// The id of the pattern that it shows.
+    pub pattern: Option<Spanned<String>>,
     #[serde(default)]
     pub groups: Vec<Spanned<String>>,
     #[serde(default = "yes")]

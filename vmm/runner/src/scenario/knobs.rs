@@ -73,7 +73,7 @@ impl Case {
 
 /// A pattern of one knob's values, as conditions and filters use it: a value, or a word without its number for any number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pattern {
+pub(super) enum ValuePattern {
     /// This raw value.
     Exactly(u64),
     /// This word, with any number.
@@ -82,7 +82,7 @@ pub(super) enum Pattern {
     Last,
 }
 
-impl Pattern {
+impl ValuePattern {
     /// Reads a pattern. A vCPU need not exist in every cell, so any number is one.
     pub(super) fn parse(knob: &'static Knob, text: &str) -> Result<Self, Problem> {
         if matches!(knob.values, Values::Vcpu) && text == "last" {
@@ -198,12 +198,12 @@ mod test {
     #[test]
     fn last_is_the_number_of_the_last_vcpu() {
         assert_eq!(Setting::new(&knob::INITIATOR, "last", 8).unwrap().text, "7");
-        assert!(Pattern::parse(&knob::INITIATOR, "last").unwrap().fits(7, 8));
+        assert!(ValuePattern::parse(&knob::INITIATOR, "last").unwrap().fits(7, 8));
     }
 
     #[test]
     fn word_without_its_number_fits_any_number() {
-        let pattern = Pattern::parse(&knob::ALLOC, "nth").unwrap();
+        let pattern = ValuePattern::parse(&knob::ALLOC, "nth").unwrap();
         assert!(pattern.fits(knob::ALLOC.parse("nth:3", 4).unwrap(), 4));
         assert!(!pattern.fits(knob::ALLOC.parse("from:3", 4).unwrap(), 4));
     }

@@ -14,8 +14,9 @@ use super::error::{Problem, ScenarioError, start_of};
 use super::expectation::Expectation;
 use super::knobs::{Case, Setting};
 use super::matrix::{Cell, raw_values};
+use super::pattern::looks_like_an_id;
 use super::{Scenario, Size};
-use crate::nearest::did_you_mean_or;
+use crate::nearest::{did_you_mean_or, did_you_mean_these};
 
 /// Characters of a name in front of the `@` beyond which it is no name, whatever there is.
 const LONGEST: usize = 200;
@@ -23,7 +24,7 @@ const LONGEST: usize = 200;
 /// What is asked for.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// Names of scenarios, cells, subjects and groups. Empty: everything that is in the default.
+    /// Names of scenarios, cells, subjects, groups and patterns. Empty: everything that is in the default.
     pub names: Vec<String>,
     /// Numbers of vCPUs, instead of those declared.
     pub vcpus: Vec<usize>,
@@ -85,7 +86,7 @@ impl Selection {
         case_named: &dyn Fn(&str) -> Result<Case, Problem>,
     ) -> Result<Self, ScenarioError> {
         check_vcpus("--vcpus", &request.vcpus, MAX_VCPUS)?;
-        let mut selector = Selector { request, case_named, cells: Vec::new(), names: HashSet::new() };
+        let mut selector = Selector { catalogue, request, case_named, cells: Vec::new(), names: HashSet::new() };
         let names: Vec<_> = request.names.iter().map(|name| Asked::find(catalogue, name)).collect::<Result<_, _>>()?;
         if names.is_empty() {
             selector.many("", default_scenarios(catalogue)?, None)?;
@@ -177,7 +178,7 @@ impl Catalogue {
 }
 
 impl Catalogue {
-    /// The scenarios of a subject or a group, or the one of that name.
+    /// The scenarios of a subject, a group or a pattern, or the one of that name.
     pub fn named<'a>(&'a self, name: &'a str) -> Result<Vec<&'a Arc<Scenario>>, ScenarioError> {
         Ok(match Asked::find(self, name)? {
             Asked::Many(_, scenarios, _) => scenarios,
@@ -188,7 +189,7 @@ impl Catalogue {
 
 /// What a name names.
 enum Asked<'a> {
-    /// A subject or a group: its name, its scenarios, and what stands behind its `@`.
+    /// A subject, a group or a pattern: its name, its scenarios, and what stands behind its `@`.
     Many(&'a str, Vec<&'a Arc<Scenario>>, Option<&'a str>),
     /// A scenario, and what stands behind its `@`.
     One(&'a Arc<Scenario>, Option<&'a str>),
@@ -231,7 +232,10 @@ fn many_named<'a>(catalogue: &'a Catalogue, name: &str) -> Result<Option<Vec<&'a
     }
     let mut members = catalogue.scenarios()?;
     members.retain(|scenario| scenario.groups().any(|group| group == name));
-    Ok(if members.is_empty() { None } else { Some(members) })
+    if !members.is_empty() {
+        return Ok(Some(members));
+    }
+    catalogue.pattern(name)?.map(|pattern| catalogue.scenarios_of(pattern)).transpose()
 }
 
 fn default_scenarios(catalogue: &Catalogue) -> Result<Vec<&Arc<Scenario>>, ScenarioError> {
@@ -241,7 +245,10 @@ fn default_scenarios(catalogue: &Catalogue) -> Result<Vec<&Arc<Scenario>>, Scena
 }
 
 fn nearest_names(catalogue: &Catalogue, name: &str) -> Result<String, ScenarioError> {
-    let mut known: Vec<String> = Vec::new();
+    if looks_like_an_id(name) {
+        return Ok(did_you_mean_these(&catalogue.near_patterns(name)?));
+    }
+    let mut known: Vec<String> = catalogue.patterns()?.iter().map(|pattern| pattern.name().to_owned()).collect();
     for subject in catalogue.subjects()? {
         known.push(subject.name.clone());
         for scenario in &subject.scenarios {
@@ -255,6 +262,7 @@ fn nearest_names(catalogue: &Catalogue, name: &str) -> Result<String, ScenarioEr
 }
 
 struct Selector<'a> {
+    catalogue: &'a Catalogue,
     request: &'a Request,
     case_named: &'a dyn Fn(&str) -> Result<Case, Problem>,
     cells: Vec<Run>,
@@ -263,7 +271,7 @@ struct Selector<'a> {
 }
 
 impl Selector<'_> {
-    /// Scenarios by subject or group: `--vcpus` and what stands behind the `@` pick among the declared cells.
+    /// Scenarios by subject, group or pattern: `--vcpus` and what stands behind the `@` pick among the declared cells.
     fn many(&mut self, name: &str, scenarios: Vec<&Arc<Scenario>>, filter: Option<&str>) -> Result<(), ScenarioError> {
         let mut picked = 0;
         for scenario in scenarios {
@@ -309,6 +317,7 @@ impl Selector<'_> {
     }
 
     fn add(&mut self, checked: &Checked, cells: &[Cell]) -> Result<(), ScenarioError> {
+        self.catalogue.check_pattern(&checked.scenario)?;
         for cell in cells {
             let run = first_run(&checked.scenario.name(), &checked.case, cell, self.request)?;
             if self.names.insert(Arc::clone(&run.name)) {
@@ -371,7 +380,7 @@ fn parse_filter(checked: &Checked, filter: &str) -> Result<Condition, ScenarioEr
     Ok(condition)
 }
 
-/// The filter of a subject or group for one of its scenarios; `None` where its case does not take a knob of the filter.
+/// The filter of a subject, group or pattern for one of its scenarios; `None` where its case does not take a knob of the filter.
 fn shared_filter(checked: &Checked, filter: Option<&str>) -> Result<Option<Condition>, ScenarioError> {
     let Some(filter) = filter else { return Ok(Some(Condition::default())) };
     match parse_filter(checked, filter) {
