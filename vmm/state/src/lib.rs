@@ -7,7 +7,7 @@
 //! |---|---|
 //! | [`machine`] | the captured state of each vCPU: registers, local APIC, pending events |
 //! | [`apic`] | the registers of a local APIC |
-//! | [`mtrr`] | memory type range registers: values, validity, differences |
+//! | [`mtrr`] | memory type range registers: values, validity, the types that memory has |
 //! | [`memory`] | reading guest memory |
 //! | [`published`] | what the vCPUs publish about themselves, read from guest memory |
 //! | [`program`] | a guest's ELF file: cases, wait sites, symbols |

@@ -1,34 +1,31 @@
-//! Memory type range registers (SDM 3A 12.11): values, validity, differences.
+//! Memory type range registers (SDM 3A 12.11): values, validity, and the types that they give to memory.
 //!
 //! KVM keeps these registers but does not let them change any memory's type: what is checked here is values and consistency,
 //! never cacheability.
 
-use std::fmt;
+mod effective;
+mod kind;
+mod register;
+mod valid;
 
-use serde::Serialize;
 use stallbench_abi::layout::MAX_PHYS_ADDR_BITS;
+
+pub use effective::{ADDRESS_SPACE, Effective, FIXED_END, Region, TypeSet};
+pub use kind::MemoryType;
+pub use register::{Difference, FIXED_MSRS, Register};
+pub use valid::{Invalid, Reason};
 
 /// Variable ranges, as MTRRCAP of KVM says.
 pub const RANGES: usize = 8;
-/// IA32_MTRR_DEF_TYPE.
-const DEFAULT_TYPE: u32 = 0x2ff;
-/// IA32_PAT.
-const PAT: u32 = 0x277;
-/// IA32_MTRR_PHYSBASE0; the masks and the other ranges follow, one by one.
-const FIRST_RANGE: u32 = 0x200;
-/// The registers of the fixed ranges: eight ranges of 64 KiB, sixteen of 16 KiB, sixty-four of 4 KiB, a byte each.
-pub const FIXED_MSRS: [u32; 11] = [0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f];
 
 /// DEF_TYPE: MTRRs are on.
-const ENABLED: u64 = 1 << 11;
+pub const ENABLED: u64 = 1 << 11;
 /// DEF_TYPE: fixed ranges are on.
-const FIXED_ENABLED: u64 = 1 << 10;
+pub const FIXED_ENABLED: u64 = 1 << 10;
 /// PHYSMASK: the range is in use.
-const VALID: u64 = 1 << 11;
+pub const VALID: u64 = 1 << 11;
 /// Address bits of PHYSBASE and PHYSMASK.
 const ADDRESS: u64 = ((1 << MAX_PHYS_ADDR_BITS) - 1) & !0xfff;
-/// Write-back.
-const WRITE_BACK: u64 = 6;
 /// Power-on value of IA32_PAT (SDM 3A 12.12.4).
 const PAT_AT_RESET: u64 = 0x0007_0406_0007_0406;
 
@@ -45,55 +42,10 @@ pub struct MtrrState {
     pub pat: u64,
 }
 
-/// One of the registers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Register {
-    /// IA32_MTRR_DEF_TYPE.
-    DefaultType,
-    /// IA32_MTRR_PHYSBASEn.
-    Base(usize),
-    /// IA32_MTRR_PHYSMASKn.
-    Mask(usize),
-    /// The fixed-range register at this place of [`FIXED_MSRS`].
-    Fixed(usize),
-    /// IA32_PAT.
-    Pat,
-}
-
-/// A register in which two vCPUs, or a vCPU and what was expected, differ.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Difference {
-    /// The register.
-    pub register: Register,
-    /// Its value here.
-    pub here: u64,
-    /// Its value there.
-    pub there: u64,
-}
-
-/// A value that the processor manual forbids.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Invalid {
-    /// The register.
-    pub register: Register,
-    /// Its value.
-    pub value: u64,
-    /// What is wrong with it.
-    pub why: Reason,
-}
-
-/// Why a value is forbidden (SDM 3A 12.11.2, 12.11.4, 12.12.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Reason {
-    /// A memory type that does not exist.
-    ReservedType,
-    /// A bit that must be zero.
-    ReservedBits,
-    /// A mask whose ones are not contiguous up to the highest address bit: the size is no power of two.
-    SizeNotPowerOfTwo,
-    /// A base that is no multiple of the size.
-    BaseNotAligned,
+/// The size of a range by its mask; `None` where the mask has holes.
+pub fn size_of_mask(mask: u64) -> Option<u64> {
+    let size = (ADDRESS & !mask) + 0x1000;
+    size.is_power_of_two().then_some(size)
 }
 
 impl MtrrState {
@@ -102,7 +54,11 @@ impl MtrrState {
         const UC: u64 = 0;
         const WP: u64 = 0x0505_0505_0505_0505;
         const WB: u64 = 0x0606_0606_0606_0606;
-        let none = Self { pat: PAT_AT_RESET, default_type: ENABLED | FIXED_ENABLED | WRITE_BACK, ..Self::default() };
+        let none = Self {
+            pat: PAT_AT_RESET,
+            default_type: ENABLED | FIXED_ENABLED | MemoryType::WriteBack as u64,
+            ..Self::default()
+        };
         Self { fixed: [WB, WB, UC, WP, WP, WP, WP, WP, WP, WP, WP], ..none }.with_range(0, 0xc000_0000, 0x4000_0000, 0)
     }
 
@@ -149,107 +105,6 @@ impl MtrrState {
         let pairs = self.registers().zip(other.registers());
         let differing = pairs.filter(|((_, here), (_, there))| here != there);
         differing.map(|((register, here), (_, there))| Difference { register, here, there }).collect()
-    }
-
-    /// What the processor manual forbids about these values.
-    pub fn invalid(&self) -> Vec<Invalid> {
-        let wrong = |(register, value): (Register, u64)| {
-            self.wrong_with(register, value).map(|why| Invalid { register, value, why })
-        };
-        self.registers().filter_map(wrong).collect()
-    }
-
-    fn wrong_with(&self, register: Register, value: u64) -> Option<Reason> {
-        match register {
-            Register::DefaultType => default_type_wrong(value),
-            Register::Base(i) => base_wrong(value, self.ranges[i].1),
-            Register::Mask(_) => mask_wrong(value),
-            Register::Fixed(_) => value.to_le_bytes().iter().any(|&t| !is_type(t)).then_some(Reason::ReservedType),
-            // PAT has one type more: 7, UC- (SDM 3A 12.12.2).
-            Register::Pat => value.to_le_bytes().iter().any(|&t| !is_type(t) && t != 7).then_some(Reason::ReservedType),
-        }
-    }
-}
-
-/// UC, WC, WT, WP or WB (SDM 3A 12.11.1).
-fn is_type(byte: u8) -> bool {
-    matches!(byte, 0 | 1 | 4 | 5 | 6)
-}
-
-fn default_type_wrong(value: u64) -> Option<Reason> {
-    if value & !(ENABLED | FIXED_ENABLED | 0xff) != 0 {
-        return Some(Reason::ReservedBits);
-    }
-    (!is_type(value as u8)).then_some(Reason::ReservedType)
-}
-
-/// A base is looked at together with its mask; out of use, only its reserved bits matter.
-fn base_wrong(base: u64, mask: u64) -> Option<Reason> {
-    if base & !(ADDRESS | 0xff) != 0 {
-        return Some(Reason::ReservedBits);
-    }
-    if mask & VALID == 0 {
-        return None;
-    }
-    if !is_type(base as u8) {
-        return Some(Reason::ReservedType);
-    }
-    (base & ADDRESS & !mask != 0).then_some(Reason::BaseNotAligned)
-}
-
-fn mask_wrong(mask: u64) -> Option<Reason> {
-    if mask & !(ADDRESS | VALID) != 0 {
-        return Some(Reason::ReservedBits);
-    }
-    let size = (ADDRESS & !mask) + 0x1000;
-    (mask & VALID != 0 && !size.is_power_of_two()).then_some(Reason::SizeNotPowerOfTwo)
-}
-
-impl Register {
-    /// Its MSR index.
-    pub fn msr(self) -> u32 {
-        match self {
-            Self::DefaultType => DEFAULT_TYPE,
-            Self::Base(i) => FIRST_RANGE + 2 * i as u32,
-            Self::Mask(i) => FIRST_RANGE + 2 * i as u32 + 1,
-            Self::Fixed(i) => FIXED_MSRS[i],
-            Self::Pat => PAT,
-        }
-    }
-}
-
-impl fmt::Display for Register {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::DefaultType => f.write_str("default-type"),
-            Self::Base(i) => write!(f, "base{i}"),
-            Self::Mask(i) => write!(f, "mask{i}"),
-            Self::Fixed(_) => write!(f, "fixed-{:x}", self.msr()),
-            Self::Pat => f.write_str("pat"),
-        }
-    }
-}
-
-impl fmt::Display for Difference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {:#x} here, {:#x} there", self.register, self.here, self.there)
-    }
-}
-
-impl fmt::Display for Invalid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {:#x}: {}", self.register, self.value, self.why)
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::ReservedType => "a reserved memory type",
-            Self::ReservedBits => "reserved bits are set",
-            Self::SizeNotPowerOfTwo => "the size is not a power of two",
-            Self::BaseNotAligned => "the base is not a multiple of the size",
-        })
     }
 }
 
@@ -299,21 +154,5 @@ mod test {
     #[test]
     fn register_that_does_not_exist_changes_nothing() {
         assert_eq!(MtrrState::at_start().with_range(RANGES, 0, 0x1000, 0), MtrrState::at_start());
-    }
-
-    #[test]
-    fn values_that_the_manual_forbids_are_found() {
-        let reasons = |state: MtrrState| state.invalid().iter().map(|i| (i.register, i.why)).collect::<Vec<_>>();
-        let start = MtrrState::at_start();
-        let not_aligned = start.with_range(2, 0x1000_0000, 0x2000_0000, 6);
-        assert_eq!(reasons(not_aligned), [(Register::Base(2), Reason::BaseNotAligned)]);
-        let not_power = start.with_range(2, 0, 0x3000, 6);
-        assert_eq!(reasons(not_power), [(Register::Mask(2), Reason::SizeNotPowerOfTwo)]);
-        let of_type = start.with_range(2, 0, 0x1000, 2);
-        assert_eq!(reasons(of_type), [(Register::Base(2), Reason::ReservedType)]);
-        let wide = MtrrState { default_type: 1 << 12, ..start };
-        assert_eq!(reasons(wide), [(Register::DefaultType, Reason::ReservedBits)]);
-        let pat = MtrrState { pat: 2, ..start };
-        assert_eq!(reasons(pat), [(Register::Pat, Reason::ReservedType)]);
     }
 }
