@@ -76,6 +76,11 @@ pub enum Fault {
         /// Its name.
         exit: String,
     },
+    /// `KVM_SET_GUEST_DEBUG` failed for a vCPU that is stepped.
+    Debug {
+        /// The error number.
+        errno: i32,
+    },
     /// `KVM_RUN` itself failed.
     Run {
         /// The error number.
@@ -94,6 +99,9 @@ impl fmt::Display for Fault {
             Self::FailEntry { reason, cpu } => write!(f, "guest entry failed on cpu {cpu}, reason {reason:#x}"),
             Self::Memory { address } => write!(f, "memory fault at guest-physical address {address:#x}"),
             Self::Unexpected { exit } => write!(f, "unexpected exit {exit}"),
+            Self::Debug { errno } => {
+                write!(f, "KVM_SET_GUEST_DEBUG failed: {}", std::io::Error::from_raw_os_error(*errno))
+            }
             Self::Run { errno } => write!(f, "KVM_RUN failed: {}", std::io::Error::from_raw_os_error(*errno)),
         }
     }

@@ -42,6 +42,9 @@ const WANTED: &[Wanted] = &[
         false,
         "a triple fault shows only once its vCPU has left the guest",
     ),
+    Wanted("x86-user-space-msr", kvm::KVM_CAP_X86_USER_SPACE_MSR, false, "--order filter and --order step are refused"),
+    Wanted("x86-msr-filter", kvm::KVM_CAP_X86_MSR_FILTER, false, "--order filter and --order step are refused"),
+    Wanted("set-guest-debug", kvm::KVM_CAP_SET_GUEST_DEBUG, false, "--order step is refused"),
 ];
 
 /// The version of KVM's API, frozen since Linux 2.6.22 (KVM api.rst 4.1).
@@ -178,6 +181,13 @@ impl HostKvm {
     #[cfg(test)]
     pub(crate) fn bare(mut self) -> Self {
         self.capabilities.iter_mut().filter(|c| !c.required).for_each(|c| c.available = false);
+        self
+    }
+
+    /// The same host without registers that come with `KVM_RUN`.
+    #[cfg(test)]
+    pub(crate) fn without_registers(mut self) -> Self {
+        self.capabilities.iter_mut().filter(|c| c.name == "sync-regs").for_each(|c| c.available = false);
         self
     }
 

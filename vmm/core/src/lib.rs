@@ -12,6 +12,7 @@
 //! | `boot` | what lies in memory and in registers before the first instruction | creator's |
 //! | [`machine`] | a machine from creation to its end; stopping all vCPUs | creator's |
 //! | [`event`] | what vCPUs tell the outside | both |
+//! | [`observe`] | being told of accesses and instructions as they happen | the vCPU's |
 //! | `board` | orders to all vCPUs' threads, and their answers | both |
 //! | `kick`, `flag` | getting a vCPU out of `KVM_RUN` | both |
 //! | `vcpu` | the loop of a vCPU's thread, its exits, its capture | the vCPU's |
@@ -22,6 +23,7 @@ pub mod host;
 pub mod machine;
 pub mod memory;
 mod mmu;
+pub mod observe;
 
 mod board;
 mod boot;

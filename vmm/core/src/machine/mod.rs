@@ -28,6 +28,7 @@ use crate::host::HostKvm;
 use crate::kick::{self, KickCounters, Link, Requests};
 use crate::memory::GuestMemory;
 use crate::mmu;
+use crate::observe::{self, MsrRange, ObserveError, Observer, Procedure, Telling};
 use crate::vcpu::{Shared, Vcpu};
 
 /// Pins of an I/O APIC that user space would emulate; KVM wants to know their number, and there is none.
@@ -158,6 +159,26 @@ impl Machine {
         let link = Arc::new(Link::new(ImmediateExit::of(&fd).map_err(failed)?));
         self.prepared.push(Vcpu::new(vcpu, fd, Arc::clone(&link), Arc::clone(&self.shared)));
         self.seats.push(Seat { link, thread: None });
+        Ok(())
+    }
+
+    /// Before the start: has an observer told of every access to these registers, and of every instruction of a procedure.
+    pub fn observe(
+        &mut self,
+        host: &HostKvm,
+        msrs: &[MsrRange],
+        procedure: Option<Procedure>,
+        observer: Arc<dyn Observer>,
+    ) -> Result<(), ObserveError> {
+        if self.prepared.is_empty() {
+            return Err(ObserveError::Started);
+        }
+        procedure.as_ref().map_or(Ok(()), |procedure| observe::check_steps(host, procedure))?;
+        observe::filter(host, &self.vm, msrs)?;
+        let telling = Telling::new(observer, procedure);
+        for (index, vcpu) in self.prepared.iter_mut().enumerate() {
+            vcpu.tell(telling.clone()).map_err(|source| ObserveError::Debug { vcpu: index, source })?;
+        }
         Ok(())
     }
 

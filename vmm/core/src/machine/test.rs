@@ -1,5 +1,7 @@
 //! Machines on the real device, with guests of a few instructions.
 
+mod observed;
+
 use std::time::{Duration, Instant};
 
 use stallbench_abi::boot::{BootBlock, MAGIC};

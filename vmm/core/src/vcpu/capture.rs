@@ -64,6 +64,23 @@ pub(super) fn mtrr(vcpu: &VcpuFd) -> Group<MtrrState> {
     Ok(MtrrState::from_registers(|register| value(register.msr())))
 }
 
+/// Reads a register; `None` where KVM refuses.
+pub(super) fn read_msr(vcpu: &VcpuFd, index: u32) -> Option<u64> {
+    let mut msrs = one_msr(index, 0);
+    let read = vcpu.get_msrs(&mut msrs).is_ok_and(|read| read == 1);
+    msrs.as_slice().first().filter(|_| read).map(|msr| msr.data)
+}
+
+/// Writes a register; false where KVM refuses the value.
+pub(super) fn write_msr(vcpu: &VcpuFd, index: u32, data: u64) -> bool {
+    vcpu.set_msrs(&one_msr(index, data)).is_ok_and(|written| written == 1)
+}
+
+fn one_msr(index: u32, data: u64) -> Msrs {
+    let entry = kvm_msr_entry { index, data, ..Default::default() };
+    Msrs::from_entries(&[entry]).expect("one entry is fewer than KVM takes in one call")
+}
+
 fn unread(what: &'static str, error: kvm_ioctls::Error) -> Unread {
     Unread { what, reason: error.to_string() }
 }

@@ -1,5 +1,5 @@
 //! The exits of a vCPU, parsed once into values that own what they say.
-#![expect(unsafe_code, reason = "the payload of an internal error lies in a union of kvm_run")]
+#![expect(unsafe_code, reason = "the payloads of exits lie in a union of kvm_run")]
 
 use kvm_bindings::{
     KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES as INSTRUCTION_BYTES, kvm_run,
@@ -20,16 +20,28 @@ pub(super) enum Exit {
     Doorbell(Doorbell),
     /// A spin that yields.
     Yield,
+    /// An access to a model-specific register that is to be told, and has still to be done.
+    Msr(Msr),
+    /// A breakpoint or a single step.
+    Debug,
     /// An access to where nothing is: reads give all ones, writes go nowhere.
     Nothing,
     /// The vCPU cannot go on.
     Fault(Fault),
 }
 
+/// An access to a model-specific register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Msr {
+    pub(super) index: u32,
+    /// What is to be written; `None`: it is to be read.
+    pub(super) write: Option<u64>,
+}
+
 impl Exit {
     /// Whether KVM has still to complete the access that ended `KVM_RUN` (KVM api.rst 5, `KVM_EXIT_IO`).
     pub(super) fn is_access(&self) -> bool {
-        matches!(self, Self::Doorbell(_) | Self::Yield | Self::Nothing)
+        matches!(self, Self::Doorbell(_) | Self::Yield | Self::Nothing | Self::Msr(_))
     }
 }
 
@@ -41,6 +53,9 @@ pub(super) fn run(vcpu: &mut VcpuFd) -> Exit {
             data.fill(0xff);
             return Exit::Nothing;
         }
+        Ok(VcpuExit::X86Rdmsr(exit)) => return Exit::Msr(Msr { index: exit.index, write: None }),
+        Ok(VcpuExit::X86Wrmsr(exit)) => return Exit::Msr(Msr { index: exit.index, write: Some(exit.data) }),
+        Ok(VcpuExit::Debug(_)) => return Exit::Debug,
         Ok(VcpuExit::MmioWrite(..) | VcpuExit::IoapicEoi(_)) => return Exit::Nothing,
         Ok(VcpuExit::Intr) => return Exit::Interrupted,
         Ok(VcpuExit::Shutdown) => Fault::Shutdown,
@@ -51,6 +66,15 @@ pub(super) fn run(vcpu: &mut VcpuFd) -> Exit {
         Err(error) => return failed(error.errno()),
     };
     Exit::Fault(fault)
+}
+
+/// Says what came of the access to a model-specific register that ended `KVM_RUN`: the value that was read or written, or
+/// `None` for #GP (KVM api.rst 5, `KVM_EXIT_X86_RDMSR`).
+pub(super) fn answer(vcpu: &mut VcpuFd, value: Option<u64>) {
+    // SAFETY: the last exit was of this kind, so the kernel reads this member of the union; both fields are plain numbers.
+    let msr = unsafe { &mut vcpu.get_kvm_run().__bindgen_anon_1.msr };
+    msr.error = u8::from(value.is_none());
+    msr.data = value.unwrap_or_default();
 }
 
 fn output(port: u16, data: &[u8]) -> Exit {

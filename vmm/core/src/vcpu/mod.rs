@@ -37,7 +37,8 @@ use crate::clock::CpuClock;
 use crate::event::{Events, Fault, MachineEvent};
 use crate::kick::{Link, Requests};
 use crate::memory::GuestMemory;
-use exit::Exit;
+use crate::observe::{MsrAccess, Telling};
+use exit::{Exit, Msr};
 use turns::Turns;
 
 /// Accesses in a row that are completed for a vCPU that is to stand still: an instruction has few, a `rep outs` any number.
@@ -76,6 +77,8 @@ pub(crate) struct Vcpu {
     access_pending: bool,
     /// `KVM_RUN` has come back at least once, with the registers where the host gives them.
     entered: bool,
+    /// Whom it tells of accesses and steps, where somebody wants to know.
+    telling: Option<Telling>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +95,16 @@ impl Vcpu {
             fd.set_sync_valid_reg(SyncReg::Register);
             fd.set_sync_valid_reg(SyncReg::SystemRegister);
         }
-        Self { index, fd, link, shared, interrupted: false, access_pending: false, entered: false }
+        Self { index, fd, link, shared, interrupted: false, access_pending: false, entered: false, telling: None }
+    }
+
+    /// Has somebody told of its accesses and steps from its first instruction on.
+    pub(crate) fn tell(&mut self, telling: Telling) -> Result<(), kvm_ioctls::Error> {
+        if let Some(debug) = telling.at_first() {
+            self.fd.set_guest_debug(&debug)?;
+        }
+        self.telling = Some(telling);
+        Ok(())
     }
 
     /// The thread: runs the vCPU until it is told to stop.
@@ -137,10 +149,41 @@ impl Vcpu {
             Exit::Again => {}
             Exit::Yield => turns.give_up(&self.link),
             Exit::Nothing => self.count_ignored(),
+            Exit::Msr(msr) => self.accessed(msr),
+            Exit::Debug => return self.stepped(),
             Exit::Doorbell(doorbell) => return self.rung(doorbell),
             Exit::Fault(fault) => return self.failed(fault),
         }
         State::Running
+    }
+
+    /// Does an access in the place of the vCPU, as its own instruction would have, and tells of it.
+    fn accessed(&mut self, msr: Msr) {
+        let done = match msr.write {
+            Some(value) => capture::write_msr(&self.fd, msr.index, value).then_some(value),
+            None => capture::read_msr(&self.fd, msr.index),
+        };
+        exit::answer(&mut self.fd, done);
+        let (Some(telling), (Ok(registers), Ok(system))) = (&self.telling, self.registers()) else { return };
+        let moment = telling.moment(self.index, registers, &system);
+        let (write, value) = (msr.write.is_some(), done.or(msr.write).unwrap_or_default());
+        let access = MsrAccess { moment, msr: msr.index, write, value, refused: done.is_none() };
+        telling.accessed(&access, &self.shared.memory);
+    }
+
+    /// Tells of a breakpoint or a step, and goes on as the observer's procedure wants it.
+    fn stepped(&mut self) -> State {
+        let (registers, system) = self.registers();
+        let Some(telling) = &mut self.telling else {
+            return self.failed(Fault::Unexpected { exit: "Debug".to_owned() });
+        };
+        let (Ok(registers), Ok(system)) = (registers, system) else { return State::Running };
+        let moment = telling.moment(self.index, registers, &system);
+        let debug = telling.stopped(&moment, &self.shared.memory);
+        match debug.map(|debug| self.fd.set_guest_debug(&debug)) {
+            Some(Err(error)) => self.failed(Fault::Debug { errno: error.errno() }),
+            _ => State::Running,
+        }
     }
 
     fn count_ignored(&self) {
@@ -210,11 +253,15 @@ impl Vcpu {
                 break;
             }
             self.link.hold_back();
-            // A second access of the same instruction is dropped: a vCPU that is to stand still rings no doorbell.
+            // A second access of the same instruction is dropped: a vCPU that is to stand still rings no doorbell. One to a
+            // register is another instruction's.
             let exit = exit::run(&mut self.fd);
             self.access_pending = exit.is_access();
-            if let Exit::Fault(fault) = exit {
-                return self.failed(fault);
+            match exit {
+                Exit::Fault(fault) => return self.failed(fault),
+                Exit::Msr(msr) => self.accessed(msr),
+                Exit::Debug if self.stepped() == State::Parked => return State::Parked,
+                _ => {}
             }
         }
         State::Attending

@@ -204,7 +204,7 @@ impl<'m> Monitor<'m> {
     fn event(&mut self, event: MachineEvent) -> Option<End> {
         match event {
             MachineEvent::Doorbell { vcpu, doorbell: Doorbell::EPITAPH } => return Some(End::Epitaph(vcpu)),
-            MachineEvent::Fault { vcpu, fault: fault @ Fault::Run { .. } } => {
+            MachineEvent::Fault { vcpu, fault: fault @ (Fault::Run { .. } | Fault::Debug { .. }) } => {
                 return Some(End::Failed(ExecuteError::Run { vcpu, fault }));
             }
             MachineEvent::Fault { vcpu, fault } => return Some(End::Fault(vcpu, fault)),
