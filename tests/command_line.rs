@@ -220,6 +220,106 @@ fn own_files_are_listed_and_their_names_are_accepted_beside_them() {
     assert!(stdout(&stallbench(&["list", &file, "mine/one@vcpus=2"])).contains("mine/one"));
 }
 
+/// A pattern with its bug and its fix.
+const STOPS: &str = r#"subject = "mine"
+about = "a test"
+
+[[pattern]]
+id = "X01"
+name = "my-own-stops"
+title = "Two stops at a time"
+when = "2013"
+story = "Each of two CPUs stops the other."
+fix = "one lock"
+step = "both queues are filled under one lock"
+
+[[scenario]]
+name = "crossed"
+pattern = "X01"
+case = "plain"
+story = "A call."
+vcpus = [2]
+set = { callee = "needs-caller", wait = 1, call = "llist" }
+
+[[scenario.expect]]
+verdict = "stall"
+kind = "deadlock"
+because = "each waits for the other"
+
+[[scenario]]
+name = "crossed-fixed"
+pattern = "X01"
+case = "plain"
+story = "A call."
+vcpus = [2]
+set = { callee = "needs-caller", wait = 0, call = "llist" }
+
+[[scenario.expect]]
+verdict = "pass"
+because = "nobody waits"
+"#;
+
+#[test]
+fn pattern_is_told_whole_by_its_id_in_any_case_and_by_its_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = scenario_file(directory.path(), STOPS);
+    let told = ["X01", "x01", "my-own-stops"].map(|name| stdout(&stallbench(&["list", &file, name])));
+    assert!(told[0] == told[1] && told[0] == told[2], "{told:?}");
+    for part in [
+        "X01 my-own-stops: Two stops at a time",
+        "Each of two CPUs stops the other.",
+        "when     2013",
+        "fix      one lock",
+        "step     both queues are filled under one lock",
+        "mine/crossed and its fix differ in wait: 1 became 0",
+        "case plain, callee=needs-caller, wait=1, call=llist; vcpus 2",
+        "stall deadlock, strength observed or more (1 cell)",
+        "because each waits for the other",
+        "mine/crossed-fixed",
+    ] {
+        assert!(told[0].contains(part), "'{part}' is not in {}", told[0]);
+    }
+}
+
+#[test]
+fn pattern_as_json_has_the_documented_keys() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = scenario_file(directory.path(), STOPS);
+    let value: Value = serde_json::from_slice(&stallbench(&["list", "--json", &file, "X01"]).stdout).unwrap();
+    let patterns = value["patterns"].as_array().unwrap();
+    assert_eq!(patterns.len(), 1, "{value}");
+    for (key, said) in [("pattern", "X01"), ("name", "my-own-stops"), ("when", "2013"), ("fix", "one lock")] {
+        assert_eq!(patterns[0][key], said);
+    }
+    assert_eq!(patterns[0]["scenarios"], serde_json::json!(["mine/crossed", "mine/crossed-fixed"]));
+    assert_eq!(patterns[0]["twins"], serde_json::json!([{ "bug": "mine/crossed", "fixed": "mine/crossed-fixed" }]));
+    assert_eq!(value["scenarios"][0]["pattern"], "X01");
+}
+
+#[test]
+fn unknown_patterns_bring_the_nearest() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = scenario_file(directory.path(), STOPS);
+    for command in ["list", "run"] {
+        refused(
+            &[command, &file, "x99"],
+            &["no scenario, subject, group or pattern is named 'x99'", "did you mean X01"],
+        );
+        refused(&[command, &file, "my-own-stop"], &["did you mean my-own-stops"]);
+    }
+    let wrong = scenario_file(directory.path(), &STOPS.replace("pattern = \"X01\"", "pattern = \"X02\""));
+    for command in ["list", "run"] {
+        refused(&[command, &wrong], &["mine.toml:15:11: there is no pattern 'X02'; did you mean X01"]);
+    }
+}
+
+#[test]
+fn stories_of_the_documentation_are_current() {
+    let made = stdout(&stallbench(&["list", "--markdown", "patterns"]));
+    let kept = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/patterns.md")).unwrap();
+    assert!(made == kept, "docs/patterns.md is not current: stallbench list --markdown patterns >docs/patterns.md");
+}
+
 #[test]
 fn table_of_the_documentation_is_current() {
     let made = stdout(&stallbench(&["list", "--markdown", "table"]));

@@ -1,12 +1,13 @@
-//! `stallbench list`: scenarios, cases and knobs; the story of one.
+//! `stallbench list`: patterns, scenarios, cases and knobs; the story of one.
 
 mod json;
+mod pattern;
 mod words;
 
 use std::path::PathBuf;
 
 use clap::Args;
-use stallbench_runner::scenario::{Catalogue, Request, Selection, markdown};
+use stallbench_runner::scenario::{ALL_PATTERNS, Catalogue, Request, Selection, markdown, patterns_markdown};
 
 use crate::exit::{Exit, Failure};
 use crate::guest::Guest;
@@ -14,13 +15,13 @@ use crate::output;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// Scenario, subject or group to tell about; files and directories of scenarios are taken in
-    #[arg(value_name = "SCENARIO|FILE|DIR")]
+    /// Scenario, pattern (by its id or name), subject or group to tell about; files and directories of scenarios are taken in
+    #[arg(value_name = "SCENARIO|PATTERN|FILE|DIR")]
     names: Vec<String>,
     /// One JSON object instead of text
     #[arg(long, conflicts_with = "markdown")]
     json: bool,
-    /// Every cell of a group, subject or scenario with its expectation and reason, as Markdown
+    /// Every cell of a group, subject or scenario with its expectation and reason, as Markdown; of `patterns`: their stories
     #[arg(long, value_name = "GROUP")]
     markdown: Option<String>,
     /// The cases of another image
@@ -32,6 +33,10 @@ pub(crate) fn list(arguments: &Arguments) -> Result<Exit, Failure> {
     let guest = Guest::open(arguments.payload.as_deref())?;
     let mut catalogue = Catalogue::default();
     let names = catalogue.take_paths(&arguments.names)?;
+    catalogue.check_patterns()?;
+    if arguments.markdown.as_deref() == Some(ALL_PATTERNS) {
+        return output::print(&patterns_markdown(&catalogue, &|name| guest.case(name))?);
+    }
     if let Some(group) = &arguments.markdown {
         return output::print(&markdown(&catalogue, group, &|name| guest.case(name))?);
     }

@@ -30,7 +30,7 @@ const AFTER_HELP: &str = "Exit codes: 0 all as expected · 2 the request is wron
 enum Command {
     /// Run scenarios: real guests on real KVM
     Run(Box<run::Arguments>),
-    /// List scenarios, cases and knobs; tell the story of one
+    /// List patterns, scenarios, cases and knobs; tell the story of one
     List(list::Arguments),
     /// What this KVM host is and can do, and what each missing thing costs
     Host(host::Arguments),

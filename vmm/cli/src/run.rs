@@ -27,7 +27,7 @@ use progress::Progress;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// Scenarios, subjects, groups, and files or directories of scenarios; without any, the default catalogue
+    /// Scenarios, patterns, subjects, groups, and files or directories of scenarios; without any, the default catalogue
     #[arg(value_name = "SCENARIO|FILE|DIR")]
     names: Vec<String>,
     /// Run an image of your own, one case or all that it has

@@ -19,7 +19,9 @@ mod knobs;
 mod matrix;
 mod pattern;
 mod select;
+mod stories;
 mod table;
+mod twins;
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -36,7 +38,9 @@ pub use knobs::{Case, Setting, expected as expected_values, text_of as text_of_v
 pub use matrix::Cell;
 pub use pattern::Pattern;
 pub use select::{Request, Run, Selection};
+pub use stories::{ALL_PATTERNS, patterns_markdown};
 pub use table::markdown;
+pub use twins::{Difference, Twins, differences};
 
 /// Most characters of the name of a subject, a scenario or a group.
 const LONGEST_NAME: usize = 60;

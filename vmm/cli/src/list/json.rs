@@ -1,11 +1,14 @@
 //! The catalogue as one JSON object, see docs/json.md.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 use stallbench_abi::knob::{self, Knob, Values};
 use stallbench_runner::report::SCHEMA_VERSION;
-use stallbench_runner::scenario::{Amount, Axis, Catalogue, Cell, Checked, Root, Scenario, ScenarioError};
+use stallbench_runner::scenario::{Amount, Axis, Catalogue, Cell, Checked, Pattern, Root, Scenario, ScenarioError};
 
-use super::words::rules;
+use super::words::{patterns_named, rules};
 use crate::exit::Failure;
 use crate::guest::Guest;
 
@@ -23,15 +26,57 @@ pub(super) fn everything(
     for name in names {
         scenarios.extend(catalogue.named(name)?);
     }
+    let patterns = patterns_shown(catalogue, names, with_scenarios, &scenarios)?;
+    let patterns: Vec<Value> = patterns.iter().map(|p| pattern(catalogue, p)).collect::<Result<_, _>>()?;
     let scenarios: Vec<Value> =
         scenarios.iter().map(|s| scenario(s, &Checked::new(s, &|name| guest.case(name))?)).collect::<Result<_, _>>()?;
     let value = json!({
         "schema_version": SCHEMA_VERSION,
+        "patterns": patterns,
         "scenarios": scenarios,
         "cases": cases(guest),
         "knobs": knob::ALL.iter().map(|knob| knob_json(knob)).collect::<Vec<_>>(),
     });
     Ok(format!("{value}\n"))
+}
+
+/// All patterns, or those that are named and those that a named scenario shows.
+fn patterns_shown<'a>(
+    catalogue: &'a Catalogue,
+    names: &[String],
+    with_scenarios: bool,
+    scenarios: &[&Arc<Scenario>],
+) -> Result<Vec<&'a Pattern>, ScenarioError> {
+    if !with_scenarios {
+        return Ok(Vec::new());
+    }
+    let mut patterns = catalogue.patterns()?;
+    if !names.is_empty() {
+        let mut ids: HashSet<&str> = scenarios.iter().filter_map(|scenario| scenario.pattern()).collect();
+        for name in names {
+            ids.extend(patterns_named(catalogue, name)?.iter().map(|pattern| pattern.id()));
+        }
+        patterns.retain(|pattern| ids.contains(pattern.id()));
+    }
+    Ok(patterns)
+}
+
+fn pattern(catalogue: &Catalogue, pattern: &Pattern) -> Result<Value, ScenarioError> {
+    let twins = catalogue.twins(pattern)?;
+    let twins: Vec<_> = twins.iter().map(|t| json!({ "bug": t.bug.name(), "fixed": t.fixed.name() })).collect();
+    let unless_empty = |text: &str| if text.is_empty() { Value::Null } else { text.into() };
+    Ok(json!({
+        "pattern": pattern.id(),
+        "name": pattern.name(),
+        "title": pattern.title(),
+        "subject": pattern.subject(),
+        "when": unless_empty(pattern.when()),
+        "story": pattern.story(),
+        "fix": unless_empty(pattern.fix()),
+        "step": pattern.step(),
+        "scenarios": catalogue.scenarios_of(pattern)?.iter().map(|scenario| scenario.name()).collect::<Vec<_>>(),
+        "twins": twins,
+    }))
 }
 
 fn scenario(scenario: &Scenario, checked: &Checked) -> Result<Value, ScenarioError> {
@@ -42,6 +87,7 @@ fn scenario(scenario: &Scenario, checked: &Checked) -> Result<Value, ScenarioErr
         "subject": scenario.subject(),
         "case": scenario.case(),
         "story": scenario.story(),
+        "pattern": scenario.pattern(),
         "groups": scenario.groups().collect::<Vec<_>>(),
         "default": scenario.is_default(),
         "vcpus": checked.vcpus,

@@ -4,9 +4,11 @@ use std::fmt::Write as _;
 
 use stallbench_abi::knob::{self, Knob, Values};
 use stallbench_runner::scenario::{
-    Catalogue, Cell, Checked, Expectation, Scenario, ScenarioError, expected_values, text_of_value,
+    ALL_PATTERNS, Catalogue, Cell, Checked, Expectation, Pattern, Scenario, ScenarioError, expected_values,
+    text_of_value,
 };
 
+use super::pattern;
 use crate::exit::Failure;
 use crate::guest::Guest;
 
@@ -22,7 +24,9 @@ pub(super) fn everything(catalogue: &Catalogue, guest: &Guest, with_scenarios: b
     cases(&mut text, guest);
     knobs(&mut text, guest);
     if with_scenarios {
-        text.push_str("stallbench list SCENARIO tells the story of one; stallbench run takes each of these names\n");
+        text.push_str(
+            "stallbench list NAME tells the story of a scenario or pattern; stallbench run takes each of these names\n",
+        );
     }
     Ok(text)
 }
@@ -31,14 +35,16 @@ fn scenarios(text: &mut String, catalogue: &Catalogue, guest: &Guest) -> Result<
     let mut groups: Vec<(String, usize)> = Vec::new();
     for subject in catalogue.subjects()? {
         let _ = writeln!(text, "{}: {}", subject.name, subject.about);
+        pattern::overview(text, subject);
         for scenario in &subject.scenarios {
             let cells = Checked::new(scenario, &|name| guest.case(name))?.cells()?.len();
             let by_name = if scenario.is_default() { "" } else { " (by name only)" };
             let _ = writeln!(
                 text,
-                "  {:<34} {cells:>4} {}  {}{by_name}",
+                "  {:<34} {cells:>4} {}  {}{}{by_name}",
                 scenario.name(),
                 plural(cells, "cell"),
+                scenario.pattern().map(|id| format!("{id}: ")).unwrap_or_default(),
                 first_sentence(scenario)
             );
             for group in scenario.groups() {
@@ -96,11 +102,27 @@ fn default_value(knob: &Knob) -> String {
 pub(super) fn stories(catalogue: &Catalogue, names: &[String], guest: &Guest) -> Result<String, Failure> {
     let mut text = String::new();
     for name in names {
+        let patterns = patterns_named(catalogue, name)?;
+        for pattern in &patterns {
+            pattern::whole(&mut text, catalogue, pattern, guest)?;
+        }
+        if !patterns.is_empty() {
+            continue;
+        }
         for scenario in catalogue.named(name)? {
             story(&mut text, scenario, &Checked::new(scenario, &|name| guest.case(name))?)?;
         }
     }
     Ok(text)
+}
+
+/// The pattern of that name, or all of them by the name that they have together.
+pub(super) fn patterns_named<'a>(catalogue: &'a Catalogue, name: &str) -> Result<Vec<&'a Pattern>, ScenarioError> {
+    let name = name.split_once('@').map_or(name, |(base, _)| base);
+    match name {
+        ALL_PATTERNS => catalogue.patterns(),
+        _ => Ok(catalogue.pattern(name)?.into_iter().collect()),
+    }
 }
 
 fn story(text: &mut String, scenario: &Scenario, checked: &Checked) -> Result<(), ScenarioError> {
@@ -120,6 +142,9 @@ fn story(text: &mut String, scenario: &Scenario, checked: &Checked) -> Result<()
     if !groups.is_empty() {
         let _ = writeln!(text, "  groups {}", groups.join(", "));
     }
+    if let Some(pattern) = scenario.pattern() {
+        let _ = writeln!(text, "  pattern {pattern}");
+    }
     let _ = writeln!(text, "\n  expected");
     for rule in rules(&cells) {
         let first = &cells[rule[0]];
@@ -134,7 +159,7 @@ fn story(text: &mut String, scenario: &Scenario, checked: &Checked) -> Result<()
 }
 
 /// Only a stall has a strength.
-fn expected(expectation: &Expectation) -> String {
+pub(super) fn expected(expectation: &Expectation) -> String {
     match expectation.verdict {
         "stall" => format!("{expectation}, strength {} or more", expectation.strength),
         _ => expectation.to_string(),
@@ -164,11 +189,11 @@ fn shortened(text: &str) -> String {
     if line.len() < text.len() { format!("{line} …") } else { line }
 }
 
-fn plural(count: usize, word: &str) -> String {
+pub(super) fn plural(count: usize, word: &str) -> String {
     if count == 1 { format!("{word} ") } else { format!("{word}s") }
 }
 
-fn wrapped(text: &str, width: usize) -> Vec<String> {
+pub(super) fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {
         let full = lines.last().is_some_and(|line| !line.is_empty() && line.len() + 1 + word.len() > width);

@@ -8,6 +8,7 @@ use toml::Spanned;
 
 use super::catalogue::Catalogue;
 use super::error::{Place, Problem, ScenarioError};
+use super::stories::ALL_PATTERNS;
 use super::{Scenario, Source, Subject, check_name};
 use crate::nearest::{did_you_mean_these, nearest};
 
@@ -191,6 +192,15 @@ impl Catalogue {
         Ok(scenarios)
     }
 
+    /// Refuses a catalogue with a scenario of a pattern that there is not.
+    ///
+    /// # Errors
+    ///
+    /// There is one, or a file is wrong.
+    pub fn check_patterns(&self) -> Result<(), ScenarioError> {
+        self.scenarios()?.iter().try_for_each(|scenario| self.check_pattern(scenario))
+    }
+
     /// Refuses a scenario of a pattern that there is not. Its own subject is asked first: others need not be read for it.
     pub(super) fn check_pattern(&self, scenario: &Scenario) -> Result<(), ScenarioError> {
         let Some(id) = &scenario.entry.pattern else { return Ok(()) };
@@ -206,8 +216,10 @@ impl Catalogue {
     pub(super) fn near_patterns(&self, name: &str) -> Result<Vec<&str>, ScenarioError> {
         let patterns = self.patterns()?;
         let Some(number) = number_of(name) else { return Ok(nearest(name, patterns.iter().map(|p| p.name()))) };
-        let mut ids: Vec<_> =
-            patterns.iter().filter_map(|p| Some((number_of(p.id())?.abs_diff(number), p.id()))).collect();
+        // Those of the same letter first.
+        let letter = |id: &str| id.chars().next().map(|c| c.to_ascii_uppercase());
+        let distance = |id: &str| Some((letter(id) != letter(name), number_of(id)?.abs_diff(number)));
+        let mut ids: Vec<_> = patterns.iter().filter_map(|p| Some((distance(p.id())?, p.id()))).collect();
         ids.sort_unstable();
         Ok(ids.into_iter().take(MOST_NEAR).map(|(_, id)| id).collect())
     }
@@ -216,7 +228,8 @@ impl Catalogue {
 /// A name must not mean two things to `run` and `list`.
 fn check_free(subjects: &[&Subject], pattern: &Pattern) -> Result<(), ScenarioError> {
     let mut scenarios = subjects.iter().flat_map(|subject| &subject.scenarios);
-    let taken = subjects.iter().any(|subject| subject.name == pattern.name())
+    let taken = pattern.name() == ALL_PATTERNS
+        || subjects.iter().any(|subject| subject.name == pattern.name())
         || scenarios.any(|scenario| scenario.groups().any(|group| group == pattern.name()));
     if !taken {
         return Ok(());

@@ -15,6 +15,7 @@ use super::expectation::Expectation;
 use super::knobs::{Case, Setting};
 use super::matrix::{Cell, raw_values};
 use super::pattern::looks_like_an_id;
+use super::stories::{ALL_PATTERNS, of_patterns};
 use super::{Scenario, Size};
 use crate::nearest::{did_you_mean_or, did_you_mean_these};
 
@@ -235,6 +236,9 @@ fn many_named<'a>(catalogue: &'a Catalogue, name: &str) -> Result<Option<Vec<&'a
     if !members.is_empty() {
         return Ok(Some(members));
     }
+    if name == ALL_PATTERNS {
+        return Ok(Some(of_patterns(catalogue)?));
+    }
     catalogue.pattern(name)?.map(|pattern| catalogue.scenarios_of(pattern)).transpose()
 }
 
@@ -246,7 +250,10 @@ fn default_scenarios(catalogue: &Catalogue) -> Result<Vec<&Arc<Scenario>>, Scena
 
 fn nearest_names(catalogue: &Catalogue, name: &str) -> Result<String, ScenarioError> {
     if looks_like_an_id(name) {
-        return Ok(did_you_mean_these(&catalogue.near_patterns(name)?));
+        let near = catalogue.near_patterns(name)?;
+        if !near.is_empty() {
+            return Ok(did_you_mean_these(&near));
+        }
     }
     let mut known: Vec<String> = catalogue.patterns()?.iter().map(|pattern| pattern.name().to_owned()).collect();
     for subject in catalogue.subjects()? {
