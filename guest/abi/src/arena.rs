@@ -25,6 +25,19 @@ open_enum! {
     }
 }
 
+/// The most that a generation can be: with it an event has room for something else.
+pub const GENERATIONS: u32 = (1 << 24) - 1;
+
+/// A reference to an object of a generation, in one word: the arena ends below 4 GiB.
+pub const fn reference(object: u64, generation: u32) -> u64 {
+    object | (generation as u64) << 32
+}
+
+/// Address of the object of a [`reference`], and its generation; 0 where whoever made it knew of none.
+pub const fn object_of(reference: u64) -> (u64, u32) {
+    (reference & u32::MAX as u64, (reference >> 32) as u32)
+}
+
 plain_struct! {
     /// The header of an object, in the 32 bytes before it.
     pub struct Mark: 32 {
@@ -34,9 +47,9 @@ plain_struct! {
         pub life: Life,
         /// What it lives on.
         pub storage: Storage,
-        /// The vCPU that made it.
+        /// The vCPU that made it; once it is dead, the vCPU that ended its life.
         pub owner: u32,
-        /// How many objects have lived at this address.
+        /// Tells it from the others that lived there before and will after it: at most [`GENERATIONS`], never 0.
         pub generation: u32,
         /// Size of the object in bytes.
         pub size: u32,

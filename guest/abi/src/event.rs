@@ -42,7 +42,7 @@ open_enum! {
         WAIT = 11 => "wait",
         /// The wait is over. arg: 0 when its condition held at the first look, else 1, a: site, b: as in [`Self::WAIT`].
         WAIT_END = 12 => "wait-end",
-        /// An object of the arena begins or ends its life. arg: [`crate::arena::Life`], a: address, b: name (8 bytes).
+        /// An object of the arena begins or ends its life. arg: [`crate::arena::Life`] | generation << 8, a: address, b: name (8 bytes).
         LIFE = 13 => "life",
         /// A step of MTRR programming. arg: [`MtrrStep`], a and b: what was written, where there is something.
         MTRR = 14 => "mtrr",
@@ -50,6 +50,8 @@ open_enum! {
         GRACE_PERIOD = 15 => "grace-period",
         /// A declared deviation takes effect. arg: the flip's number.
         FLIP = 16 => "flip",
+        /// A step of a protocol touches an object of the arena that is dead, or another than it holds. arg: the generation that it holds, a: address, b: the step, a [`text_at`].
+        LIFE_BREACH = 19 => "life-breach",
     }
 }
 
@@ -100,6 +102,18 @@ open_enum! {
         POSTED = 4 => "posted",
     }
 }
+
+/// A text of the image in the argument of an event: its address in bits 47:0, its length in bytes above.
+pub const fn text_at(address: u64, length: usize) -> u64 {
+    address & TEXT_ADDRESS | (length as u64) << 48
+}
+
+/// Address and length of a [`text_at`].
+pub const fn text_of(argument: u64) -> (u64, usize) {
+    (argument & TEXT_ADDRESS, (argument >> 48) as usize)
+}
+
+const TEXT_ADDRESS: u64 = (1 << 48) - 1;
 
 plain_struct! {
     /// One event.

@@ -89,7 +89,9 @@ plain_struct! {
         /// The awaited vCPUs, a bit each.
         pub awaits: [u64; MASK_WORDS],
         /// 1 when the wait gives up after a number of turns: then it is no stall, whatever it waits for.
-        pub bounded: u64,
+        pub bounded: u32,
+        /// Generation of the record that the waiter holds, see [`crate::arena::Mark`]; 0 where it knows of none.
+        pub generation: u32,
     }
 }
 

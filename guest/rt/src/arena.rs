@@ -6,11 +6,11 @@
 
 use core::marker::PhantomData;
 use core::ops::Deref;
-use core::ptr::addr_of_mut;
+use core::ptr::{addr_of, addr_of_mut};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use stallbench_abi::arena::{Life, MARK, Mark, Storage};
-use stallbench_abi::event::EventKind;
+use stallbench_abi::arena::{self as abi, Life, MARK, Mark, Storage};
+use stallbench_abi::event::{EventKind, text_at};
 use stallbench_abi::layout::{ARENA, ARENA_SIZE};
 use stallbench_abi::text;
 
@@ -140,33 +140,115 @@ pub fn place_pool(size: u64) -> u64 {
 pub fn mark_live(object: u64, size: usize, storage: Storage, name: &str) {
     let name = text::field::<8>(name);
     let mark = mark_of(object);
+    let generation = this::next_generation();
     // SAFETY: the 32 bytes before an object of the arena are its mark; only its owner writes it.
     unsafe {
         addr_of_mut!((*mark).magic).write_volatile(MARK);
         addr_of_mut!((*mark).storage).write_volatile(storage);
         addr_of_mut!((*mark).owner).write_volatile(this::vcpu() as u32);
-        let generation = addr_of_mut!((*mark).generation);
-        generation.write_volatile(generation.read_volatile().wrapping_add(1));
+        addr_of_mut!((*mark).generation).write_volatile(generation);
         addr_of_mut!((*mark).size).write_volatile(size as u32);
         addr_of_mut!((*mark).name).write_volatile(name);
         addr_of_mut!((*mark).life).write_volatile(Life::LIVE);
     }
-    event::record(EventKind::LIFE, Life::LIVE.0, object, u64::from_le_bytes(name));
+    event::record(EventKind::LIFE, Life::LIVE.0 | generation << 8, object, u64::from_le_bytes(name));
 }
 
 /// Marks an object as dead.
 pub fn mark_dead(object: u64) {
     let mark = mark_of(object);
     // SAFETY: as in `mark_live`.
-    let name = unsafe {
+    let (name, generation) = unsafe {
+        addr_of_mut!((*mark).owner).write_volatile(this::vcpu() as u32);
         addr_of_mut!((*mark).life).write_volatile(Life::DEAD);
-        addr_of_mut!((*mark).name).read_volatile()
+        (addr_of!((*mark).name).read_volatile(), addr_of!((*mark).generation).read_volatile())
     };
-    event::record(EventKind::LIFE, Life::DEAD.0, object, u64::from_le_bytes(name));
+    event::record(EventKind::LIFE, Life::DEAD.0 | generation << 8, object, u64::from_le_bytes(name));
 }
 
 fn mark_of(object: u64) -> *mut Mark {
     (object - size_of::<Mark>() as u64) as *mut Mark
+}
+
+/// The generation that the mark of an object says, and whether it lives; 0 for one without a mark.
+fn generation_at(object: u64) -> (u32, bool) {
+    let mark = mark_of(object).cast_const();
+    // SAFETY: the bytes before an object lie in the arena, which stays mapped for ever; whatever stands there is read as numbers.
+    unsafe {
+        if addr_of!((*mark).magic).read_volatile() != MARK {
+            return (0, false);
+        }
+        let lives = addr_of!((*mark).life).read_volatile() == Life::LIVE;
+        (addr_of!((*mark).generation).read_volatile(), lives)
+    }
+}
+
+/// Records that a step uses an object that is gone, if it is.
+#[inline(never)]
+fn touch(object: u64, generation: u32, step: &'static str) {
+    if generation != 0 && generation_at(object) != (generation, true) {
+        let step = text_at(step.as_ptr() as u64, step.len());
+        event::record(EventKind::LIFE_BREACH, generation, object, step);
+    }
+}
+
+/// A reference to the object that is there now, for another vCPU to [hold](Held::of).
+pub fn reference<T: Shared>(object: &'static T) -> u64 {
+    let address = core::ptr::from_ref(object) as u64;
+    abi::reference(address, generation_at(address).0)
+}
+
+/// An object of the arena whose life somebody else may end, as it was when this reference to it was made.
+///
+/// A step that is about to use the object [touches](Self::touch) it. Nothing is done about an object that is gone: that the step
+/// uses it all the same is the protocol's bug, which is recorded.
+#[derive(Debug)]
+pub struct Held<T: Shared> {
+    object: &'static T,
+    generation: u32,
+}
+
+impl<T: Shared> Held<T> {
+    /// Holds an object by a [reference](OnStack::reference) that its owner handed on.
+    ///
+    /// # Safety
+    ///
+    /// The reference was made of a `T`.
+    pub unsafe fn of(reference: u64) -> Self {
+        let (address, generation) = abi::object_of(reference);
+        // SAFETY: the arena stays mapped for ever; the type is the caller's word. What stands there once the object is dead are
+        // atomics of whatever value: a late access is the protocol's bug, which the bench is about, and no undefined one.
+        Self { object: unsafe { &*(address as *const T) }, generation }
+    }
+
+    /// Holds the object that is there now. One without a mark, as static objects are, can be held, and never dies.
+    pub fn now(object: &'static T) -> Self {
+        Self { object, generation: generation_at(core::ptr::from_ref(object) as u64).0 }
+    }
+
+    /// Address of the object.
+    pub fn address(&self) -> u64 {
+        core::ptr::from_ref(self.object) as u64
+    }
+
+    /// Its generation; 0 for an object without a mark.
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// Says that this step of the protocol, as in `ipi_handler B6`, uses the object now: recorded if it is no longer the one that
+    /// is held. It reads the mark and writes nothing, as long as the object lives.
+    pub fn touch(&self, step: &'static str) {
+        touch(self.address(), self.generation, step);
+    }
+}
+
+impl<T: Shared> Deref for Held<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.object
+    }
 }
 
 /// An object with the lifetime of a stack frame that other vCPUs can reach.
@@ -201,6 +283,11 @@ impl<T: Shared> OnStack<T> {
     /// The object, for as long as the protocol thinks that it lives.
     pub fn leak(&self) -> &'static T {
         self.object
+    }
+
+    /// A reference to hand on, by which another vCPU [holds](Held::of) this object and no later one.
+    pub fn reference(&self) -> u64 {
+        reference(self.object)
     }
 }
 

@@ -5,6 +5,7 @@
 use core::cell::Cell;
 use core::ptr::{addr_of, addr_of_mut};
 
+use stallbench_abi::arena::GENERATIONS;
 use stallbench_abi::layout::{self, private_area as area};
 use stallbench_abi::vcpu::{CONTEXTS, Context, ContextKind, Phase, VcpuPage, Wait};
 
@@ -22,6 +23,8 @@ pub struct Private {
     calls: [Cell<CurrentCall>; CONTEXTS],
     /// Bytes of its part of the arena's stacks in use.
     arena_stack_used: Cell<u64>,
+    /// Objects of the arena that this vCPU has made.
+    objects_made: Cell<u32>,
 }
 
 /// The cross-CPU call that a context is in.
@@ -64,6 +67,15 @@ pub fn is_initiator() -> bool {
 /// Bytes of this vCPU's part of the arena's stacks in use.
 pub(crate) fn arena_stack_used() -> &'static Cell<u64> {
     &private().arena_stack_used
+}
+
+/// The generation of an object that this vCPU makes: no other object at its address has it, whoever made that, until one vCPU
+/// has made 65,536.
+pub(crate) fn next_generation() -> u32 {
+    let made = private().objects_made.get().wrapping_add(1);
+    private().objects_made.set(made);
+    // The number of the vCPU plus one: never 0, and a vCPU's number is less than 255.
+    (made << 8 | (vcpu() as u32 + 1)) & GENERATIONS
 }
 
 /// Sets the handler of a vector on this vCPU.

@@ -13,6 +13,7 @@ use stallbench_abi::knob;
 use stallbench_abi::port;
 use stallbench_abi::vcpu::{Need, Until};
 
+use crate::arena::{Held, Shared};
 use crate::mask::{Mask, SharedMask};
 use crate::{boot, event, this};
 
@@ -27,6 +28,7 @@ pub struct Condition {
     awaits_at: u64,
     record: u64,
     record_call: u64,
+    generation: u32,
 }
 
 impl Condition {
@@ -41,6 +43,7 @@ impl Condition {
             awaits_at: 0,
             record: 0,
             record_call: 0,
+            generation: 0,
         }
     }
 
@@ -72,6 +75,11 @@ impl Condition {
     /// The word belongs to a record, which belongs to a call.
     pub fn record(self, record: u64, call: u64) -> Self {
         Self { record, record_call: call, ..self }
+    }
+
+    /// The word belongs to an object that the waiter holds: a host can tell whether it still lives.
+    pub fn held<T: Shared>(self, object: &Held<T>) -> Self {
+        Self { record: object.address(), generation: object.generation(), ..self }
     }
 
     fn holds(&self, until: Until) -> bool {
@@ -156,7 +164,8 @@ pub fn publish(site: u64, condition: &Condition, until: Until, bounded: bool) {
         addr_of_mut!((*wait).call).write_volatile(call.number);
         addr_of_mut!((*wait).awaits_at).write_volatile(condition.awaits_at);
         addr_of_mut!((*wait).awaits).write_volatile(condition.awaits.0);
-        addr_of_mut!((*wait).bounded).write_volatile(u64::from(bounded));
+        addr_of_mut!((*wait).bounded).write_volatile(u32::from(bounded));
+        addr_of_mut!((*wait).generation).write_volatile(condition.generation);
         addr_of_mut!((*wait).active).write_volatile(1);
     }
 }

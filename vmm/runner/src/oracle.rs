@@ -1,7 +1,9 @@
-//! Checks of a run beside its progress: the MTRRs that KVM reports, and what the events say of the wait=0 contract.
+//! Checks of a run beside its progress: the MTRRs that KVM reports, and what the events say of the wait=0 contract and of the
+//! lives of shared objects.
 //!
 //! Pure functions over captured state and events. They judge; what their judgement makes of a verdict is
 //! [`crate::execute`]'s.
 
 pub mod calls;
+pub mod lifetime;
 pub mod mtrr;

@@ -81,7 +81,7 @@ pub struct Breach {
     pub kind: BreachKind,
     /// The vCPU that broke it.
     pub vcpu: usize,
-    /// The function of the protocol where it did.
+    /// The function of the protocol where it did, with the step where the protocol names it.
     pub site: String,
     /// How.
     pub reason: String,
@@ -93,16 +93,19 @@ pub struct Breach {
 pub enum BreachKind {
     /// A call with wait=0 waited for the end of its own callback.
     Wait0Waited,
+    /// A step used a shared object whose life was over.
+    Lifetime,
 }
 
 impl BreachKind {
     /// Every kind that this version can find.
-    pub const ALL: [Self; 1] = [Self::Wait0Waited];
+    pub const ALL: [Self; 2] = [Self::Wait0Waited, Self::Lifetime];
 
     /// The word for it.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Wait0Waited => "wait0-waited",
+            Self::Lifetime => "lifetime",
         }
     }
 }
@@ -155,6 +158,9 @@ pub struct RunOutcome {
     pub mtrr: MtrrOutcome,
     /// What the oracle of the wait=0 contract says.
     pub wait0: Wait0Outcome,
+    /// Every breach of another kind, in the order of kinds, whatever the verdict is.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub breaches: Vec<Breach>,
     /// Waits for a record of an earlier call of one's own.
     pub residual_waits: usize,
     /// The named words of the protocol, as they lay in memory at the end.

@@ -16,6 +16,7 @@ pub(crate) fn outcome(verdict: Verdict) -> RunOutcome {
         verdict_latency: Duration::from_micros(2_500),
         mtrr: MtrrOutcome { consistent: Some(true), changed: Some(false), problems: vec![] },
         wait0: Wait0Outcome::Kept,
+        breaches: vec![],
         residual_waits: 0,
         words: Words::default(),
         contradictions: vec![],

@@ -13,6 +13,7 @@ use crate::activity::{Activity, HeldBack};
 use crate::claim::{Claim, Claims, VcpuClaims, Wait};
 use crate::code::{Code, place};
 use crate::graph::{Closure, Node};
+use crate::lifetime::Object;
 use crate::report::Contradiction;
 
 /// A machine that stands still: what was captured of it, and its memory.
@@ -76,6 +77,11 @@ impl<'a> Analysis<'a> {
     /// The confirmed wait of a vCPU's innermost context.
     pub fn wait(&self, vcpu: usize) -> Option<&Wait<'a>> {
         self.vcpus.get(vcpu)?.activity.wait()
+    }
+
+    /// The object that a vCPU waits on, where its life is over.
+    pub(crate) fn gone(&self, vcpu: usize) -> Option<Object> {
+        Object::gone_of_wait(self.view.memory, &self.wait(vcpu)?.claim)
     }
 
     /// What a vCPU holds back, if anything.

@@ -81,7 +81,9 @@ fn wait_reports(analysis: &Analysis<'_>, edges: &[VcpuSet], history: &History<'_
         let innermost = analysis.wait(vcpu).map(|wait| {
             let awaited_do = awaited_do(analysis, wait, edges[vcpu], history);
             let closed = analysis.closure.stuck.contains(vcpu);
-            WaitReport { awaited_do, closed, ..wait_report(vcpu, wait) }
+            let gone = analysis.gone(vcpu).map(|object| history.fate(object));
+            let gone = gone.map(|gone| format!("{}, {}", gone.name, gone.ending()));
+            WaitReport { awaited_do, closed, gone, ..wait_report(vcpu, wait) }
         });
         let outer = analysis.vcpus[vcpu].outer.iter().map(move |wait| wait_report(vcpu, wait));
         innermost.into_iter().chain(outer)
@@ -97,6 +99,7 @@ fn wait_report(vcpu: usize, wait: &Wait<'_>) -> WaitReport {
         word: wait.site.word.clone(),
         address: Address(wait.claim.address),
         record: (wait.claim.record != 0).then_some(Address(wait.claim.record)),
+        gone: None,
         value: wait.value,
         until: until(&wait.claim),
         awaits: wait.need.awaits.iter().collect(),

@@ -18,6 +18,7 @@ pub(crate) fn culprit(
     history: &History<'_>,
 ) -> Option<Culprit> {
     match root.kind {
+        StallKind::Lifetime => ender(analysis, root.at, history),
         StallKind::NotAccepting => not_accepting(analysis, edges, root.at),
         StallKind::LostInterrupt => {
             sender(analysis, root.at, history).or_else(|| asynchronous(analysis, root, history))
@@ -78,6 +79,19 @@ fn sender(analysis: &Analysis<'_>, at: VcpuSet, history: &History<'_>) -> Option
     Some(Culprit { vcpu, site: place_of(analysis, vcpu), reason })
 }
 
+/// It ended the life of what others still wait on. Its site is the object: by now it does something else.
+fn ender(analysis: &Analysis<'_>, at: VcpuSet, history: &History<'_>) -> Option<Culprit> {
+    let gone: Vec<_> = at.iter().filter_map(|waiter| Some((waiter, history.fate(analysis.gone(waiter)?)))).collect();
+    let enders: VcpuSet = gone.iter().filter_map(|(_, gone)| gone.by).collect();
+    let vcpu = enders.single()?;
+    let (waiter, first) = gone.iter().find(|(_, gone)| gone.by.is_some())?;
+    let waiters: VcpuSet = gone.iter().map(|(waiter, _)| *waiter).collect();
+    let wait = analysis.wait(*waiter).map(site_name).unwrap_or_default();
+    let now = first.now.as_ref().map(|now| format!("; {now} lives there now")).unwrap_or_default();
+    let reason = format!("it ended the life of {}, on which {waiters} {} in {wait}{now}", first.name, waits(waiters));
+    Some(Culprit { vcpu, site: first.bare.clone(), reason })
+}
+
 /// A member that never comes.
 fn absent(analysis: &Analysis<'_>, edges: &[VcpuSet], at: VcpuSet) -> Option<Culprit> {
     let vcpu = at.single()?;
@@ -94,9 +108,13 @@ fn waited_for(analysis: &Analysis<'_>, edges: &[VcpuSet], vcpu: usize) -> String
     let waiters: VcpuSet = (0..edges.len()).filter(|&waiter| edges[waiter].contains(vcpu)).collect();
     let sites: Vec<_> = waiters.iter().filter_map(|waiter| analysis.wait(waiter)).map(site_name).collect();
     match sites.first() {
-        Some(site) => format!("while {waiters} waits for it in {site}"),
+        Some(site) => format!("while {waiters} {} for it in {site}", waits(waiters)),
         None => "and is waited for".into(),
     }
+}
+
+fn waits(waiters: VcpuSet) -> &'static str {
+    if waiters.single().is_some() { "waits" } else { "wait" }
 }
 
 fn place_of(analysis: &Analysis<'_>, vcpu: usize) -> String {

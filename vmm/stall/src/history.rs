@@ -12,6 +12,7 @@ use stallbench_state::memory::Memory;
 use stallbench_state::published::{Ring, events};
 
 use crate::analysis::Analysis;
+use crate::lifetime::{Gone, Object};
 use crate::set::VcpuSet;
 
 /// The event rings of a machine that stands still.
@@ -86,6 +87,13 @@ impl<'a> History<'a> {
             event.kind == EventKind::QUEUE && (event.arg == target as u32 || (event.arg == LIST_OF_ALL && on_list))
         };
         self.ring(sender).events.iter().filter(for_target).map(move |event| (sender, event))
+    }
+
+    /// What became of an object that somebody held.
+    pub(crate) fn fate(&self, object: Object) -> Gone {
+        let vcpus = 0..self.rings.len();
+        let events = vcpus.flat_map(|vcpu| self.ring(vcpu).events.iter().map(move |event| (vcpu, event)));
+        object.fate(self.memory, events)
     }
 
     /// The allocation failures behind the fallbacks of the calls that a vCPU is in, as `#1 in call_many, #2 in call_single, injected by

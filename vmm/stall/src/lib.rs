@@ -9,6 +9,7 @@
 //! | [`activity`] | what each vCPU does |
 //! | [`graph`] | who can still act: the fixpoint |
 //! | [`analysis`] | all of that for one captured machine |
+//! | [`lifetime`] | objects whose life is over |
 //! | [`mod@conclude`] | two captures to a verdict with kind and culprit |
 //! | [`report`] | the words of a verdict, plain data |
 #![forbid(unsafe_code)]
@@ -21,6 +22,7 @@ pub mod conclude;
 mod culprit;
 pub mod graph;
 mod history;
+pub mod lifetime;
 pub mod report;
 mod root;
 pub mod set;

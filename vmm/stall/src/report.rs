@@ -124,6 +124,9 @@ pub struct WaitReport {
     /// The record that it belongs to, where it is part of one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub record: Option<Address>,
+    /// The object that the word was part of, where its life is over: `set_mtrr@0x4000e0, whose life vcpu0 ended`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gone: Option<String>,
     /// What lay there, masked, in the last capture.
     pub value: u32,
     /// What ends the wait: `to clear`, `to become 1`.

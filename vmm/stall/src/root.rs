@@ -14,7 +14,7 @@ use crate::set::VcpuSet;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Root {
     pub(crate) kind: StallKind,
-    /// The vCPUs at the root: a cycle, or those that never do what is awaited of them.
+    /// The vCPUs at the root: a cycle, those that never do what is awaited of them, those that wait in memory that is gone.
     pub(crate) at: VcpuSet,
 }
 
@@ -43,11 +43,18 @@ fn blamed(analysis: &Analysis<'_>, wait: &Wait<'_>) -> VcpuSet {
 
 /// What the closed set of an analysis hangs on. Call it only where there is one.
 pub(crate) fn root(analysis: &Analysis<'_>, edges: &[VcpuSet], history: &History<'_>) -> Root {
-    not_accepting(analysis, edges)
+    lifetime(analysis)
+        .or_else(|| not_accepting(analysis, edges))
         .or_else(|| cycle(edges))
         .or_else(|| motionless(analysis, edges, history))
         // Only a lock that is held under a number of no vCPU is left: nobody ever gives it back.
         .unwrap_or(Root { kind: StallKind::Deadlock, at: analysis.closure.stuck })
+}
+
+/// The waits in memory whose object is gone: nobody knows any more what its words mean, whoever else waits for whom.
+fn lifetime(analysis: &Analysis<'_>) -> Option<Root> {
+    let at: VcpuSet = analysis.closure.stuck.iter().filter(|&vcpu| analysis.gone(vcpu).is_some()).collect();
+    (!at.is_empty()).then_some(Root { kind: StallKind::Lifetime, at })
 }
 
 /// A vCPU that holds back the interrupt of a call that waits for it, where no handler is the reason.

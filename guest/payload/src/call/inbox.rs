@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{Ordering, fence};
 
-use stallbench_rt::arena;
+use stallbench_rt::arena::{self, Held};
 use stallbench_rt::list::Link;
 use stallbench_rt::lock::SpinLock;
 use stallbench_rt::this;
@@ -105,7 +105,9 @@ impl Queue {
         let mut link = self.list.next();
         while link != head {
             let record = CallMany::of(link);
+            let held = Held::now(record);
             visit(record);
+            held.touch("call_function_interrupt");
             link = record.single.link.next();
         }
     }

@@ -9,6 +9,7 @@ use core::sync::atomic::{Ordering, fence};
 
 use stallbench_abi::event::{AllocSite, EventKind, Fallback};
 use stallbench_abi::knob::{self, ARCH, CALL, flip};
+use stallbench_rt::arena::Held;
 use stallbench_rt::list::Link;
 use stallbench_rt::mask::Mask;
 use stallbench_rt::{arena, boot, event, this, wait_until};
@@ -172,6 +173,7 @@ fn receiver_barrier() {
 
 /// The flags are read before the callback: behind it, a record without WAIT may be gone.
 fn run_single(record: &'static CallSingle) {
+    let held = Held::now(record);
     let flags = record.flags.load(Ordering::Relaxed);
     let work = record.work();
     if flags & RELEASE != 0 && handler_knows_release() && !flips::is(flip::NO_RELEASE_CLEAR) {
@@ -179,6 +181,7 @@ fn run_single(record: &'static CallSingle) {
     }
     work.run();
     if flags & WAIT != 0 {
+        held.touch("call_function_single_interrupt");
         record.clear(WAIT);
     } else if flags & ALLOC != 0 {
         pool::free(record.address());
@@ -196,7 +199,9 @@ pub(super) fn multi_interrupt() {
 }
 
 fn run_many(record: &'static CallMany, me: usize) {
+    let held = Held::now(record);
     record.single.work().run();
+    held.touch("call_function_interrupt");
     record.unfinished.remove(me);
     record.lock.lock();
     record.mask.remove(me);
@@ -210,6 +215,7 @@ fn run_many(record: &'static CallMany, me: usize) {
     let flags = || record.single.flags.load(Ordering::Relaxed);
     if flags() & WAIT != 0 {
         record.single.clear(WAIT);
+        held.touch("call_function_interrupt");
     }
     // Read anew, as in the original: the waiter may be gone by now, and the record on its stack with it. It is why 2.6.28
     // quiesces before it returns.

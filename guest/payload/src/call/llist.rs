@@ -5,6 +5,7 @@
 
 use core::sync::atomic::Ordering;
 
+use stallbench_rt::arena::Held;
 use stallbench_rt::list::{self, Stack};
 use stallbench_rt::mask::Mask;
 use stallbench_rt::{arena, this, wait_until};
@@ -147,7 +148,9 @@ fn run_synchronous(first: u64) -> u64 {
             } else {
                 list::chain_set_next(previous, next);
             }
+            let held = Held::now(record);
             record.work().run();
+            held.touch("call_function_interrupt");
             unlock(record);
         }
         entry = next;

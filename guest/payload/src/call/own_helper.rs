@@ -7,6 +7,7 @@
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use stallbench_abi::knob::BOUND;
+use stallbench_rt::arena::Held;
 use stallbench_rt::lock::SpinLock;
 use stallbench_rt::mask::{Mask, SharedMask};
 use stallbench_rt::wait::Condition;
@@ -57,7 +58,7 @@ pub(super) fn many(targets: Mask, call: Call) -> Result<(), CallError> {
     data.not_started.set(targets);
     data.not_finished.set(targets);
     data.wait.store(u32::from(call.wait), Ordering::Relaxed);
-    shared.call_data.store(data.single.address(), Ordering::Relaxed);
+    shared.call_data.store(data.reference(), Ordering::Relaxed);
     fence(Ordering::SeqCst);
     arch::send_call_function(targets);
     let started = wait_for_start(&data);
@@ -86,7 +87,8 @@ fn wait_for_start(data: &CallData) -> bool {
 pub(super) fn interrupt() {
     // SAFETY: the caller holds the lock and its record until every target has started; a target that comes later reads what
     // the original would read: memory of the arena that may be somebody else's by then.
-    let data = unsafe { &*(root().call.own_helper.call_data.load(Ordering::Acquire) as *const CallData) };
+    let data = unsafe { Held::<CallData>::of(root().call.own_helper.call_data.load(Ordering::Acquire)) };
+    data.touch("call_function_interrupt");
     let work = data.single.work();
     let wait = data.wait.load(Ordering::Relaxed) != 0;
     let me = this::vcpu();
@@ -95,6 +97,7 @@ pub(super) fn interrupt() {
     // From here on the record is gone unless its caller waits.
     work.run();
     if wait {
+        data.touch("call_function_interrupt");
         data.not_finished.remove(me);
         data.to_finish.fetch_sub(1, Ordering::SeqCst);
     }

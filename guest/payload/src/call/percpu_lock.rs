@@ -6,6 +6,7 @@
 
 use core::sync::atomic::{Ordering, fence};
 
+use stallbench_rt::arena::Held;
 use stallbench_rt::list::Link;
 use stallbench_rt::mask::Mask;
 use stallbench_rt::{arena, cpu, this, wait_until};
@@ -91,8 +92,10 @@ pub(super) fn single_interrupt() {
         let record = CallSingle::of(list.next());
         record.link.remove();
         let flags = record.flags.load(Ordering::Relaxed);
+        let held = Held::now(record);
         record.work().run();
         if flags & LOCK != 0 {
+            held.touch("call_function_single_interrupt");
             unlock(record);
         }
     }

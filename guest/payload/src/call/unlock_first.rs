@@ -5,6 +5,7 @@
 
 use core::sync::atomic::Ordering;
 
+use stallbench_rt::arena::Held;
 use stallbench_rt::mask::Mask;
 use stallbench_rt::{list, this};
 
@@ -58,7 +59,9 @@ pub(super) fn interrupt() {
             unlock(record);
             work.run();
         } else {
+            let held = Held::now(record);
             work.run();
+            held.touch("call_function_interrupt");
             unlock(record);
         }
         entry = next;

@@ -20,6 +20,7 @@
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use stallbench_abi::knob::{INITIATOR, flip};
+use stallbench_rt::arena::Held;
 use stallbench_rt::mask::Mask;
 use stallbench_rt::wait::Condition;
 use stallbench_rt::{arena, boot, cpu, this, wait_until, words};
@@ -76,9 +77,9 @@ impl Rendezvous {
         Condition::of(&self.count, 0).count(others).record(core::ptr::from_ref(self) as u64, 0)
     }
 
-    fn gate_is(&self, value: u32) -> Condition {
-        let initiator = Mask::one(self.initiator.load(Ordering::Relaxed) as usize);
-        Condition::of(&self.gate, value).any(initiator).record(core::ptr::from_ref(self) as u64, 0)
+    fn gate_is(held: &Held<Self>, value: u32) -> Condition {
+        let initiator = Mask::one(held.initiator.load(Ordering::Relaxed) as usize);
+        Condition::of(&held.gate, value).any(initiator).held(held)
     }
 
     fn come(&self) {
@@ -97,7 +98,7 @@ pub fn set_mtrr(range: Range) {
     words::name("gate", &data.gate);
     data.fill(range);
     data.open(count, 0);
-    let function = Function { run: ipi_handler, info: core::ptr::from_ref(data.leak()) as u64 };
+    let function = Function { run: ipi_handler, info: data.reference() };
     if call::all(function, false).is_err() {
         panic!("mtrr: timed out waiting for other CPUs");
     }
@@ -120,13 +121,18 @@ pub fn set_mtrr(range: Range) {
 /// What every other processor runs, in its interrupt.
 fn ipi_handler(info: u64) {
     // SAFETY: the initiator's record; it keeps it until A8, which waits for the last access at B7.
-    let data = unsafe { &*(info as *const Rendezvous) };
+    let data = unsafe { Held::<Rendezvous>::of(info) };
     let were = cpu::disable_interrupts();
+    data.touch("ipi_handler B2");
     data.come();
-    wait_until!("ipi_handler", "B3", "gate", GATE, data.gate_is(1), equal);
+    wait_until!("ipi_handler", "B3", "gate", GATE, Rendezvous::gate_is(&data, 1), equal);
+    data.touch("ipi_handler B3");
     program(data.range());
+    data.touch("ipi_handler B5");
     data.come();
-    wait_until!("ipi_handler", "B6", "gate", GATE, data.gate_is(0), equal);
+    data.touch("ipi_handler B6");
+    wait_until!("ipi_handler", "B6", "gate", GATE, Rendezvous::gate_is(&data, 0), equal);
+    data.touch("ipi_handler B7");
     data.come();
     cpu::restore_interrupts(were);
 }

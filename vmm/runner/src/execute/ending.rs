@@ -12,14 +12,15 @@ use stallbench_stall::conclude::lasting_contradictions;
 use stallbench_state::machine::MpState;
 use stallbench_state::memory::Memory;
 use stallbench_state::program::Program;
-use stallbench_state::published::Published;
+use stallbench_state::published::{Published, Ring, events};
 
 use super::monitor::End;
 use super::stop::Captured;
 use super::{ExecuteError, fault};
 use crate::oracle::calls::Calls;
+use crate::oracle::lifetime;
 use crate::oracle::mtrr::{self, Expected};
-use crate::outcome::{Contradiction, MtrrOutcome, RunOutcome, VcpuSummary, Verdict, WatchOutcome, Words};
+use crate::outcome::{Breach, Contradiction, MtrrOutcome, RunOutcome, VcpuSummary, Verdict, WatchOutcome, Words};
 
 /// CPU time below which a vCPU that could have run was not run, in the last part of the budget.
 const STARVED_BELOW: Duration = Duration::from_micros(300);
@@ -42,16 +43,19 @@ impl Ending<'_> {
         let analysis = self.captured.map(|captured| captured.analysis(self.machine, self.program));
         let analysis = analysis.as_ref();
         let is_at_rest = matches!(end, End::AtRest);
-        let calls = Calls::of(self.program, self.machine.memory(), self.ran.len());
+        let rings = self.rings();
+        let calls = Calls::of(self.program, &rings);
+        let breaches = lifetime::breaches(self.machine.memory(), &rings);
         let mtrr = self.mtrr(is_at_rest);
         let contradictions = analysis.map(|analysis| self.contradictions(analysis, is_at_rest)).unwrap_or_default();
-        let verdict = self.verdict(end, analysis, &mtrr, &calls, &contradictions)?;
+        let verdict = self.verdict(end, analysis, &mtrr, calls.breach.iter().chain(&breaches), &contradictions)?;
         Ok(RunOutcome {
             verdict,
             wall: Duration::ZERO,
             verdict_latency: self.latency,
             mtrr,
             wait0: calls.wait0(),
+            breaches,
             residual_waits: calls.residual_waits,
             words: self.words(),
             contradictions,
@@ -61,16 +65,21 @@ impl Ending<'_> {
         })
     }
 
-    fn verdict(
+    /// The events of each vCPU.
+    fn rings(&self) -> Vec<Ring> {
+        (0..self.ran.len()).map(|vcpu| events(self.machine.memory(), vcpu)).collect()
+    }
+
+    fn verdict<'b>(
         &self,
         end: End,
         analysis: Option<&Analysis<'_>>,
         mtrr: &MtrrOutcome,
-        calls: &Calls,
+        breaches: impl Iterator<Item = &'b Breach>,
         contradictions: &[Contradiction],
     ) -> Result<Verdict, ExecuteError> {
         Ok(match end {
-            End::AtRest => at_rest(mtrr, calls),
+            End::AtRest => at_rest(mtrr, breaches),
             End::Stall(stall) => Verdict::Stall(stall),
             End::Epitaph(vcpu) => Verdict::GuestFault(fault::of_epitaph(self.program, self.machine.memory(), vcpu)),
             End::Fault(vcpu, fault) => {
@@ -149,15 +158,12 @@ impl Ending<'_> {
 }
 
 /// The verdict of a run that came to its end.
-fn at_rest(mtrr: &MtrrOutcome, calls: &Calls) -> Verdict {
+fn at_rest<'b>(mtrr: &MtrrOutcome, mut breaches: impl Iterator<Item = &'b Breach>) -> Verdict {
     if mtrr.consistent != Some(true) {
         let reason = mtrr.problems.first().cloned().unwrap_or_else(|| "the MTRRs were not read".into());
         return Verdict::Inconsistent { reason };
     }
-    match &calls.breach {
-        Some(breach) => Verdict::Breach(breach.clone()),
-        None => Verdict::Pass,
-    }
+    breaches.next().map_or(Verdict::Pass, |breach| Verdict::Breach(breach.clone()))
 }
 
 /// The vCPUs that do something, or wait for it.
@@ -169,8 +175,10 @@ fn busy(analysis: &Analysis<'_>) -> impl Iterator<Item = usize> {
 
 #[cfg(test)]
 mod test {
+    use std::iter;
+
     use super::*;
-    use crate::outcome::{Breach, BreachKind};
+    use crate::outcome::BreachKind;
 
     fn consistent(consistent: Option<bool>) -> MtrrOutcome {
         MtrrOutcome { consistent, ..MtrrOutcome::default() }
@@ -178,16 +186,17 @@ mod test {
 
     #[test]
     fn run_at_rest_passes_only_with_mtrrs_that_were_read_and_agree() {
-        let calls = Calls::default();
-        assert_eq!(at_rest(&consistent(Some(true)), &calls), Verdict::Pass);
-        assert_eq!(at_rest(&consistent(Some(false)), &calls).word(), "inconsistent");
-        assert_eq!(at_rest(&consistent(None), &calls).word(), "inconsistent");
+        assert_eq!(at_rest(&consistent(Some(true)), iter::empty()), Verdict::Pass);
+        assert_eq!(at_rest(&consistent(Some(false)), iter::empty()).word(), "inconsistent");
+        assert_eq!(at_rest(&consistent(None), iter::empty()).word(), "inconsistent");
     }
 
     #[test]
     fn run_at_rest_with_a_broken_promise_is_a_breach() {
-        let breach = Breach { kind: BreachKind::Wait0Waited, vcpu: 0, site: "call_many".into(), reason: String::new() };
-        let calls = Calls { breach: Some(breach), ..Calls::default() };
-        assert_eq!(at_rest(&consistent(Some(true)), &calls).kind(), Some("wait0-waited"));
+        let breach = |kind| Breach { kind, vcpu: 0, site: "call_many".into(), reason: String::new() };
+        let breaches = BreachKind::ALL.map(breach);
+        for (i, kind) in BreachKind::ALL.into_iter().enumerate() {
+            assert_eq!(at_rest(&consistent(Some(true)), breaches[i..].iter()).kind(), Some(kind.word()));
+        }
     }
 }

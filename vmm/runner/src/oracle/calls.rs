@@ -6,8 +6,7 @@
 use stallbench_abi::event::{Event, EventKind};
 use stallbench_abi::image::SiteKind;
 use stallbench_stall::code::Code;
-use stallbench_state::memory::Memory;
-use stallbench_state::published::{Ring, events};
+use stallbench_state::published::Ring;
 
 use crate::outcome::{Breach, BreachKind, Wait0Outcome};
 
@@ -24,10 +23,10 @@ pub struct Calls {
 
 impl Calls {
     /// Reads the event rings of a machine that stands still.
-    pub fn of(code: &dyn Code, memory: &dyn Memory, vcpus: usize) -> Self {
+    pub fn of(code: &dyn Code, rings: &[Ring]) -> Self {
         let mut calls = Self::default();
-        for vcpu in 0..vcpus {
-            calls.add(code, vcpu, &events(memory, vcpu));
+        for (vcpu, ring) in rings.iter().enumerate() {
+            calls.add(code, vcpu, ring);
         }
         calls
     }

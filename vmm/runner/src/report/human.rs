@@ -8,7 +8,7 @@ use anstyle::{AnsiColor, Style};
 
 use super::pipe::Pipe;
 use super::{Report, Start};
-use crate::outcome::{RunOutcome, Verdict, Wait0Outcome, WaitReport};
+use crate::outcome::{Breach, RunOutcome, Verdict, Wait0Outcome, WaitReport};
 use crate::result::{RunResult, Summary};
 use crate::scenario::culprit_of;
 
@@ -196,6 +196,9 @@ fn waits(text: &mut String, outcome: &RunOutcome) {
         if !wait.awaited_do.is_empty() {
             let _ = write!(text, " ({})", wait.awaited_do);
         }
+        if let Some(gone) = &wait.gone {
+            let _ = write!(text, " (in {})", plain(gone));
+        }
         if wait.depth > 0 && wait.context != "task" {
             let _ = write!(text, " {DIM}[{}]{DIM:#}", wait.context);
         }
@@ -264,6 +267,10 @@ fn oracles(text: &mut String, outcome: &RunOutcome) {
     if outcome.wait0 == Wait0Outcome::NotObserved {
         text.push_str("  wait=0 contract: not observed, events were lost\n");
     }
+    let is_verdict = |breach: &Breach| matches!(&outcome.verdict, Verdict::Breach(verdict) if verdict == breach);
+    for breach in outcome.breaches.iter().filter(|breach| !is_verdict(breach)) {
+        let _ = writeln!(text, "  breach {}: {}", breach.kind.word(), breach_reason(breach));
+    }
     if outcome.residual_waits > 0 {
         let _ = writeln!(text, "  residual waits: {}", outcome.residual_waits);
     }
@@ -277,9 +284,13 @@ fn reason(outcome: &RunOutcome) -> Option<String> {
         Verdict::Inconsistent { reason } | Verdict::Starved { reason } | Verdict::Budget { reason } => {
             Some(shortened(&plain(reason)))
         }
-        Verdict::Breach(breach) => Some(format!("vcpu{} in {}: {}", breach.vcpu, breach.site, breach.reason)),
+        Verdict::Breach(breach) => Some(breach_reason(breach)),
         Verdict::GuestFault(fault) => Some(guest_fault(fault)),
     }
+}
+
+fn breach_reason(breach: &Breach) -> String {
+    plain(&format!("vcpu{} in {}: {}", breach.vcpu, breach.site, breach.reason))
 }
 
 fn guest_fault(fault: &crate::outcome::GuestFault) -> String {
@@ -355,6 +366,7 @@ mod test {
             word: word.into(),
             address: Address(0x40_0060),
             record: Some(Address(0x40_0040)),
+            gone: None,
             value: 1,
             until: until.into(),
             awaits,

@@ -2,8 +2,9 @@
 
 use core::time::Duration;
 
+use stallbench_abi::arena::{Life, MARK, Mark, Storage};
 use stallbench_abi::event::{EventKind, INJECTED_FAILURE, LIST_OF_ALL, TO_ALL, TO_ALL_BUT_SELF};
-use stallbench_abi::layout::{XAPIC, vector};
+use stallbench_abi::layout::{ARENA, XAPIC, vector};
 use stallbench_abi::vcpu::{Need, Until};
 use stallbench_state::machine::{MpState, Unread};
 
@@ -425,4 +426,74 @@ fn machine_is_not_quiescent_before_all_rest() {
         let published = world.published();
         assert!(!world.analysis(&published).is_quiescent());
     }
+}
+
+/// The word of a record that [`mark`] marks.
+const RECORD_WORD: u64 = 16;
+const GENERATION: u32 = 0x101;
+
+/// Marks what lies at [`RECORD_WORD`].
+fn mark(world: &mut World, life: Life, generation: u32, name: &str) {
+    let record = ARENA + 4 * RECORD_WORD;
+    let mut mark = Mark { magic: MARK, life, storage: Storage::STACK, generation, size: 48, ..Mark::default() };
+    mark.name[..name.len()].copy_from_slice(name.as_bytes());
+    world.put(record - 32, &mark);
+}
+
+/// The last of the handlers waits for a gate in the record of an initiator that is long gone.
+fn last_in_a_dead_record(life: Life, generation: u32, name: &str) -> World {
+    let mut world = World::new(3);
+    world.waits_in_handler(2, Spin { word: RECORD_WORD, holds: 1, value: 0, generation: GENERATION, ..gate(&[0]) });
+    let (record, owner) = (ARENA + 4 * RECORD_WORD, u64::from_le_bytes(*b"set_mtrr"));
+    world.event(0, EventKind::LIFE, Life::LIVE.0 | GENERATION << 8, record, owner);
+    world.event(0, EventKind::LIFE, Life::DEAD.0 | GENERATION << 8, record, owner);
+    mark(&mut world, life, generation, name);
+    world
+}
+
+#[test]
+fn wait_in_a_record_that_is_dead_is_a_lifetime_stall_by_whoever_ended_it() {
+    let stall = last_in_a_dead_record(Life::DEAD, GENERATION, "set_mtrr").stall().expect("a stall");
+    assert_eq!(stall.kind, StallKind::Lifetime);
+    assert_eq!(stall.culprit.as_ref().map(|c| (c.vcpu, c.site.as_str())), Some((0, "set_mtrr")));
+    assert_eq!(reason(&stall), "it ended the life of set_mtrr@0x400040, on which vcpu2 waits in ipi_handler B3");
+    assert_eq!(stall.waits[0].gone.as_deref(), Some("set_mtrr@0x400040, whose life vcpu0 ended"));
+}
+
+#[test]
+fn wait_in_a_record_that_another_object_has_taken_is_a_lifetime_stall() {
+    let stall = last_in_a_dead_record(Life::LIVE, GENERATION + 0x100, "csd").stall().expect("a stall");
+    assert_eq!((stall.kind, stall.culprit.as_ref().map(|c| c.vcpu)), (StallKind::Lifetime, Some(0)));
+    assert!(reason(&stall).ends_with("; csd lives there now"), "{}", reason(&stall));
+}
+
+#[test]
+fn wait_in_a_record_that_lives_is_no_lifetime_stall() {
+    let stall = last_in_a_dead_record(Life::LIVE, GENERATION, "set_mtrr").stall().expect("a stall");
+    assert_eq!((stall.kind, &stall.waits[0].gone), (StallKind::AbsentMember, &None));
+}
+
+#[test]
+fn record_that_is_dead_makes_no_stall_of_a_wait_that_can_end() {
+    let mut world = last_in_a_dead_record(Life::DEAD, GENERATION, "set_mtrr");
+    world.runs(0);
+    assert_eq!(world.stall(), None);
+}
+
+#[test]
+fn word_of_a_dead_object_is_a_lifetime_stall_without_a_generation_too() {
+    let mut world = World::new(2);
+    world.waits(0, Spin { word: RECORD_WORD + 2, ..completion(&[1], true) });
+    mark(&mut world, Life::DEAD, GENERATION, "csd");
+    let stall = world.stall().expect("a stall");
+    assert_eq!((stall.kind, stall.culprit.map(|c| c.site)), (StallKind::Lifetime, Some("csd".into())));
+}
+
+#[test]
+fn lifetime_of_two_records_that_two_vcpus_ended_has_no_culprit() {
+    let mut world = last_in_a_dead_record(Life::DEAD, GENERATION, "set_mtrr");
+    let other = RECORD_WORD + 64;
+    world.waits_in_handler(1, Spin { word: other, holds: 1, value: 0, generation: GENERATION, ..gate(&[0]) });
+    world.event(1, EventKind::LIFE, Life::DEAD.0 | GENERATION << 8, ARENA + 4 * other, 0);
+    assert_eq!(kind_and_culprit(&world), Some((StallKind::Lifetime, None)));
 }

@@ -86,6 +86,8 @@ pub(crate) struct Spin<'s> {
     pub(crate) asynchronous: bool,
     pub(crate) call: u64,
     pub(crate) rflags: u64,
+    /// The object that the word is part of, as a generation; its address is that of the word.
+    pub(crate) generation: u32,
 }
 
 impl Default for Spin<'_> {
@@ -102,6 +104,7 @@ impl Default for Spin<'_> {
             asynchronous: false,
             call: 0,
             rflags: 0,
+            generation: 0,
         }
     }
 }
@@ -185,6 +188,8 @@ impl World {
             record_call: spin.call,
             call: spin.call,
             awaits,
+            record: if spin.generation == 0 { 0 } else { ARENA + 4 * spin.word },
+            generation: spin.generation,
             ..Wait::default()
         };
         self.put(wait.address, &spin.holds);
