@@ -1,6 +1,8 @@
 //! The boot block: what the host hands the guest. The guest can only read it.
 
+use crate::fault::{FAULTS, Fault};
 use crate::knob::{KNOB_SLOTS, Knob};
+use crate::pause::{HOLDS, Hold};
 
 /// First word of a boot block.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"stallbnc");
@@ -17,7 +19,7 @@ plain_struct! {
 
 plain_struct! {
     /// What the host hands the guest, at [`crate::layout::BOOT_BLOCK`].
-    pub struct BootBlock: 608 {
+    pub struct BootBlock: 1504 {
         /// [`MAGIC`].
         pub magic: u64,
         /// [`crate::VERSION`].
@@ -36,8 +38,16 @@ plain_struct! {
         pub ghost: Range,
         /// Raw value of each knob, by [number](Knob::number).
         pub knobs: [u64; KNOB_SLOTS],
+        /// Entries of `holds` in use.
+        pub hold_count: u32,
+        /// Entries of `faults` in use.
+        pub fault_count: u32,
+        /// Where vCPUs are held.
+        pub holds: [Hold; HOLDS],
+        /// What goes wrong.
+        pub faults: [Fault; FAULTS],
         /// Zero.
-        pub reserved_end: [u64; 4],
+        pub reserved_end: [u64; 3],
     }
 }
 

@@ -50,6 +50,10 @@ open_enum! {
         GRACE_PERIOD = 15 => "grace-period",
         /// A declared deviation takes effect. arg: the flip's number.
         FLIP = 16 => "flip",
+        /// A vCPU is held at a pause point, or goes on. arg: number of the hold, a: the [point](crate::pause::Point), b: 0 when it begins, 1 when it is over.
+        PAUSE = 17 => "pause",
+        /// An injected fault takes effect in the guest. arg: its number, a: what is sent, as the low half of the interrupt command register, b: the vCPU that it is about.
+        FAULT = 18 => "fault",
         /// A step of a protocol touches an object of the arena that is dead, or another than it holds. arg: the generation that it holds, a: address, b: the step, a [`text_at`].
         LIFE_BREACH = 19 => "life-breach",
     }

@@ -59,6 +59,8 @@ open_enum! {
         BRING_UP = 7 => "bring-up",
         /// The local APIC to have sent an interrupt.
         APIC = 8 => "apic",
+        /// To be let go at a pause point.
+        HOLD = 9 => "hold",
     }
 }
 

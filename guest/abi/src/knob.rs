@@ -391,12 +391,18 @@ knobs! {
         word(crash::RESERVED_TYPE, "reserved-type", "writes a reserved memory type to an MTRR"),
         word(crash::TRIPLE_FAULT, "triple-fault", "takes an exception without a gate"),
     ]);
+    /// Whether a pattern's historical fix is in.
+    FIX = 20, "fix", "whether the fix of the pattern is in: the one step that it changed", Words(&[
+        word(answer::NO, "absent", "as it was"),
+        word(answer::YES, "present", "as it was fixed"),
+    ]);
 }
 
 const _: () = {
     let mut i = 0;
     while i < ALL.len() {
-        assert!(ALL[i].number as usize == i && i < KNOB_SLOTS, "knobs are numbered in order");
+        let follows = i == 0 || ALL[i].number > ALL[i - 1].number;
+        assert!(follows && (ALL[i].number as usize) < KNOB_SLOTS, "knobs are in the order of their numbers");
         i += 1;
     }
 };

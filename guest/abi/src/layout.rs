@@ -11,6 +11,7 @@
 //! 0x0010_0000  image: text (rx) and read-only data (r); it has no writable data
 //! 0x0020_0000  boot block                                                        r
 //! 0x0020_1000  ghost page                                                        rw
+//! 0x0020_2000  pause page                                                        rw
 //! 0x0040_0000  arena: what vCPUs share                                           rw
 //! 0x00c0_0000  page tables of all vCPUs, not mapped in the guest
 //! 0x0200_0000  private areas, PRIVATE_STRIDE bytes a vCPU                        rw, by its owner alone
@@ -48,8 +49,10 @@ pub const IMAGE_END: u64 = 0x20_0000;
 pub const BOOT_BLOCK: u64 = 0x20_0000;
 /// Address of the [ghost page](crate::shared::GhostPage).
 pub const GHOST: u64 = 0x20_1000;
+/// Address of the [pause page](crate::pause::PausePage).
+pub const PAUSE: u64 = 0x20_2000;
 /// End of the control region.
-pub const CONTROL_END: u64 = 0x20_2000;
+pub const CONTROL_END: u64 = 0x20_3000;
 
 /// Base of the arena.
 pub const ARENA: u64 = 0x40_0000;

@@ -18,6 +18,8 @@
 //! | [`arena`] | lifetime marks of the objects that vCPUs share |
 //! | [`image`] | what a payload's ELF file says about itself: version, cases, wait sites |
 //! | [`mtrr`] | the state that a replicating rendezvous programs |
+//! | [`pause`] | pause points, and where a scenario holds a vCPU |
+//! | [`fault`] | injected faults |
 //! | [`port`] | doorbells |
 #![no_std]
 #![forbid(unsafe_code)]
@@ -28,10 +30,12 @@ mod plain;
 pub mod arena;
 pub mod boot;
 pub mod event;
+pub mod fault;
 pub mod image;
 pub mod knob;
 pub mod layout;
 pub mod mtrr;
+pub mod pause;
 pub mod port;
 pub mod shared;
 pub mod text;
@@ -40,4 +44,4 @@ pub mod vcpu;
 pub use plain::Plain;
 
 /// Version of this contract. A payload carries it in an ELF note ([`image::NOTE_NAME`]); the host refuses any other.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;

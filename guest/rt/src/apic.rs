@@ -6,6 +6,7 @@ use stallbench_abi::event::{EventKind, TO_ALL, TO_ALL_BUT_SELF};
 use stallbench_abi::knob;
 use stallbench_abi::layout::{XAPIC, vector};
 
+use crate::fault::{self, Fate};
 use crate::wait::Condition;
 use crate::{boot, cpu, event, this, wait_until};
 
@@ -69,30 +70,62 @@ pub(crate) fn end_of_interrupt() {
 /// The event comes behind the write, here and below: recording one is a locked operation, which drains the store buffer, and
 /// would do in secret what the fences before the write are there for.
 pub fn send(vcpu: usize, vector: u8) {
-    command(vcpu as u32, icr::ASSERT | u32::from(vector));
+    transmit(vcpu as u32, icr::ASSERT | u32::from(vector));
     event::record(EventKind::IPI, u32::from(vector), vcpu as u64, 0);
 }
 
 /// Sends a fixed interrupt to all vCPUs but this one, by the shorthand.
 pub fn send_all_but_self(vector: u8) {
-    command(0, icr::ALL_BUT_SELF | icr::ASSERT | u32::from(vector));
+    broadcast(icr::ALL_BUT_SELF, icr::ASSERT | u32::from(vector));
     event::record(EventKind::IPI, u32::from(vector), TO_ALL_BUT_SELF, 0);
 }
 
 /// Sends an NMI to all vCPUs, this one included, by the shorthand.
 pub fn send_nmi_to_all() {
-    command(0, icr::ALL | icr::ASSERT | icr::NMI);
+    broadcast(icr::ALL, icr::ASSERT | icr::NMI);
     event::record(EventKind::IPI, u32::from(vector::NMI), TO_ALL, 0);
 }
 
+/// Sends an NMI to one vCPU.
+pub fn send_nmi(vcpu: usize) {
+    transmit(vcpu as u32, icr::ASSERT | icr::NMI);
+    event::record(EventKind::IPI, u32::from(vector::NMI), vcpu as u64, 0);
+}
+
 /// Sends INIT to one vCPU.
-pub(crate) fn send_init(vcpu: usize) {
-    command(vcpu as u32, icr::ASSERT | icr::INIT);
+pub fn send_init(vcpu: usize) {
+    transmit(vcpu as u32, icr::ASSERT | icr::INIT);
 }
 
 /// Sends a start-up interrupt to one vCPU.
-pub(crate) fn send_startup(vcpu: usize, vector: u8) {
-    command(vcpu as u32, icr::ASSERT | icr::STARTUP | u32::from(vector));
+pub fn send_startup(vcpu: usize, vector: u8) {
+    transmit(vcpu as u32, icr::ASSERT | icr::STARTUP | u32::from(vector));
+}
+
+/// Sends to one vCPU, unless a fault of the scenario has it otherwise.
+fn transmit(target: u32, low: u32) {
+    match fault::fate(target, low) {
+        Fate::Sent => command(target, low),
+        Fate::Lost => {}
+        Fate::Doubled => {
+            command(target, low);
+            command(target, low);
+        }
+    }
+}
+
+/// Sends by a shorthand, or to one vCPU after the other where a fault of the scenario may concern one of them.
+fn broadcast(shorthand: u32, low: u32) {
+    if !fault::concern_interrupts() {
+        return command(0, shorthand | low);
+    }
+    let spares_self = shorthand == icr::ALL_BUT_SELF;
+    (0..boot::vcpus()).filter(|&vcpu| !spares_self || vcpu != this::vcpu()).for_each(|vcpu| transmit(vcpu as u32, low));
+}
+
+/// Sends the interrupts that were delayed until an arrival at this pause point.
+pub(crate) fn release_deferred(point: u64) {
+    fault::due(point).for_each(|(target, low)| command(target, low));
 }
 
 fn command(destination: u32, low: u32) {

@@ -9,7 +9,7 @@ use stallbench_abi::vcpu::Phase;
 
 use crate::mask::Mask;
 use crate::wait::Condition;
-use crate::{apic, arena, boot, cpu, this, wait_until};
+use crate::{apic, arena, boot, cpu, fault, this, wait_until};
 
 /// What a payload does on each vCPU.
 #[derive(Clone, Copy, Debug)]
@@ -74,14 +74,13 @@ fn come_online(vcpu: usize, payload: &Payload) {
 /// line once the last of them is up.
 fn start_others() {
     let root = arena::root();
-    let others = boot::vcpus() - 1;
-    root.missing.store(others as u32, Ordering::SeqCst);
     let mut started = Mask::default();
-    for vcpu in 1..=others {
+    (1..boot::vcpus()).filter(|&vcpu| !fault::keeps_from_starting(vcpu)).for_each(|vcpu| started.insert(vcpu));
+    root.missing.store(started.count(), Ordering::SeqCst);
+    for vcpu in started.iter() {
         apic::send_init(vcpu);
         apic::send_startup(vcpu, SIPI_VECTOR);
         apic::send_startup(vcpu, SIPI_VECTOR);
-        started.insert(vcpu);
     }
     wait_until!("bring_up", "", "vCPUs missing", BRING_UP, Condition::of(&root.missing, 0).count(started), equal);
     cpu::out(DOORBELL, Doorbell::START_LINE.0);

@@ -40,3 +40,4 @@ pub use event::{Fault, MachineEvent};
 pub use host::{HostError, HostKvm, remedy_of_exhaustion};
 pub use kick::KickCounters;
 pub use machine::{CreateError, Machine, MachineConfig, PauseError, Paused, StartError};
+pub use vcpu::kept::Keep;

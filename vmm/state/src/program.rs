@@ -28,6 +28,7 @@ pub struct Program {
     segments: Vec<Segment>,
     cases: Vec<CaseInfo>,
     sites: Vec<SiteInfo>,
+    points: Vec<PointInfo>,
     ranges: Vec<SiteRange>,
     symbols: OnceLock<Symbols>,
 }
@@ -67,6 +68,15 @@ pub struct SiteInfo {
     pub kind: SiteKind,
 }
 
+/// A place in a program where a vCPU can be held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PointInfo {
+    /// Address of its [descriptor](stallbench_abi::pause::Point), by which the boot block names it.
+    pub address: u64,
+    /// Its name, `function/step`.
+    pub name: String,
+}
+
 impl Program {
     /// Reads an ELF file.
     ///
@@ -83,7 +93,8 @@ impl Program {
         let cases = sections::cases(&file, &segments)?;
         let sites = sections::sites(&file)?;
         let ranges = sections::ranges(&file, &segments, &sites)?;
-        Ok(Self { bytes, entry, segments, cases, sites, ranges, symbols: OnceLock::new() })
+        let points = sections::points(&file)?;
+        Ok(Self { bytes, entry, segments, cases, sites, points, ranges, symbols: OnceLock::new() })
     }
 
     /// The file.
@@ -109,6 +120,11 @@ impl Program {
     /// The wait sites, by ascending address of their descriptors.
     pub fn sites(&self) -> &[SiteInfo] {
         &self.sites
+    }
+
+    /// The pause points, by ascending address of their descriptors; each name once.
+    pub fn points(&self) -> &[PointInfo] {
+        &self.points
     }
 
     /// The code of the wait sites, by ascending address; none overlaps another.

@@ -23,7 +23,7 @@ use stallbench_abi::knob::{INITIATOR, flip};
 use stallbench_rt::arena::Held;
 use stallbench_rt::mask::Mask;
 use stallbench_rt::wait::Condition;
-use stallbench_rt::{arena, boot, cpu, this, wait_until, words};
+use stallbench_rt::{arena, boot, cpu, pause_point, this, wait_until, words};
 
 use super::generic::{self, Range};
 use crate::call::{self, Function};
@@ -90,6 +90,7 @@ impl Rendezvous {
 
 /// set_mtrr(): programs a range on all processors, or replicates the initiator's state ([`REPLICATE`]).
 pub fn set_mtrr(range: Range) {
+    pause_point!("set_mtrr/begin");
     // The original counts the CPUs that are booting and interrupts those that are online; here the two sets are one.
     let others = call::others();
     let count = others.count();
@@ -102,6 +103,7 @@ pub fn set_mtrr(range: Range) {
     if call::all(function, false).is_err() {
         panic!("mtrr: timed out waiting for other CPUs");
     }
+    pause_point!("set_mtrr/A1");
     let were = cpu::disable_interrupts();
     wait_until!("set_mtrr", "A3", "count", COUNT, data.all_came(others), equal);
     if flips::is(flip::NO_GATE_STORE) {
@@ -125,11 +127,13 @@ fn ipi_handler(info: u64) {
     let were = cpu::disable_interrupts();
     data.touch("ipi_handler B2");
     data.come();
+    pause_point!("ipi_handler/B2");
     wait_until!("ipi_handler", "B3", "gate", GATE, Rendezvous::gate_is(&data, 1), equal);
     data.touch("ipi_handler B3");
     program(data.range());
     data.touch("ipi_handler B5");
     data.come();
+    pause_point!("ipi_handler/B5");
     data.touch("ipi_handler B6");
     wait_until!("ipi_handler", "B6", "gate", GATE, Rendezvous::gate_is(&data, 0), equal);
     data.touch("ipi_handler B7");

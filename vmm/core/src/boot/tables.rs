@@ -3,7 +3,7 @@
 //! Accessed and dirty bits are set from the start, so that a page walk writes nothing and equal states stay equal.
 
 use stallbench_abi::layout::{
-    ARENA, ARENA_SIZE, BOOT_BLOCK, GHOST, PAGE, PRIVATE_STRIDE, SHARED_TABLES, XAPIC, cr3, private, private_area,
+    ARENA, ARENA_SIZE, BOOT_BLOCK, GHOST, PAGE, PAUSE, PRIVATE_STRIDE, SHARED_TABLES, XAPIC, cr3, private, private_area,
 };
 
 use super::image::Segment;
@@ -62,7 +62,7 @@ impl Access {
 enum Shared {
     /// Over the first 2 MiB: the image.
     Image,
-    /// Over the next 2 MiB: boot block and ghost page.
+    /// Over the next 2 MiB: boot block, ghost page and pause page.
     Control,
     /// Page directory of the gigabyte that the local APIC lies in.
     ApicDirectory,
@@ -85,6 +85,7 @@ pub(super) fn write_shared(memory: &GuestMemory, segments: &[Segment]) {
     }
     map(memory, Shared::Control.address(), BOOT_BLOCK, Access::Read);
     map(memory, Shared::Control.address(), GHOST, Access::Write);
+    map(memory, Shared::Control.address(), PAUSE, Access::Write);
     entry(memory, Shared::ApicDirectory.address(), XAPIC / LARGE_PAGE, Shared::Apic.address() | TABLE);
     let uncached = bit::CACHE_DISABLED | bit::WRITE_THROUGH;
     entry(memory, Shared::Apic.address(), XAPIC / PAGE, XAPIC | Access::Write.bits() | uncached);

@@ -29,6 +29,7 @@ use crate::kick::{self, KickCounters, Link, Requests};
 use crate::memory::GuestMemory;
 use crate::mmu;
 use crate::observe::{self, MsrRange, ObserveError, Observer, Procedure, Telling};
+use crate::vcpu::kept::Kept;
 use crate::vcpu::{Shared, Vcpu};
 
 /// Pins of an I/O APIC that user space would emulate; KVM wants to know their number, and there is none.
@@ -131,6 +132,7 @@ impl Machine {
             ignored_accesses: AtomicU64::new(0),
             sync_registers: host.has("sync-regs"),
             turn: crowded.then_some(config.turn),
+            kept: (0..config.vcpus).map(|_| Kept::default()).collect(),
         });
         let mut machine = Self {
             prepared: Vec::with_capacity(config.vcpus),
@@ -265,6 +267,11 @@ impl Machine {
     /// Stops all vCPUs; fails, and lets them go on, when one does not come within the deadline.
     pub fn pause(&self, deadline: Duration) -> Result<Paused<'_>, PauseError> {
         Paused::stop(self, deadline)
+    }
+
+    /// Whether an INIT was taken away from a vCPU that was kept out of the guest.
+    pub fn init_lost(&self, vcpu: usize) -> bool {
+        self.shared.kept.get(vcpu).is_some_and(Kept::init_lost)
     }
 
     /// How often vCPUs were kicked.

@@ -9,6 +9,7 @@ use thiserror::Error;
 use super::Machine;
 use crate::board::{Capture, Order};
 use crate::kick::Requests;
+use crate::vcpu::kept::Keep;
 
 /// How long the capture of a vCPU that stands still may take.
 const CAPTURE: Duration = Duration::from_secs(2);
@@ -51,6 +52,19 @@ impl<'a> Paused<'a> {
         MachineState {
             vcpus: answers.map(|(vcpu, state)| state.map_or_else(|| unread(vcpu), |state| *state)).collect(),
         }
+    }
+
+    /// Keeps a vCPU out of the guest from now on, or lets it in again; does nothing where there is no such vCPU.
+    pub fn keep(&self, vcpu: usize, keep: Option<Keep>) {
+        if let Some(kept) = self.machine.shared.kept.get(vcpu) {
+            kept.set(keep);
+        }
+    }
+
+    /// Writes a word of guest memory, which nobody else does meanwhile: whether it is guest memory.
+    #[must_use]
+    pub fn write_u32(&self, address: u64, value: u32) -> bool {
+        self.machine.shared.memory.write(address, &value.to_le_bytes())
     }
 
     /// Lets all vCPUs go on, without waiting until they do.

@@ -13,11 +13,13 @@
 //!          Stopped ◀───────────────────┘
 //! ```
 //!
-//! A parked vCPU is never entered again, but answers all orders ([`crate::board`]).
+//! A parked vCPU is never entered again, but answers all orders ([`crate::board`]). One that is kept out ([`kept`]) is in that state
+//! until it is let in.
 
 mod alarm;
 mod capture;
 mod exit;
+pub(crate) mod kept;
 mod turns;
 
 use std::sync::Arc;
@@ -39,6 +41,7 @@ use crate::kick::{Link, Requests};
 use crate::memory::GuestMemory;
 use crate::observe::{MsrAccess, Telling};
 use exit::{Exit, Msr};
+use kept::Kept;
 use turns::Turns;
 
 /// Accesses in a row that are completed for a vCPU that is to stand still: an instruction has few, a `rep outs` any number.
@@ -62,6 +65,8 @@ pub(crate) struct Shared {
     pub(crate) sync_registers: bool,
     /// The length of a turn, where vCPUs outnumber CPUs.
     pub(crate) turn: Option<Duration>,
+    /// Which vCPUs are kept out of the guest.
+    pub(crate) kept: Vec<Kept>,
 }
 
 /// A vCPU and all that its thread works with.
@@ -85,6 +90,7 @@ pub(crate) struct Vcpu {
 enum State {
     Running,
     Attending,
+    KeptOut,
     Parked,
     Stopped,
 }
@@ -117,6 +123,7 @@ impl Vcpu {
             state = match state {
                 State::Running => self.running(&mut turns),
                 State::Attending => self.attending(&mut turns),
+                State::KeptOut => self.kept_out(),
                 State::Parked => self.parked(),
                 State::Stopped => return,
             }
@@ -132,6 +139,9 @@ impl Vcpu {
         // its turn when it has attended.
         if requests.contains(Requests::ATTEND) {
             return State::Attending;
+        }
+        if self.is_kept_out() {
+            return State::KeptOut;
         }
         if turn_over || requests.contains(Requests::TURN) {
             turns.give_up(&self.link);
@@ -273,6 +283,7 @@ impl Vcpu {
     }
 
     fn capture(&self, what: Capture) -> VcpuState {
+        self.lose_init();
         let mp_state = capture::mp_state(&self.fd);
         let (registers, system) = self.registers();
         let x2apic = system.as_ref().is_ok_and(SystemRegisters::is_x2apic);

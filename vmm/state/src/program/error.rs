@@ -4,6 +4,7 @@ use std::fmt;
 
 use stallbench_abi::image::{CASES_SECTION, RANGES_SECTION, SITES_SECTION};
 use stallbench_abi::layout::{IMAGE, IMAGE_END, LOW_END, TRAMPOLINE};
+use stallbench_abi::pause::POINTS_SECTION;
 use thiserror::Error;
 
 /// Why a file is no program of the contract. Each message is a fragment that reads well after "the payload …".
@@ -177,6 +178,12 @@ pub enum ProgramError {
         /// The name.
         name: String,
     },
+    /// Two pause points have one name.
+    #[error("has two pause points with the name {name}")]
+    PointTwice {
+        /// The name.
+        name: String,
+    },
     /// A case starts where there is no code.
     #[error("has a case {name} that starts at {entry:#x}, where it has no code")]
     CaseEntry {
@@ -238,6 +245,8 @@ pub enum Record {
     Site,
     /// [`stallbench_abi::image::SiteRange`].
     Range,
+    /// [`stallbench_abi::pause::Point`].
+    Point,
 }
 
 impl fmt::Display for Record {
@@ -246,6 +255,7 @@ impl fmt::Display for Record {
             Self::Case => "case",
             Self::Site => "wait site",
             Self::Range => "code range",
+            Self::Point => "pause point",
         })
     }
 }
@@ -256,6 +266,7 @@ pub(super) fn section_name(record: Record) -> &'static str {
         Record::Case => CASES_SECTION,
         Record::Site => SITES_SECTION,
         Record::Range => RANGES_SECTION,
+        Record::Point => POINTS_SECTION,
     }
 }
 

@@ -4,12 +4,13 @@ use std::collections::HashSet;
 
 use object::read::elf::SectionHeader;
 use stallbench_abi::image::{Case, Site, SiteRange};
+use stallbench_abi::pause::Point;
 use stallbench_abi::{Plain, text};
 
 use super::error::section_name;
 use super::file::{File, LE};
 use super::segments::{Segment, has_code};
-use super::{CaseInfo, ProgramError, Record, SiteInfo};
+use super::{CaseInfo, PointInfo, ProgramError, Record, SiteInfo};
 
 /// The cases, at least one, each with a name of its own and an entry in code.
 pub(super) fn cases(file: &File<'_>, segments: &[Segment]) -> Result<Vec<CaseInfo>, ProgramError> {
@@ -34,6 +35,23 @@ pub(super) fn sites(file: &File<'_>) -> Result<Vec<SiteInfo>, ProgramError> {
         return Err(ProgramError::SectionOutside(Record::Site));
     }
     records.iter().enumerate().map(|(index, site)| describe(index, address, site)).collect()
+}
+
+/// The pause points, each with a name of its own; a program without any has no section.
+pub(super) fn points(file: &File<'_>) -> Result<Vec<PointInfo>, ProgramError> {
+    let Some((base, records)) = records::<Point>(file, Record::Point)? else { return Ok(Vec::new()) };
+    let mut names = HashSet::new();
+    let mut points = Vec::with_capacity(records.len());
+    for (index, point) in records.iter().enumerate() {
+        let bad = ProgramError::Text { section: Record::Point, index, field: "name" };
+        let name = words(&point.name).filter(|name| !name.is_empty()).ok_or(bad)?;
+        if !names.insert(name.clone()) {
+            return Err(ProgramError::PointTwice { name });
+        }
+        let address = base.checked_add((index * Point::SIZE) as u64);
+        points.push(PointInfo { address: address.ok_or(ProgramError::SectionOutside(Record::Point))?, name });
+    }
+    Ok(points)
 }
 
 /// The code of the wait sites, by ascending address.

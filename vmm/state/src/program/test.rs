@@ -123,7 +123,7 @@ fn version_that_differs_comes_first_and_names_both() {
         elf.sections.clear();
     });
     assert_eq!(other, ProgramError::Version { found: 7, expected: stallbench_abi::VERSION });
-    assert_eq!(other.to_string(), "was made for version 7 of the contract, this stallbench has version 1");
+    assert_eq!(other.to_string(), "was made for version 7 of the contract, this stallbench has version 2");
 }
 
 #[test]
