@@ -23,7 +23,7 @@ const BUG_PASSES: [(&str, &str); 0] = [];
 
 fn case(name: &str) -> Result<Case, Problem> {
     let (index, info) = program().case(name).unwrap_or_else(|| panic!("the image has no case {name}"));
-    Ok(Case { name: info.name.clone(), index, knobs: info.knobs })
+    Ok(Case { name: info.name.clone(), index, knobs: info.knobs, points: program().points().into() })
 }
 
 fn checked(scenario: &Arc<Scenario>) -> Checked {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use stallbench_runner::nearest::did_you_mean_or;
 use stallbench_runner::scenario::{Case, Problem};
-use stallbench_state::program::Program;
+use stallbench_state::program::{CaseInfo, Program};
 
 use crate::exit::{Exit, Failure};
 
@@ -38,12 +38,11 @@ impl Guest {
 
     /// Its cases, as scenarios see them.
     pub(crate) fn cases(&self) -> Vec<Case> {
-        let case = |(index, info): (usize, &stallbench_state::program::CaseInfo)| Case {
-            name: info.name.clone(),
-            index,
-            knobs: info.knobs,
-        };
-        self.program().cases().iter().enumerate().map(case).collect()
+        self.program().cases().iter().enumerate().map(|(index, info)| self.as_case(index, info)).collect()
+    }
+
+    fn as_case(&self, index: usize, info: &CaseInfo) -> Case {
+        Case { name: info.name.clone(), index, knobs: info.knobs, points: self.program().points().into() }
     }
 
     fn near_case(&self, name: &str) -> String {
@@ -54,7 +53,7 @@ impl Guest {
     /// The case of that name.
     pub(crate) fn case(&self, name: &str) -> Result<Case, Problem> {
         match self.program().case(name) {
-            Some((index, info)) => Ok(Case { name: info.name.clone(), index, knobs: info.knobs }),
+            Some((index, info)) => Ok(self.as_case(index, info)),
             None => Err(Problem::UnknownCase { case: name.to_owned(), nearest: self.near_case(name) }),
         }
     }

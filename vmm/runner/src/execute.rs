@@ -3,22 +3,27 @@
 //! Runs on the caller's thread, which is the monitor of the machine's vCPU threads; it may be one of many. Doorbells wake it
 //! and are hints: what ends a run is what the stopped machine shows. docs/stall.md tells how a stall is decided.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use stallbench_abi::boot::{BootBlock, MAGIC, Range};
+use stallbench_abi::fault::{FAULTS, Fault as InjectedFault};
 use stallbench_abi::knob::KNOB_SLOTS;
 use stallbench_abi::layout::{ARENA, ARENA_SIZE, GHOST, PAGE};
+use stallbench_abi::pause::{HOLDS, Hold};
 use stallbench_core::{CreateError, Fault, HostKvm, Machine, MachineConfig, StartError};
 use stallbench_stall::Policy;
 use stallbench_state::program::Program;
 use thiserror::Error;
 
 use crate::outcome::RunOutcome;
+use crate::scenario::Injected;
 
 mod ending;
 mod fault;
 mod monitor;
+mod quiet;
 mod slice;
 mod stop;
 
@@ -35,6 +40,8 @@ pub struct RunPlan {
     pub knobs: [u64; KNOB_SLOTS],
     /// Seed of what is random in the guest.
     pub seed: u64,
+    /// Where vCPUs are held, and what goes wrong.
+    pub injected: Arc<Injected>,
     /// Wall time after which the run ends undecided.
     pub budget: Duration,
 }
@@ -114,7 +121,14 @@ pub fn execute(
     machine.start().map_err(|source| ExecuteError::Start { vcpus, source })?;
     let expected = crate::oracle::mtrr::Expected::of(case, &plan.knobs);
     let interrupted = || interrupt.load(Ordering::Relaxed);
-    let monitor = Monitor::new(&machine, program, policy(vcpus, host.fingerprint().host_cpus), began, plan.budget);
+    let monitor = Monitor::new(
+        &machine,
+        program,
+        policy(vcpus, host.fingerprint().host_cpus),
+        began,
+        plan.budget,
+        &plan.injected,
+    );
     let mut outcome = monitor.run(&expected, &interrupted)?;
     drop(machine);
     outcome.wall = began.elapsed();
@@ -136,6 +150,10 @@ fn poll_interval(usual: Duration, vcpus: usize) -> Duration {
 
 /// The boot block of a plan.
 pub fn boot_block(plan: &RunPlan) -> BootBlock {
+    let mut holds = [Hold::default(); HOLDS];
+    holds.iter_mut().zip(&plan.injected.holds).for_each(|(slot, (_, hold))| *slot = *hold);
+    let mut faults = [InjectedFault::default(); FAULTS];
+    faults.iter_mut().zip(&plan.injected.faults).for_each(|(slot, (_, fault))| *slot = *fault);
     BootBlock {
         magic: MAGIC,
         version: stallbench_abi::VERSION,
@@ -146,6 +164,10 @@ pub fn boot_block(plan: &RunPlan) -> BootBlock {
         arena: Range { base: ARENA, size: ARENA_SIZE },
         ghost: Range { base: GHOST, size: PAGE },
         knobs: plan.knobs,
+        hold_count: plan.injected.holds.len().min(HOLDS) as u32,
+        fault_count: plan.injected.faults.len().min(FAULTS) as u32,
+        holds,
+        faults,
         ..BootBlock::default()
     }
 }

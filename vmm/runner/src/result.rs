@@ -20,7 +20,8 @@ pub struct RunResult {
 impl RunResult {
     /// Compares an outcome with what its scenario expects.
     pub fn new(run: Run, outcome: RunOutcome) -> Self {
-        let differences = run.expectation.differences(&outcome, run.size);
+        let mut differences = run.expectation.differences(&outcome, run.size);
+        differences.extend(outcome.injected.problems());
         Self { run, outcome, differences }
     }
 

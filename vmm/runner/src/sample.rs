@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::sync::Arc;
 
-use crate::outcome::{MtrrOutcome, RunOutcome, Verdict, Wait0Outcome, WatchOutcome, Words};
+use crate::outcome::{InjectionOutcome, MtrrOutcome, RunOutcome, Verdict, Wait0Outcome, WatchOutcome, Words};
 use crate::scenario::{Expectation, Run, Selection, Size};
 
 /// The number of vCPUs, and the place in its selection, of the run that tests cut short.
@@ -21,6 +21,7 @@ pub(crate) fn outcome(verdict: Verdict) -> RunOutcome {
         words: Words::default(),
         contradictions: vec![],
         vcpu_states: vec![],
+        injected: InjectionOutcome::default(),
         log: vec![],
         watch: WatchOutcome::default(),
     }
@@ -42,6 +43,7 @@ pub(crate) fn run(vcpus: usize) -> Run {
         set: vec![],
         seed: 0,
         repetition: 0,
+        injected: Arc::default(),
         expectation: Arc::new(Expectation::pass("made up")),
         size: Size { vcpus, initiator: 0 },
     }

@@ -1,6 +1,7 @@
 //! One run on this machine's /dev/kvm, as the library gives it: what ends it beside a verdict, and what cannot be run at all.
 //! The verdicts themselves are tested through the binary, in tests/verdicts.rs.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ fn plan(case: &str, vcpus: usize, set: &[(&Knob, &str)]) -> RunPlan {
     for (knob, value) in set {
         knobs[knob.number as usize] = knob.parse(value, vcpus).expect("a value of the knob");
     }
-    RunPlan { case, vcpus, knobs, seed: 1, budget: Duration::from_secs(60) }
+    RunPlan { case, vcpus, knobs, seed: 1, injected: Arc::default(), budget: Duration::from_secs(60) }
 }
 
 fn run(plan: &RunPlan) -> Result<RunOutcome, ExecuteError> {

@@ -132,7 +132,8 @@ pub(super) fn evidence(arguments: &Arguments) -> Result<Option<Arc<Evidence>>, F
 
 /// What one run needs to know.
 pub(crate) fn run_plan(run: &Run, budget: Duration) -> RunPlan {
-    RunPlan { case: run.case, vcpus: run.vcpus, knobs: run.knobs, seed: run.seed, budget }
+    let injected = Arc::clone(&run.injected);
+    RunPlan { case: run.case, vcpus: run.vcpus, knobs: run.knobs, seed: run.seed, injected, budget }
 }
 
 #[cfg(test)]

@@ -20,7 +20,9 @@ use super::{ExecuteError, fault};
 use crate::oracle::calls::Calls;
 use crate::oracle::lifetime;
 use crate::oracle::mtrr::{self, Expected};
-use crate::outcome::{Breach, Contradiction, MtrrOutcome, RunOutcome, VcpuSummary, Verdict, WatchOutcome, Words};
+use crate::outcome::{
+    Breach, Contradiction, InjectionOutcome, MtrrOutcome, RunOutcome, VcpuSummary, Verdict, WatchOutcome, Words,
+};
 
 /// CPU time below which a vCPU that could have run was not run, in the last part of the budget.
 const STARVED_BELOW: Duration = Duration::from_micros(300);
@@ -60,6 +62,7 @@ impl Ending<'_> {
             words: self.words(),
             contradictions,
             vcpu_states: analysis.map(|analysis| self.vcpus(analysis)).unwrap_or_default(),
+            injected: InjectionOutcome::default(),
             log: Vec::new(),
             watch: WatchOutcome::default(),
         })
@@ -121,7 +124,8 @@ impl Ending<'_> {
 
     /// A vCPU that could have run and that the host did not run.
     fn starved(&self, vcpu: usize) -> Option<String> {
-        let state = self.captured?.machine.vcpus.get(vcpu)?;
+        let captured = self.captured.filter(|captured| !captured.kept_out.contains(vcpu))?;
+        let state = captured.machine.vcpus.get(vcpu)?;
         let could_run = state.mp_state == Ok(MpState::Runnable) || state.deliverable().is_some();
         let is_up = state.mp_state.as_ref().is_ok_and(|mp_state| mp_state.is_up());
         let ran = self.ran.get(vcpu)?.saturating_sub(*self.ran_before?.get(vcpu)?);

@@ -26,10 +26,12 @@ use stallbench_state::memory::Memory;
 use stallbench_state::program::Program;
 
 use super::ending::Ending;
+use super::quiet::Quiet;
 use super::stop::{Captured, STOP_DEADLINE};
 use super::{ExecuteError, POLL, poll_interval};
 use crate::oracle::mtrr::Expected;
 use crate::outcome::{Contradiction, LogLine, RunOutcome, Stall, WatchOutcome};
+use crate::scenario::Injected;
 
 /// Interval of the polls while something is about to be decided.
 const CLOSE_POLL: Duration = Duration::from_micros(100);
@@ -93,6 +95,8 @@ pub(super) struct Monitor<'m> {
     counts: WatchOutcome,
     /// What the first look of the last suspicion found denied.
     denied: Vec<Contradiction>,
+    /// The host's part in holds and faults.
+    quiet: Quiet<'m>,
 }
 
 /// Looks for the end of a run: the first as soon as all seem to rest, later ones ever less often.
@@ -109,6 +113,7 @@ impl<'m> Monitor<'m> {
         policy: Policy,
         began: Instant,
         budget: Duration,
+        injected: &'m Injected,
     ) -> Self {
         let vcpus = machine.vcpus();
         Self {
@@ -126,6 +131,7 @@ impl<'m> Monitor<'m> {
             log: Vec::new(),
             counts: WatchOutcome::default(),
             denied: Vec::new(),
+            quiet: Quiet::new(injected),
         }
     }
 
@@ -149,7 +155,8 @@ impl<'m> Monitor<'m> {
             latency,
         };
         let outcome = ending.outcome(end)?;
-        Ok(RunOutcome { log: self.log, watch: counts(self.counts, self.machine.kicks()), ..outcome })
+        let injected = self.quiet.outcome(self.machine);
+        Ok(RunOutcome { injected, log: self.log, watch: counts(self.counts, self.machine.kicks()), ..outcome })
     }
 
     fn now(&self) -> Duration {
@@ -246,7 +253,7 @@ impl<'m> Monitor<'m> {
     /// Stops the machine and captures it. It goes on when the look is over.
     fn look(&self, what: Capture) -> Option<Look<'m>> {
         let mut paused = self.machine.pause(STOP_DEADLINE).ok()?;
-        let captured = Captured::of(&mut paused, self.machine, what);
+        let captured = Captured::of(&mut paused, self.machine, what, self.quiet.kept_out());
         Some(Look { _paused: paused, captured })
     }
 
@@ -266,6 +273,9 @@ impl<'m> Monitor<'m> {
         let Look { _paused: paused, captured } = self.look(Capture::Control)?;
         let first = captured.analysis(self.machine, self.program);
         self.denied = first.contradictions().cloned().collect();
+        if self.quiet.step(&paused, self.machine, &captured, &first) {
+            return None;
+        }
         if first.closure.stuck.is_empty() {
             return None;
         }

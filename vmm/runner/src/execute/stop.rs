@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use stallbench_core::{Capture, Machine, Paused};
+use stallbench_stall::set::VcpuSet;
 use stallbench_stall::{Analysis, View};
 use stallbench_state::machine::MachineState;
 use stallbench_state::program::Program;
@@ -12,14 +13,16 @@ use stallbench_state::published::Published;
 pub(super) struct Captured {
     pub(super) machine: MachineState,
     pub(super) published: Published,
+    /// The vCPUs that the host kept out of the guest, as declared.
+    pub(super) kept_out: VcpuSet,
 }
 
 impl Captured {
     /// Captures a machine that is stopped.
-    pub(super) fn of(paused: &mut Paused<'_>, machine: &Machine, what: Capture) -> Self {
+    pub(super) fn of(paused: &mut Paused<'_>, machine: &Machine, what: Capture, kept_out: VcpuSet) -> Self {
         let state = paused.capture(what);
         let published = Published::read(machine.memory(), state.vcpus.len());
-        Self { machine: state, published }
+        Self { machine: state, published, kept_out }
     }
 
     /// Looks at what was captured; the words that waits look at are read now.

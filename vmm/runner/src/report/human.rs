@@ -238,6 +238,7 @@ fn findings(text: &mut String, outcome: &RunOutcome) {
         }
         _ => {}
     }
+    injected(text, outcome);
     oracles(text, outcome);
     for contradiction in &outcome.contradictions {
         let _ = writeln!(text, "  {BAD}contradiction{BAD:#}: {contradiction}");
@@ -256,6 +257,25 @@ fn findings(text: &mut String, outcome: &RunOutcome) {
                 time(vcpu.ran)
             );
         }
+    }
+}
+
+/// What was injected, and by whom: a verdict must not look as if it had come about by itself.
+fn injected(text: &mut String, outcome: &RunOutcome) {
+    for hold in &outcome.injected.holds {
+        let held = hold.vcpu.map_or_else(|| "nobody was".to_owned(), |vcpu| format!("vcpu{vcpu} was"));
+        let over = if hold.vcpu.is_some() && !hold.over { ", to the end" } else { "" };
+        let _ = writeln!(text, "  {DIM}held{DIM:#}: {} ({held}{over})", hold.what);
+    }
+    for fault in &outcome.injected.faults {
+        let _ = writeln!(
+            text,
+            "  {DIM}{}{DIM:#}: {} ({} hit{})",
+            fault.by.word(),
+            fault.what,
+            fault.hits,
+            if fault.hits == 1 { "" } else { "s" }
+        );
     }
 }
 

@@ -52,6 +52,22 @@ impl Amount {
         Ok(Self { compare, base, offset })
     }
 
+    /// A number, with which something is to be equal.
+    pub(super) fn number(number: u64) -> Self {
+        Self { compare: Compare::Equal, base: Base::Number(number), offset: 0 }
+    }
+
+    /// Reads an amount without a comparison.
+    pub(super) fn parse_term(text: &str) -> Option<Self> {
+        let (base, offset) = parse_term(text.trim())?;
+        Some(Self { compare: Compare::Equal, base, offset })
+    }
+
+    /// The number that it refers to.
+    pub(super) fn value_in(&self, size: Size) -> i128 {
+        self.value(size)
+    }
+
     /// Whether `value` is what this amount asks for.
     pub fn accepts(&self, value: u64, size: Size) -> bool {
         let (value, wanted) = (i128::from(value), self.value(size));

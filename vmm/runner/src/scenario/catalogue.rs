@@ -225,7 +225,7 @@ mod test {
 
     /// Reads, checks and expands a file, as a run of its subject would.
     fn expand(text: String) -> Result<usize, ScenarioError> {
-        let case = |name: &str| Ok(Case { name: name.to_owned(), index: 0, knobs: u64::MAX });
+        let case = |name: &str| Ok(Case { name: name.to_owned(), index: 0, knobs: u64::MAX, points: Arc::default() });
         let mut cells = 0;
         for scenario in read("x.toml".to_owned(), text.into())?.scenarios {
             cells += Checked::new(&scenario, &case)?.cells()?.len();

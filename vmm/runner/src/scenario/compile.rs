@@ -10,6 +10,7 @@ use super::condition::{Condition, Span, Term};
 use super::error::{Problem, ScenarioError};
 use super::expectation::{Expectation, Root, kinds_of};
 use super::file;
+use super::injection::Injection;
 use super::knobs::{Case, ValuePattern};
 use super::{Scenario, file::Texts};
 use crate::nearest::did_you_mean;
@@ -31,6 +32,8 @@ pub struct Checked {
     pub matrix: Vec<Axis>,
     /// Axes whose value is picked by the parity of the cell.
     pub alternate: Vec<Axis>,
+    /// Where vCPUs are held, and what goes wrong.
+    pub injection: Injection,
     /// Knobs that are the same in every cell.
     pub set: Vec<Axis>,
     pub(super) exclude: Vec<(usize, Condition)>,
@@ -82,6 +85,7 @@ impl Checked {
             vcpus,
             matrix,
             alternate,
+            injection: injection(scenario)?,
             set,
             exclude: vec![],
             rules: vec![],
@@ -150,6 +154,20 @@ impl Checked {
     fn axis(&self, knob: &Knob) -> Option<&Axis> {
         self.set.iter().chain(&self.matrix).chain(&self.alternate).find(|axis| axis.knob.number == knob.number)
     }
+}
+
+/// Each list by itself first, so that a message names the entry.
+fn injection(scenario: &Scenario) -> Result<Injection, ScenarioError> {
+    let entry = &scenario.entry;
+    for hold in &entry.holds {
+        Injection::parse(&[hold.get_ref()], &[]).map_err(|problem| scenario.problem(hold.span(), problem))?;
+    }
+    for fault in &entry.faults {
+        Injection::parse(&[], &[fault.get_ref()]).map_err(|problem| scenario.problem(fault.span(), problem))?;
+    }
+    let holds: Vec<_> = entry.holds.iter().map(|text| text.get_ref().as_str()).collect();
+    let faults: Vec<_> = entry.faults.iter().map(|text| text.get_ref().as_str()).collect();
+    Injection::parse(&holds, &faults).map_err(|problem| scenario.problem(entry.name.span(), problem))
 }
 
 fn vcpus(scenario: &Scenario, values: &Spanned<Texts>) -> Result<Vec<usize>, ScenarioError> {

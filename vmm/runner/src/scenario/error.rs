@@ -139,6 +139,48 @@ pub enum Problem {
         /// How it begins.
         start: String,
     },
+    /// A hold or a fault that does not read as one.
+    #[error("'{text}' is no {what}: expected {expected}")]
+    BadInjection {
+        /// Hold or fault.
+        what: &'static str,
+        /// As it is written.
+        text: String,
+        /// What is one.
+        expected: &'static str,
+    },
+    /// More holds or faults than a boot block takes.
+    #[error("{count} {what}, more than the {most} that a run can have")]
+    TooManyInjections {
+        /// Holds or faults.
+        what: &'static str,
+        /// How many.
+        count: usize,
+        /// How many there can be.
+        most: usize,
+    },
+    /// A pause point that the image does not have.
+    #[error("the image has no pause point '{point}'{nearest}")]
+    UnknownPoint {
+        /// As it is written.
+        point: String,
+        /// The names nearest to it, ready to print.
+        nearest: String,
+    },
+    /// A vCPU that a run does not have.
+    #[error("there is no vCPU {vcpu} in a run with {vcpus}")]
+    NoSuchVcpu {
+        /// Which.
+        vcpu: usize,
+        /// How many there are.
+        vcpus: usize,
+    },
+    /// A number of an arrival that is none.
+    #[error("{value} is no number of an arrival: they count from 1 on")]
+    BadNumber {
+        /// What it came to.
+        value: i128,
+    },
     /// A name that another has already.
     #[error("a second {what} named '{name}'")]
     Duplicate {

@@ -45,6 +45,10 @@ pub(super) struct Entry {
     #[serde(default)]
     pub exclude: Vec<Spanned<Pairs>>,
     #[serde(default)]
+    pub holds: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub faults: Vec<Spanned<String>>,
+    #[serde(default)]
     pub expect: Vec<Spanned<Rule>>,
 }
 

@@ -1,6 +1,9 @@
 //! Knobs as scenarios and command lines name them: checked against the contract and against what the case takes.
 
+use std::sync::Arc;
+
 use stallbench_abi::knob::{self, BadValue, Knob, Values};
+use stallbench_state::program::PointInfo;
 
 use super::error::Problem;
 use crate::nearest::{did_you_mean, did_you_mean_or};
@@ -34,6 +37,8 @@ pub struct Case {
     pub index: usize,
     /// The knobs that it takes, a bit for each number.
     pub knobs: u64,
+    /// The pause points of its image.
+    pub points: Arc<[PointInfo]>,
 }
 
 impl Case {
@@ -162,7 +167,12 @@ mod test {
     use super::*;
 
     fn case() -> Case {
-        Case { name: "set-mtrr".into(), index: 0, knobs: 1 << knob::CALL.number | 1 << knob::INITIATOR.number }
+        Case {
+            name: "set-mtrr".into(),
+            index: 0,
+            knobs: 1 << knob::CALL.number | 1 << knob::INITIATOR.number,
+            points: Arc::default(),
+        }
     }
 
     #[test]

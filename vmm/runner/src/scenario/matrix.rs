@@ -201,7 +201,7 @@ mod test {
     const HEAD: &str = "subject = 's'\nabout = ''\n[[scenario]]\nname = 'n'\ncase = 'c'\nstory = ''\n";
 
     fn case(name: &str) -> Result<Case, Problem> {
-        Ok(Case { name: name.to_owned(), index: 0, knobs: u64::MAX })
+        Ok(Case { name: name.to_owned(), index: 0, knobs: u64::MAX, points: Arc::default() })
     }
 
     fn scenario(body: &str) -> Arc<Scenario> {

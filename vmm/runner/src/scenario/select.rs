@@ -12,6 +12,7 @@ use super::compile::Checked;
 use super::condition::{Condition, Term, Values};
 use super::error::{Problem, ScenarioError, start_of};
 use super::expectation::Expectation;
+use super::injection::{Injected, Injection};
 use super::knobs::{Case, Setting};
 use super::matrix::{Cell, raw_values};
 use super::pattern::looks_like_an_id;
@@ -73,6 +74,8 @@ pub struct Run {
     pub seed: u64,
     /// Which repetition, from 0 on.
     pub repetition: u32,
+    /// Where vCPUs are held, and what goes wrong.
+    pub injected: Arc<Injected>,
     /// What is expected of the cell as it is declared.
     pub expectation: Arc<Expectation>,
     /// What amounts in the expectation refer to.
@@ -117,7 +120,7 @@ impl Selection {
                     rule: 0,
                     expectation: Arc::clone(&expectation),
                 };
-                first.push(first_run(&format!("payload/{}", case.name), case, &cell, request)?);
+                first.push(first_run(&format!("payload/{}", case.name), case, &cell, &Injection::default(), request)?);
             }
         }
         Ok(Self { cells: first, repeat: request.repeat })
@@ -326,7 +329,7 @@ impl Selector<'_> {
     fn add(&mut self, checked: &Checked, cells: &[Cell]) -> Result<(), ScenarioError> {
         self.catalogue.check_pattern(&checked.scenario)?;
         for cell in cells {
-            let run = first_run(&checked.scenario.name(), &checked.case, cell, self.request)?;
+            let run = first_run(&checked.scenario.name(), &checked.case, cell, &checked.injection, self.request)?;
             if self.names.insert(Arc::clone(&run.name)) {
                 self.cells.push(run);
             }
@@ -344,7 +347,13 @@ fn cells_at(checked: &Checked, vcpus: &[usize]) -> Result<Vec<Cell>, ScenarioErr
 }
 
 /// The first repetition of a cell.
-fn first_run(scenario: &str, case: &Case, cell: &Cell, request: &Request) -> Result<Run, ScenarioError> {
+fn first_run(
+    scenario: &str,
+    case: &Case,
+    cell: &Cell,
+    injection: &Injection,
+    request: &Request,
+) -> Result<Run, ScenarioError> {
     let mut knobs = cell.raw;
     let set = request.set.iter().map(|text| setting(case, text, cell.vcpus)).collect::<Result<Vec<_>, _>>()?;
     for setting in &set {
@@ -352,6 +361,8 @@ fn first_run(scenario: &str, case: &Case, cell: &Cell, request: &Request) -> Res
     }
     // What is expected stays as declared, but the vCPU that begins is the one that does.
     let size = Size { vcpus: cell.vcpus, initiator: knobs[INITIATOR.number as usize] };
+    let wrong = |problem| ScenarioError::Name { name: cell.name.clone(), problem: Box::new(problem) };
+    let injected = injection.resolve(size, &case.points).map_err(wrong)?;
     Ok(Run {
         scenario: scenario.into(),
         name: cell.name.as_str().into(),
@@ -362,6 +373,7 @@ fn first_run(scenario: &str, case: &Case, cell: &Cell, request: &Request) -> Res
         set,
         seed: request.seed,
         repetition: 0,
+        injected: Arc::new(injected),
         expectation: Arc::clone(&cell.expectation),
         size,
     })
@@ -435,7 +447,7 @@ mod test {
         [[scenario.expect]]\nverdict = 'pass'\nbecause = ''\n";
 
     fn case(name: &str) -> Result<Case, Problem> {
-        Ok(Case { name: name.to_owned(), index: 0, knobs: 0b1111 })
+        Ok(Case { name: name.to_owned(), index: 0, knobs: 0b1111, points: Arc::default() })
     }
 
     fn select(request: &Request) -> Result<Vec<Run>, ScenarioError> {
@@ -522,7 +534,7 @@ mod test {
 
     #[test]
     fn initiator_of_the_expectation_is_the_one_that_is_set() {
-        let everything = |_: &str| Ok(Case { name: "c".to_owned(), index: 0, knobs: u64::MAX });
+        let everything = |_: &str| Ok(Case { name: "c".to_owned(), index: 0, knobs: u64::MAX, points: Arc::default() });
         let request =
             Request { names: vec!["s/matrix".into()], set: vec!["initiator=last".into()], ..Request::default() };
         let selection = Selection::new(&Catalogue::new(&[("s", FILE)]), &request, &everything).unwrap();

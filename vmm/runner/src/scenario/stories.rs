@@ -171,7 +171,9 @@ mod test {
 
     #[test]
     fn story_fix_and_every_expectation_stand_in_the_page() {
-        let case = |name: &str| Ok(Case { name: name.to_owned(), index: 0, knobs: u64::MAX });
+        let case = |name: &str| {
+            Ok(Case { name: name.to_owned(), index: 0, knobs: u64::MAX, points: std::sync::Arc::default() })
+        };
         let text = patterns_markdown(&Catalogue::new(&[("s", FILE)]), &case).unwrap();
         assert!(text.contains("<!-- Made by `stallbench list --markdown patterns`."), "{text}");
         assert!(text.contains("| [C07](#c07-stops) | Three \\| stops | 2013 | stall deadlock |\n"), "{text}");

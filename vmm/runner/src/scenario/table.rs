@@ -165,7 +165,7 @@ mod test {
 
     #[test]
     fn every_cell_stands_in_the_table_with_its_reason() {
-        let case = |name: &str| Ok(Case { name: name.to_owned(), index: 0, knobs: u64::MAX });
+        let case = |name: &str| Ok(Case { name: name.to_owned(), index: 0, knobs: u64::MAX, points: Arc::default() });
         let text = markdown(&Catalogue::new(&[("s", FILE)]), "t", &case).unwrap();
         let body = text.split_once("\n## ").unwrap().1;
         assert_eq!(

@@ -101,7 +101,9 @@ mod test {
         let catalogue = Catalogue::new(&[("s", FILE)]);
         let twins = catalogue.twins(catalogue.pattern("C07").unwrap().unwrap()).unwrap();
         assert_eq!(twins.iter().map(|twins| twins.bug.name()).collect::<Vec<_>>(), ["s/a"]);
-        let case = |name: &str| Ok(Case { name: name.to_owned(), index: 0, knobs: u64::MAX });
+        let case = |name: &str| {
+            Ok(Case { name: name.to_owned(), index: 0, knobs: u64::MAX, points: std::sync::Arc::default() })
+        };
         let [bug, fixed] = [twins[0].bug, twins[0].fixed].map(|scenario| Checked::new(scenario, &case).unwrap());
         let found = differences(&bug, &fixed);
         assert_eq!(found.len(), 1, "{found:?}");
