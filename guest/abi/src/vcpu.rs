@@ -214,8 +214,12 @@ plain_struct! {
         pub interrupts: u64,
         /// NMIs taken.
         pub nmis: u64,
+        /// How many rendezvous it is inside of: its caches may be off while all others are inside too.
+        pub rendezvous: u32,
+        /// 1 while its case sets up what its protocol will find: no invariant of the protocol is asked of it.
+        pub set_up: u32,
         /// Zero.
-        pub reserved: [u64; 2],
+        pub reserved: u64,
         /// Contexts, the task first.
         pub contexts: [Context; CONTEXTS],
         /// Last words.

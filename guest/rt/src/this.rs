@@ -101,6 +101,33 @@ pub fn progress() {
     unsafe { cpu::add_undivided(addr_of_mut!((*page()).progress), 1) };
 }
 
+/// Publishes that this vCPU has come to a rendezvous, in which others may turn their caches off; before it lets them know.
+pub fn enter_rendezvous() {
+    change_rendezvous(1);
+}
+
+/// Publishes that this vCPU leaves the rendezvous: nobody's caches are off any more.
+pub fn leave_rendezvous() {
+    change_rendezvous(u32::MAX);
+}
+
+fn change_rendezvous(by: u32) {
+    // SAFETY: as in `enter_phase`. An interrupt in between leaves the word as it finds it.
+    unsafe {
+        let word = addr_of_mut!((*page()).rendezvous);
+        word.write_volatile(word.read_volatile().wrapping_add(by));
+    }
+}
+
+/// Does what a case finds when it begins, as a firmware would have left it: no invariant of its protocol is asked of that.
+pub fn set_up(work: impl FnOnce()) {
+    // SAFETY: as in `enter_phase`.
+    let publish = |value| unsafe { addr_of_mut!((*page()).set_up).write_volatile(value) };
+    publish(1);
+    work();
+    publish(0);
+}
+
 /// Publishes whether this vCPU has nothing to do.
 pub(crate) fn set_idle(idle: bool) {
     // SAFETY: as in `enter_phase`.

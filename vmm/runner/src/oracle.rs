@@ -4,6 +4,7 @@
 //! Pure functions over captured state and events. They judge; what their judgement makes of a verdict is
 //! [`crate::execute`]'s.
 
+pub mod cache_off;
 pub mod calls;
 pub mod lifetime;
 pub mod mtrr;

@@ -95,17 +95,20 @@ pub enum BreachKind {
     Wait0Waited,
     /// A step used a shared object whose life was over.
     Lifetime,
+    /// A vCPU's caches were off while another was not inside the rendezvous.
+    CacheOff,
 }
 
 impl BreachKind {
     /// Every kind that this version can find.
-    pub const ALL: [Self; 2] = [Self::Wait0Waited, Self::Lifetime];
+    pub const ALL: [Self; 3] = [Self::Wait0Waited, Self::Lifetime, Self::CacheOff];
 
     /// The word for it.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Wait0Waited => "wait0-waited",
             Self::Lifetime => "lifetime",
+            Self::CacheOff => "cache-off",
         }
     }
 }

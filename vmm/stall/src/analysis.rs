@@ -107,6 +107,22 @@ impl<'a> Analysis<'a> {
         let held = self.held_back(vcpu).map(|held| format!(", {held}")).unwrap_or_default();
         format!("{}{held}", describe(&self.vcpus[vcpu].activity, self.view.code))
     }
+
+    /// Where a vCPU is in its protocol: the site of its wait, or the function that it runs.
+    pub fn site(&self, vcpu: usize) -> String {
+        match &self.vcpus[vcpu].activity {
+            Activity::Waiting(wait) => site_name(wait),
+            Activity::Running { rip } => function(self.view.code, *rip),
+            _ => self.doing(vcpu),
+        }
+    }
+}
+
+/// The function at an address, without the path to it.
+fn function(code: &dyn Code, address: u64) -> String {
+    let path = code.symbol(address).map(|(name, _)| name);
+    let name = path.as_deref().and_then(|path| path.rsplit("::").find(|part| !part.starts_with('{')));
+    name.map_or_else(|| place(code, address), str::to_owned)
 }
 
 impl VcpuAnalysis<'_> {

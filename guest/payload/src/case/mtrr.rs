@@ -27,7 +27,7 @@ fn set() {
         set_mtrr(range());
     } else {
         // The initiator's own registers first: the rendezvous replicates them and leaves the initiator as it is.
-        generic::set_own_and_save();
+        this::set_up(generic::set_own_and_save);
         set_mtrr(Range { register: REPLICATE, base: 0, size: 0, memory_type: 0 });
     }
 }

@@ -105,6 +105,7 @@ pub fn set_mtrr(range: Range) {
     }
     pause_point!("set_mtrr/A1");
     let were = cpu::disable_interrupts();
+    this::enter_rendezvous();
     wait_until!("set_mtrr", "A3", "count", COUNT, data.all_came(others), equal);
     if flips::is(flip::NO_GATE_STORE) {
         data.count.store(count, Ordering::Release);
@@ -117,6 +118,7 @@ pub fn set_mtrr(range: Range) {
     wait_until!("set_mtrr", "A6", "count", COUNT, data.all_came(others), equal);
     data.open(count, 0);
     wait_until!("set_mtrr", "A8", "count", COUNT, data.all_came(others), equal);
+    this::leave_rendezvous();
     cpu::restore_interrupts(were);
 }
 
@@ -125,6 +127,7 @@ fn ipi_handler(info: u64) {
     // SAFETY: the initiator's record; it keeps it until A8, which waits for the last access at B7.
     let data = unsafe { Held::<Rendezvous>::of(info) };
     let were = cpu::disable_interrupts();
+    this::enter_rendezvous();
     data.touch("ipi_handler B2");
     data.come();
     pause_point!("ipi_handler/B2");
@@ -138,6 +141,7 @@ fn ipi_handler(info: u64) {
     wait_until!("ipi_handler", "B6", "gate", GATE, Rendezvous::gate_is(&data, 0), equal);
     data.touch("ipi_handler B7");
     data.come();
+    this::leave_rendezvous();
     cpu::restore_interrupts(were);
 }
 

@@ -37,6 +37,7 @@ pub(super) struct Ending<'e> {
     pub(super) ran: &'e [Duration],
     pub(super) ran_before: Option<&'e [Duration]>,
     pub(super) denied: &'e [Contradiction],
+    pub(super) cache_off: Option<&'e Breach>,
     pub(super) latency: Duration,
 }
 
@@ -47,7 +48,8 @@ impl Ending<'_> {
         let is_at_rest = matches!(end, End::AtRest);
         let rings = self.rings();
         let calls = Calls::of(self.program, &rings);
-        let breaches = lifetime::breaches(self.machine.memory(), &rings);
+        let mut breaches = lifetime::breaches(self.machine.memory(), &rings);
+        breaches.extend(self.cache_off.cloned());
         let mtrr = self.mtrr(is_at_rest);
         let contradictions = analysis.map(|analysis| self.contradictions(analysis, is_at_rest)).unwrap_or_default();
         let verdict = self.verdict(end, analysis, &mtrr, calls.breach.iter().chain(&breaches), &contradictions)?;

@@ -30,7 +30,7 @@ use super::quiet::Quiet;
 use super::stop::{Captured, STOP_DEADLINE};
 use super::{ExecuteError, POLL, poll_interval};
 use crate::oracle::mtrr::Expected;
-use crate::outcome::{Contradiction, LogLine, RunOutcome, Stall, WatchOutcome};
+use crate::outcome::{Breach, Contradiction, LogLine, RunOutcome, Stall, WatchOutcome};
 use crate::scenario::Injected;
 
 /// Interval of the polls while something is about to be decided.
@@ -97,6 +97,8 @@ pub(super) struct Monitor<'m> {
     denied: Vec<Contradiction>,
     /// The host's part in holds and faults.
     quiet: Quiet<'m>,
+    /// The first look at which caches were off that had to be on.
+    cache_off: Option<Breach>,
 }
 
 /// Looks for the end of a run: the first as soon as all seem to rest, later ones ever less often.
@@ -132,6 +134,7 @@ impl<'m> Monitor<'m> {
             counts: WatchOutcome::default(),
             denied: Vec::new(),
             quiet: Quiet::new(injected),
+            cache_off: None,
         }
     }
 
@@ -152,6 +155,7 @@ impl<'m> Monitor<'m> {
             ran: &self.ran,
             ran_before: self.ran_before.as_deref(),
             denied: &self.denied,
+            cache_off: self.cache_off.as_ref(),
             latency,
         };
         let outcome = ending.outcome(end)?;
@@ -251,9 +255,12 @@ impl<'m> Monitor<'m> {
     }
 
     /// Stops the machine and captures it. It goes on when the look is over.
-    fn look(&self, what: Capture) -> Option<Look<'m>> {
+    fn look(&mut self, what: Capture) -> Option<Look<'m>> {
         let mut paused = self.machine.pause(STOP_DEADLINE).ok()?;
         let captured = Captured::of(&mut paused, self.machine, what, self.quiet.kept_out());
+        if self.cache_off.is_none() {
+            self.cache_off = captured.cache_off(self.machine, self.program);
+        }
         Some(Look { _paused: paused, captured })
     }
 

@@ -9,6 +9,9 @@ use stallbench_state::machine::MachineState;
 use stallbench_state::program::Program;
 use stallbench_state::published::Published;
 
+use crate::oracle::cache_off;
+use crate::outcome::{Breach, BreachKind};
+
 /// What all vCPUs were and published at one stop.
 pub(super) struct Captured {
     pub(super) machine: MachineState,
@@ -23,6 +26,13 @@ impl Captured {
         let state = paused.capture(what);
         let published = Published::read(machine.memory(), state.vcpus.len());
         Self { machine: state, published, kept_out }
+    }
+
+    /// The vCPU whose caches are off while another is elsewhere, if there is one.
+    pub(super) fn cache_off(&self, machine: &Machine, program: &Program) -> Option<Breach> {
+        let found = cache_off::find(&self.machine, &self.published)?;
+        let site = self.analysis(machine, program).site(found.vcpu);
+        Some(Breach { kind: BreachKind::CacheOff, vcpu: found.vcpu, site, reason: found.reason() })
     }
 
     /// Looks at what was captured; the words that waits look at are read now.
