@@ -104,6 +104,8 @@ open_enum! {
         ALL = 3 => "all",
         /// Restored: MTRRs on, caches on, global pages on.
         POSTED = 4 => "posted",
+        /// A step is left out because the scenario says so. a: its number in the manual.
+        SKIPPED = 5 => "skipped",
     }
 }
 

@@ -13,6 +13,8 @@ pub const CASES_SECTION: &str = ".stallbench.cases";
 pub const SITES_SECTION: &str = ".stallbench.sites";
 /// Section of the [code ranges](SiteRange) of wait sites.
 pub const RANGES_SECTION: &str = ".stallbench.ranges";
+/// Section of the [edges](Edge) of the procedure that programs MTRRs.
+pub const EDGES_SECTION: &str = ".stallbench.edges";
 
 plain_struct! {
     /// Descriptor of the version note.
@@ -92,6 +94,27 @@ plain_struct! {
         pub end: u64,
         /// Address of the [`Site`].
         pub site: u64,
+    }
+}
+
+open_enum! {
+    /// Which way an edge of a procedure leads.
+    pub enum EdgeKind: u64 {
+        /// Into it.
+        ENTRY = 1 => "entry",
+        /// Out of it.
+        EXIT = 2 => "exit",
+    }
+}
+
+plain_struct! {
+    /// An instruction at which a vCPU enters or leaves the procedure that programs MTRRs (SDM 3A 12.11.8): a host that steps
+    /// through it begins and ends there.
+    pub struct Edge: 16 {
+        /// Address of the instruction.
+        pub address: u64,
+        /// Which way it leads.
+        pub kind: EdgeKind,
     }
 }
 

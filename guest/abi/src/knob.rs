@@ -281,6 +281,40 @@ pub mod crash {
     pub const TRIPLE_FAULT: u8 = 7;
 }
 
+/// Codes of the words of [`MTRR_SKIP`]: the steps are those of SDM 3A 12.11.8.
+pub mod skip {
+    /// Nothing is left out.
+    pub const NONE: u8 = 0;
+    /// Step 2, by the initiator: the others are in an interrupt handler.
+    pub const INTERRUPTS_OFF: u8 = 2;
+    /// Step 3, by the last target: it programs before it comes.
+    pub const BARRIER: u8 = 3;
+    /// Step 4, by the last target, as all further ones.
+    pub const NO_FILL: u8 = 4;
+    /// Step 5.
+    pub const WBINVD: u8 = 5;
+    /// Step 6.
+    pub const PGE: u8 = 6;
+    /// Step 7.
+    pub const CR3: u8 = 7;
+    /// Step 8.
+    pub const DISABLE: u8 = 8;
+    /// Step 11.
+    pub const FLUSH: u8 = 11;
+    /// Step 12.
+    pub const CACHES_ON: u8 = 12;
+    /// Step 13.
+    pub const PGE_BACK: u8 = 13;
+}
+
+/// Codes of the words of [`GLOBAL_PAGES`].
+pub mod global_pages {
+    /// As the machine starts.
+    pub const ON: u8 = 0;
+    /// Switched off by each vCPU before it comes online.
+    pub const OFF: u8 = 1;
+}
+
 use Values::{Number, Vcpu, Words};
 
 const NO_YES: Values = Words(&[word(answer::NO, "0", "no"), word(answer::YES, "1", "yes")]);
@@ -395,6 +429,25 @@ knobs! {
     FIX = 20, "fix", "whether the fix of the pattern is in: the one step that it changed", Words(&[
         word(answer::NO, "absent", "as it was"),
         word(answer::YES, "present", "as it was fixed"),
+    ]);
+    /// The step of the MTRR procedure that is left out.
+    MTRR_SKIP = 48, "mtrr-skip", "the step of SDM 3A 12.11.8 that one vCPU leaves out (injected by the guest)", Words(&[
+        word(skip::NONE, "none", "no step"),
+        word(skip::INTERRUPTS_OFF, "irq-off", "2, the initiator: interrupts off"),
+        word(skip::BARRIER, "barrier", "3, the last target: wait until all have come"),
+        word(skip::NO_FILL, "cd", "4, the last target: CR0.CD=1"),
+        word(skip::WBINVD, "wbinvd", "5, the last target: WBINVD"),
+        word(skip::PGE, "pge", "6, the last target: CR4.PGE=0"),
+        word(skip::CR3, "cr3", "7, the last target: reload CR3"),
+        word(skip::DISABLE, "disable", "8, the last target: MTRRs off"),
+        word(skip::FLUSH, "flush-after", "11, the last target: flush translations once the MTRRs are on"),
+        word(skip::CACHES_ON, "cd-back", "12, the last target: CR0.CD=0"),
+        word(skip::PGE_BACK, "pge-back", "13, the last target: CR4.PGE=1"),
+    ]);
+    /// Whether the guest uses global pages.
+    GLOBAL_PAGES = 49, "global-pages", "CR4.PGE, from the start on", Words(&[
+        word(global_pages::ON, "on", "on: to clear it flushes all translations"),
+        word(global_pages::OFF, "off", "off: a reload of CR3 does"),
     ]);
 }
 

@@ -2,8 +2,10 @@
 
 pub mod generic;
 mod rendezvous;
+mod skip;
 
 pub use rendezvous::{REPLICATE, set_mtrr};
+pub(crate) use skip::choose_global_pages;
 
 use stallbench_rt::lock::SpinLock;
 

@@ -31,6 +31,7 @@ pub(crate) fn place() {
 pub(crate) fn set_handlers() {
     call::set_handlers();
     case::set_handlers();
+    mtrr::choose_global_pages();
 }
 
 /// The payload's root.

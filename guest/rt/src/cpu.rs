@@ -17,6 +17,11 @@ pub const CR4_GLOBAL_PAGES: u64 = 1 << 7;
 #[derive(Clone, Copy, Debug)]
 pub struct InterruptsWere(bool);
 
+impl InterruptsWere {
+    /// Of interrupts that were left as they were: nothing is to be restored.
+    pub const UNTOUCHED: Self = Self(false);
+}
+
 /// CLI; returns what to give [`restore_interrupts`].
 pub fn disable_interrupts() -> InterruptsWere {
     let flags: u64;

@@ -23,6 +23,7 @@ pub mod lock;
 pub mod log;
 pub mod mask;
 pub mod pause;
+pub mod procedure;
 pub mod this;
 pub mod wait;
 pub mod words;

@@ -15,7 +15,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::OnceLock;
 
-use stallbench_abi::image::{SiteKind, SiteRange};
+use stallbench_abi::image::{Edge, EdgeKind, SiteKind, SiteRange};
 
 pub use error::{Dynamic, ProgramError, Record};
 pub use segments::Segment;
@@ -30,6 +30,7 @@ pub struct Program {
     sites: Vec<SiteInfo>,
     points: Vec<PointInfo>,
     ranges: Vec<SiteRange>,
+    edges: Vec<Edge>,
     symbols: OnceLock<Symbols>,
 }
 
@@ -94,7 +95,8 @@ impl Program {
         let sites = sections::sites(&file)?;
         let ranges = sections::ranges(&file, &segments, &sites)?;
         let points = sections::points(&file)?;
-        Ok(Self { bytes, entry, segments, cases, sites, points, ranges, symbols: OnceLock::new() })
+        let edges = sections::edges(&file, &segments)?;
+        Ok(Self { bytes, entry, segments, cases, sites, points, ranges, edges, symbols: OnceLock::new() })
     }
 
     /// The file.
@@ -130,6 +132,11 @@ impl Program {
     /// The code of the wait sites, by ascending address; none overlaps another.
     pub fn ranges(&self) -> &[SiteRange] {
         &self.ranges
+    }
+
+    /// Where a vCPU enters or leaves the procedure that programs MTRRs; nothing where the program does not tell.
+    pub fn edges(&self, kind: EdgeKind) -> Vec<u64> {
+        self.edges.iter().filter(|edge| edge.kind == kind).map(|edge| edge.address).collect()
     }
 
     /// The case of that name, and its number.

@@ -12,8 +12,23 @@ case!(
     "set-mtrr",
     "one vCPU changes the MTRRs of all: set_mtrr(), whose callback waits for the caller",
     [
-        CALL, ARCH, ALLOC, ALLOC_SITE, APIC, FENCE, SPIN, INITIATOR, FLIP, MTRR, MTRR_REG, MTRR_BASE, MTRR_SIZE,
-        MTRR_TYPE, BOUND
+        CALL,
+        ARCH,
+        ALLOC,
+        ALLOC_SITE,
+        APIC,
+        FENCE,
+        SPIN,
+        INITIATOR,
+        FLIP,
+        MTRR,
+        MTRR_REG,
+        MTRR_BASE,
+        MTRR_SIZE,
+        MTRR_TYPE,
+        BOUND,
+        MTRR_SKIP,
+        GLOBAL_PAGES
     ],
     set
 );

@@ -4,9 +4,10 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use stallbench_abi::event::{EventKind, MtrrStep};
 use stallbench_abi::layout::MAX_PHYS_ADDR_BITS;
-use stallbench_abi::mtrr;
-use stallbench_rt::{cpu, event};
+use stallbench_abi::{knob, mtrr};
+use stallbench_rt::{cpu, event, procedure};
 
+use super::skip::{self, skips};
 use crate::root::root;
 
 /// IA32_MTRR_PHYSBASE0; pair `n` is at `2 * n` behind it, its mask one further.
@@ -46,7 +47,7 @@ pub struct Range {
 
 /// generic_set_mtrr(): programs one range. `skip` leaves the write itself out.
 pub(crate) fn set(range: Range, skip: bool) {
-    let were = cpu::disable_interrupts();
+    let were = skip::disable_interrupts();
     prepare();
     if !skip {
         write_range(range);
@@ -82,7 +83,8 @@ pub(super) struct State {
 
 /// Programs this processor alone with the state of [`mtrr`], and saves all its registers for the others.
 pub(crate) fn set_own_and_save() {
-    let were = cpu::disable_interrupts();
+    procedure::enter();
+    let were = skip::disable_interrupts();
     prepare();
     let range = PHYS_BASE_0 + 2 * mtrr::RANGE as u32;
     cpu::write_msr(range, mtrr::RANGE_BASE);
@@ -95,6 +97,7 @@ pub(crate) fn set_own_and_save() {
     post();
     save();
     cpu::restore_interrupts(were);
+    procedure::leave();
 }
 
 /// get_mtrr_state().
@@ -112,7 +115,7 @@ fn save() {
 
 /// generic_set_all(): gives this processor the saved state, PAT included. `skip` leaves the writes out.
 pub(crate) fn set_all(skip: bool) {
-    let were = cpu::disable_interrupts();
+    let were = skip::disable_interrupts();
     prepare();
     if !skip {
         write_all();
@@ -156,29 +159,44 @@ fn set_default_type(value: u64) {
 fn prepare() {
     let shared = &root().mtrr;
     shared.atomicity.lock();
-    let cr0 = (cpu::cr0() | cpu::CR0_CACHE_DISABLE) & !cpu::CR0_NOT_WRITE_THROUGH;
-    cpu::set_cr0(cr0);
-    cpu::write_back_and_invalidate_caches();
+    if !skips(knob::skip::NO_FILL) {
+        cpu::set_cr0((cpu::cr0() | cpu::CR0_CACHE_DISABLE) & !cpu::CR0_NOT_WRITE_THROUGH);
+    }
+    if !skips(knob::skip::WBINVD) {
+        cpu::write_back_and_invalidate_caches();
+    }
     let cr4 = cpu::cr4();
     shared.saved.cr4.store(cr4, Ordering::Relaxed);
-    if cr4 & cpu::CR4_GLOBAL_PAGES != 0 {
+    if cr4 & cpu::CR4_GLOBAL_PAGES != 0 && !skips(knob::skip::PGE) {
         cpu::set_cr4(cr4 & !cpu::CR4_GLOBAL_PAGES);
     }
-    cpu::reload_cr3();
+    if !skips(knob::skip::CR3) {
+        cpu::reload_cr3();
+    }
     let default_type = cpu::read_msr(DEFAULT_TYPE);
     shared.saved.default_type.store(default_type, Ordering::Relaxed);
-    cpu::write_msr(DEFAULT_TYPE, default_type & !DEFAULT_TYPE_FIELDS);
+    if !skips(knob::skip::DISABLE) {
+        cpu::write_msr(DEFAULT_TYPE, default_type & !DEFAULT_TYPE_FIELDS);
+    }
     event::record(EventKind::MTRR, MtrrStep::PREPARED.0, 0, 0);
 }
 
-/// post_set(): translations flushed, MTRRs on, caches on, global pages on.
+/// post_set(): translations flushed, MTRRs on, translations flushed, caches on, global pages on.
+///
+/// The second flush is step 11 of the manual. The original has the first alone, before the MTRRs are on, and the change of
+/// CR4.PGE at the end; without the second flush (`mtrr-skip=flush-after`) this is what it does.
 fn post() {
     let shared = &root().mtrr;
     cpu::reload_cr3();
     cpu::write_msr(DEFAULT_TYPE, shared.saved.default_type.load(Ordering::Relaxed));
-    cpu::set_cr0(cpu::cr0() & !cpu::CR0_CACHE_DISABLE);
+    if !skips(knob::skip::FLUSH) {
+        cpu::reload_cr3();
+    }
+    if !skips(knob::skip::CACHES_ON) {
+        cpu::set_cr0(cpu::cr0() & !cpu::CR0_CACHE_DISABLE);
+    }
     let cr4 = shared.saved.cr4.load(Ordering::Relaxed);
-    if cr4 & cpu::CR4_GLOBAL_PAGES != 0 {
+    if cr4 & cpu::CR4_GLOBAL_PAGES != 0 && !skips(knob::skip::PGE_BACK) {
         cpu::set_cr4(cr4);
     }
     event::record(EventKind::MTRR, MtrrStep::POSTED.0, 0, 0);

@@ -19,13 +19,14 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use stallbench_abi::knob::{INITIATOR, flip};
+use stallbench_abi::knob::{flip, skip};
 use stallbench_rt::arena::Held;
 use stallbench_rt::mask::Mask;
 use stallbench_rt::wait::Condition;
-use stallbench_rt::{arena, boot, cpu, pause_point, this, wait_until, words};
+use stallbench_rt::{arena, cpu, pause_point, procedure, this, wait_until, words};
 
 use super::generic::{self, Range};
+use super::skip::{self as skipped, is_last_target};
 use crate::call::{self, Function};
 use crate::flip as flips;
 
@@ -104,7 +105,8 @@ pub fn set_mtrr(range: Range) {
         panic!("mtrr: timed out waiting for other CPUs");
     }
     pause_point!("set_mtrr/A1");
-    let were = cpu::disable_interrupts();
+    procedure::enter();
+    let were = skipped::disable_interrupts();
     this::enter_rendezvous();
     wait_until!("set_mtrr", "A3", "count", COUNT, data.all_came(others), equal);
     if flips::is(flip::NO_GATE_STORE) {
@@ -120,20 +122,28 @@ pub fn set_mtrr(range: Range) {
     wait_until!("set_mtrr", "A8", "count", COUNT, data.all_came(others), equal);
     this::leave_rendezvous();
     cpu::restore_interrupts(were);
+    procedure::leave();
 }
 
 /// What every other processor runs, in its interrupt.
 fn ipi_handler(info: u64) {
     // SAFETY: the initiator's record; it keeps it until A8, which waits for the last access at B7.
     let data = unsafe { Held::<Rendezvous>::of(info) };
+    procedure::enter();
     let were = cpu::disable_interrupts();
     this::enter_rendezvous();
     data.touch("ipi_handler B2");
+    let early = skipped::skips(skip::BARRIER);
+    if early {
+        program(data.range());
+    }
     data.come();
     pause_point!("ipi_handler/B2");
     wait_until!("ipi_handler", "B3", "gate", GATE, Rendezvous::gate_is(&data, 1), equal);
     data.touch("ipi_handler B3");
-    program(data.range());
+    if !early {
+        program(data.range());
+    }
     data.touch("ipi_handler B5");
     data.come();
     pause_point!("ipi_handler/B5");
@@ -143,6 +153,7 @@ fn ipi_handler(info: u64) {
     data.come();
     this::leave_rendezvous();
     cpu::restore_interrupts(were);
+    procedure::leave();
 }
 
 fn program(range: Range) {
@@ -152,11 +163,4 @@ fn program(range: Range) {
     } else {
         generic::set(range, skip);
     }
-}
-
-/// Whether this is the highest vCPU that is not the initiator: the one that a deviation concerns.
-fn is_last_target() -> bool {
-    let initiator = boot::knob(&INITIATOR) as usize;
-    let last = boot::vcpus() - 1;
-    this::vcpu() == if initiator == last { last.saturating_sub(1) } else { last }
 }

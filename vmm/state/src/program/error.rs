@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use stallbench_abi::image::{CASES_SECTION, RANGES_SECTION, SITES_SECTION};
+use stallbench_abi::image::{CASES_SECTION, EDGES_SECTION, RANGES_SECTION, SITES_SECTION};
 use stallbench_abi::layout::{IMAGE, IMAGE_END, LOW_END, TRAMPOLINE};
 use stallbench_abi::pause::POINTS_SECTION;
 use thiserror::Error;
@@ -216,6 +216,12 @@ pub enum ProgramError {
         /// What it names.
         site: u64,
     },
+    /// An edge of the procedure that programs MTRRs lies in no code.
+    #[error("has an edge of its mtrr procedure at {address:#x}, where it has no code")]
+    Edge {
+        /// Its address.
+        address: u64,
+    },
 }
 
 /// What says that a file wants a dynamic loader.
@@ -247,6 +253,8 @@ pub enum Record {
     Range,
     /// [`stallbench_abi::pause::Point`].
     Point,
+    /// [`stallbench_abi::image::Edge`].
+    Edge,
 }
 
 impl fmt::Display for Record {
@@ -256,6 +264,7 @@ impl fmt::Display for Record {
             Self::Site => "wait site",
             Self::Range => "code range",
             Self::Point => "pause point",
+            Self::Edge => "edge",
         })
     }
 }
@@ -267,6 +276,7 @@ pub(super) fn section_name(record: Record) -> &'static str {
         Record::Site => SITES_SECTION,
         Record::Range => RANGES_SECTION,
         Record::Point => POINTS_SECTION,
+        Record::Edge => EDGES_SECTION,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use object::read::elf::SectionHeader;
-use stallbench_abi::image::{Case, Site, SiteRange};
+use stallbench_abi::image::{Case, Edge, Site, SiteRange};
 use stallbench_abi::pause::Point;
 use stallbench_abi::{Plain, text};
 
@@ -73,6 +73,15 @@ pub(super) fn ranges(
     match ranges.windows(2).find(|pair| pair[1].start < pair[0].end) {
         Some(pair) => Err(ProgramError::RangesOverlap { first: pair[0].start, second: pair[1].start }),
         None => Ok(ranges),
+    }
+}
+
+/// The edges of the procedure that programs MTRRs; a program that has no such procedure, or does not tell, has no section.
+pub(super) fn edges(file: &File<'_>, segments: &[Segment]) -> Result<Vec<Edge>, ProgramError> {
+    let edges = records::<Edge>(file, Record::Edge)?.map_or_else(Vec::new, |(_, edges)| edges);
+    match edges.iter().find(|edge| !has_code(segments, edge.address, edge.address.saturating_add(1))) {
+        Some(&Edge { address, .. }) => Err(ProgramError::Edge { address }),
+        None => Ok(edges),
     }
 }
 

@@ -5,7 +5,9 @@ mod elf;
 use object::elf::{PF_R, PF_W};
 use proptest::prelude::*;
 use stallbench_abi::Plain;
-use stallbench_abi::image::{CASES_SECTION, Case, RANGES_SECTION, SITES_SECTION, Site, SiteKind, SiteRange};
+use stallbench_abi::image::{
+    CASES_SECTION, Case, EDGES_SECTION, Edge, EdgeKind, RANGES_SECTION, SITES_SECTION, Site, SiteKind, SiteRange,
+};
 use stallbench_abi::layout::{IMAGE, IMAGE_END, LOW_END, TRAMPOLINE};
 
 use super::{Dynamic, Program, ProgramError, Record};
@@ -238,6 +240,22 @@ fn wait_sites_that_make_no_sense_are_named() {
     assert_eq!(range(|range| range.start = 0), ProgramError::Range { start: 0, end });
     assert_eq!(range(|range| range.site += 1), ProgramError::RangeSite { start, site: SITES + 1 });
     assert_eq!(range(|range| range.end += 1), ProgramError::RangesOverlap { first: start, second: end });
+}
+
+#[test]
+fn edges_of_a_procedure_are_found_by_their_kind_and_lie_in_code() {
+    let with = |edges: &[Edge]| {
+        let mut elf = Elf::proper();
+        elf.sections.push(elf::Section::records(EDGES_SECTION, SITES, edges));
+        Program::parse(elf.bytes())
+    };
+    let edge = |address, kind| Edge { address, kind };
+    let (entry, exit) = (edge(IMAGE + 0x20, EdgeKind::ENTRY), edge(IMAGE + 0x28, EdgeKind::EXIT));
+    let program = with(&[entry, exit, edge(IMAGE, EdgeKind(7))]).unwrap();
+    assert_eq!(program.edges(EdgeKind::ENTRY), [IMAGE + 0x20]);
+    assert_eq!(program.edges(EdgeKind::EXIT), [IMAGE + 0x28]);
+    assert!(Program::parse(Elf::proper().bytes()).unwrap().edges(EdgeKind::ENTRY).is_empty());
+    assert_eq!(with(&[entry, edge(0, EdgeKind::EXIT)]).err(), Some(ProgramError::Edge { address: 0 }));
 }
 
 #[test]

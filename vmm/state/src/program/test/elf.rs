@@ -113,7 +113,7 @@ impl Header {
 }
 
 impl Section {
-    fn records<T: Plain>(name: &'static str, address: u64, all: &[T]) -> Self {
+    pub(super) fn records<T: Plain>(name: &'static str, address: u64, all: &[T]) -> Self {
         Self { name, kind: 1, address, link: 0, bytes: records(all) }
     }
 
