@@ -56,6 +56,10 @@ open_enum! {
         FAULT = 18 => "fault",
         /// A step of a protocol touches an object of the arena that is dead, or another than it holds. arg: the generation that it holds, a: address, b: the step, a [`text_at`].
         LIFE_BREACH = 19 => "life-breach",
+        /// A section with interrupts off, where the scenario has a budget for it. arg: 1 when it begins, 0 when it ends, a: at its end, the clock of its beginning, b: its name, a [`text_at`].
+        IRQ_OFF = 20 => "irq-off",
+        /// A step of work that leaves no other trace.
+        STEP = 21 => "step",
     }
 }
 

@@ -430,6 +430,8 @@ knobs! {
         word(answer::NO, "absent", "as it was"),
         word(answer::YES, "present", "as it was fixed"),
     ]);
+    /// The budget of sections with interrupts off.
+    IRQ_OFF_BUDGET = 21, "irq-off-budget", "visible steps (events of all vCPUs) that interrupts may be off for in one section; 0: no limit", Number { default: 0, min: 0, max: 1 << 32 };
     /// The step of the MTRR procedure that is left out.
     MTRR_SKIP = 48, "mtrr-skip", "the step of SDM 3A 12.11.8 that one vCPU leaves out (injected by the guest)", Words(&[
         word(skip::NONE, "none", "no step"),

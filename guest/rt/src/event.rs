@@ -21,6 +21,11 @@ pub fn next_call() -> u64 {
 
 /// Records an event; what `arg`, `a` and `b` mean stands at its [kind](EventKind).
 pub fn record(kind: EventKind, arg: u32, a: u64, b: u64) {
+    place_of(kind, arg, a, b);
+}
+
+/// Records an event, and tells its place in the order of all vCPUs' events: what it is used for is ghost too.
+pub(crate) fn place_of(kind: EventKind, arg: u32, a: u64, b: u64) -> u64 {
     let clock = ghost_word(core::mem::offset_of!(GhostPage, event_clock)).fetch_add(1, Ordering::Relaxed);
     let vcpu = this::vcpu();
     // SAFETY: page and ring are this vCPU's own. An interrupt's events take slots of their own, since the count moves undivided;
@@ -31,4 +36,5 @@ pub fn record(kind: EventKind, arg: u32, a: u64, b: u64) {
         let event = Event { clock, kind, depth: this::depth() as u16, arg, a, b };
         ring.add(slot as usize % RING_EVENTS).write_volatile(event);
     }
+    clock
 }

@@ -18,6 +18,7 @@ pub mod epitaph;
 pub mod event;
 mod fault;
 pub mod interrupt;
+pub mod irq_off;
 pub mod list;
 pub mod lock;
 pub mod log;

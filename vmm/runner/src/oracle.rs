@@ -6,5 +6,6 @@
 
 pub mod cache_off;
 pub mod calls;
+pub mod irq_off;
 pub mod lifetime;
 pub mod mtrr;

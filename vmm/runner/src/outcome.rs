@@ -97,11 +97,13 @@ pub enum BreachKind {
     Lifetime,
     /// A vCPU's caches were off while another was not inside the rendezvous.
     CacheOff,
+    /// Interrupts were off for more visible steps than the scenario allows.
+    IrqOff,
 }
 
 impl BreachKind {
     /// Every kind that this version can find.
-    pub const ALL: [Self; 3] = [Self::Wait0Waited, Self::Lifetime, Self::CacheOff];
+    pub const ALL: [Self; 4] = [Self::Wait0Waited, Self::Lifetime, Self::CacheOff, Self::IrqOff];
 
     /// The word for it.
     pub const fn word(self) -> &'static str {
@@ -109,6 +111,7 @@ impl BreachKind {
             Self::Wait0Waited => "wait0-waited",
             Self::Lifetime => "lifetime",
             Self::CacheOff => "cache-off",
+            Self::IrqOff => "irq-off",
         }
     }
 }

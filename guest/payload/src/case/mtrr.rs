@@ -28,7 +28,8 @@ case!(
         MTRR_TYPE,
         BOUND,
         MTRR_SKIP,
-        GLOBAL_PAGES
+        GLOBAL_PAGES,
+        IRQ_OFF_BUDGET
     ],
     set
 );

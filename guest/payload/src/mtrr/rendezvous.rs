@@ -23,7 +23,7 @@ use stallbench_abi::knob::{flip, skip};
 use stallbench_rt::arena::Held;
 use stallbench_rt::mask::Mask;
 use stallbench_rt::wait::Condition;
-use stallbench_rt::{arena, cpu, pause_point, procedure, this, wait_until, words};
+use stallbench_rt::{arena, irq_off, pause_point, procedure, this, wait_until, words};
 
 use super::generic::{self, Range};
 use super::skip::{self as skipped, is_last_target};
@@ -106,7 +106,7 @@ pub fn set_mtrr(range: Range) {
     }
     pause_point!("set_mtrr/A1");
     procedure::enter();
-    let were = skipped::disable_interrupts();
+    let section = irq_off::begun("set_mtrr", skipped::disable_interrupts());
     this::enter_rendezvous();
     wait_until!("set_mtrr", "A3", "count", COUNT, data.all_came(others), equal);
     if flips::is(flip::NO_GATE_STORE) {
@@ -121,7 +121,7 @@ pub fn set_mtrr(range: Range) {
     data.open(count, 0);
     wait_until!("set_mtrr", "A8", "count", COUNT, data.all_came(others), equal);
     this::leave_rendezvous();
-    cpu::restore_interrupts(were);
+    section.end();
     procedure::leave();
 }
 
@@ -130,7 +130,7 @@ fn ipi_handler(info: u64) {
     // SAFETY: the initiator's record; it keeps it until A8, which waits for the last access at B7.
     let data = unsafe { Held::<Rendezvous>::of(info) };
     procedure::enter();
-    let were = cpu::disable_interrupts();
+    let section = irq_off::begin("ipi_handler");
     this::enter_rendezvous();
     data.touch("ipi_handler B2");
     let early = skipped::skips(skip::BARRIER);
@@ -152,7 +152,7 @@ fn ipi_handler(info: u64) {
     data.touch("ipi_handler B7");
     data.come();
     this::leave_rendezvous();
-    cpu::restore_interrupts(were);
+    section.end();
     procedure::leave();
 }
 

@@ -4,13 +4,16 @@
 
 use std::time::Duration;
 
+use stallbench_abi::boot::BootBlock;
+use stallbench_abi::knob::IRQ_OFF_BUDGET;
+use stallbench_abi::layout::BOOT_BLOCK;
 use stallbench_abi::text;
 use stallbench_core::Machine;
 use stallbench_stall::Analysis;
 use stallbench_stall::activity::Activity;
 use stallbench_stall::conclude::lasting_contradictions;
 use stallbench_state::machine::MpState;
-use stallbench_state::memory::Memory;
+use stallbench_state::memory::{Memory, read_plain};
 use stallbench_state::program::Program;
 use stallbench_state::published::{Published, Ring, events};
 
@@ -18,8 +21,8 @@ use super::monitor::End;
 use super::stop::Captured;
 use super::{ExecuteError, fault};
 use crate::oracle::calls::Calls;
-use crate::oracle::lifetime;
 use crate::oracle::mtrr::{self, Expected};
+use crate::oracle::{irq_off, lifetime};
 use crate::outcome::{
     Breach, Contradiction, InjectionOutcome, MtrrOutcome, RunOutcome, VcpuSummary, Verdict, WatchOutcome, Words,
 };
@@ -48,8 +51,7 @@ impl Ending<'_> {
         let is_at_rest = matches!(end, End::AtRest);
         let rings = self.rings();
         let calls = Calls::of(self.program, &rings);
-        let mut breaches = lifetime::breaches(self.machine.memory(), &rings);
-        breaches.extend(self.cache_off.cloned());
+        let breaches = self.breaches(&rings);
         let mtrr = self.mtrr(is_at_rest);
         let contradictions = analysis.map(|analysis| self.contradictions(analysis, is_at_rest)).unwrap_or_default();
         let verdict = self.verdict(end, analysis, &mtrr, calls.breach.iter().chain(&breaches), &contradictions)?;
@@ -68,6 +70,15 @@ impl Ending<'_> {
             log: Vec::new(),
             watch: WatchOutcome::default(),
         })
+    }
+
+    /// Every breach but that of a call's promise, in the order of their kinds.
+    fn breaches(&self, rings: &[Ring]) -> Vec<Breach> {
+        let memory = self.machine.memory();
+        let asked: BootBlock = read_plain(memory, BOOT_BLOCK).unwrap_or_default();
+        let clock = Published::read(memory, 0).ghost.event_clock;
+        let irq_off = irq_off::breaches(memory, rings, clock, asked.knob(&IRQ_OFF_BUDGET));
+        lifetime::breaches(memory, rings).into_iter().chain(self.cache_off.cloned()).chain(irq_off).collect()
     }
 
     /// The events of each vCPU.
