@@ -6,6 +6,7 @@ use clap::Args;
 use serde_json::json;
 use stallbench_core::{HostError, HostKvm};
 use stallbench_runner::report::SCHEMA_VERSION;
+use stallbench_state::host::{HostFingerprint, Known, Probed};
 
 use crate::exit::{Exit, Failure};
 use crate::output;
@@ -19,14 +20,16 @@ pub(crate) struct Arguments {
 
 pub(crate) fn host(arguments: &Arguments) -> Result<Exit, Failure> {
     match (HostKvm::open(), arguments.json) {
-        (Ok(host), false) => output::print(&in_words(&host)),
-        (Ok(host), true) => output::print(&in_json(&host)),
+        (Ok(host), json) => {
+            let probed = host.probe().map_err(|error| Failure::host(&error))?;
+            output::print(&if json { in_json(&host, &probed) } else { in_words(&host, &probed) })
+        }
         (Err(error), false) => Err(error.into()),
         (Err(error), true) => unusable_in_json(error),
     }
 }
 
-fn in_words(host: &HostKvm) -> String {
+fn in_words(host: &HostKvm, probed: &[Probed]) -> String {
     let fingerprint = host.fingerprint();
     let mut text = format!(
         "kernel         {}\nvendor module  {}\ncpu            {}\nhost CPUs      {}\nvCPUs          1 to {}\n\n",
@@ -45,9 +48,14 @@ fn in_words(host: &HostKvm) -> String {
         text.truncate(text.trim_end_matches(' ').len());
         text.push('\n');
     }
-    if !fingerprint.known.is_empty() {
-        let _ = write!(text, "\nknown of {}:\n", fingerprint.vendor_module);
-        for fact in fingerprint.known {
+    text.push_str("\nasked of this machine by small guests\n");
+    for probed in probed {
+        let _ = writeln!(text, "{}", answer(probed));
+    }
+    let said: Vec<_> = by_name(fingerprint, probed).collect();
+    if !said.is_empty() {
+        let _ = writeln!(text, "\nknown only by the name {}, not asked of this machine", fingerprint.vendor_module);
+        for fact in said {
             let _ = writeln!(text, "- {fact}");
         }
     }
@@ -55,13 +63,32 @@ fn in_words(host: &HostKvm) -> String {
     text
 }
 
-fn in_json(host: &HostKvm) -> String {
+/// `no   in-service   ISR and …: without it, …`.
+fn answer(probed: &Probed) -> String {
+    let (word, cost) = match probed.answer {
+        Some(true) => ("yes", String::new()),
+        Some(false) => ("no ", format!("; not so here: {}", probed.without)),
+        None => ("?  ", "; the guest that asked gave no answer".to_owned()),
+    };
+    format!("{word}  {:<26} {}{cost}", probed.name, probed.what)
+}
+
+/// What is said of the vendor module and was not answered by the machine itself.
+fn by_name(fingerprint: &HostFingerprint, probed: &[Probed]) -> impl Iterator<Item = &'static str> {
+    let answered =
+        |known: &&Known| probed.iter().any(|probed| Some(probed.name) == known.question && probed.answer.is_some());
+    fingerprint.known.iter().filter(move |known| !answered(known)).map(|known| known.fact)
+}
+
+fn in_json(host: &HostKvm, probed: &[Probed]) -> String {
     let value = json!({
         "schema_version": SCHEMA_VERSION,
         "usable": true,
         "host": host.fingerprint(),
         "max_vcpus": host.max_vcpus(),
         "capabilities": host.capabilities(),
+        "probed": probed,
+        "by_name": by_name(host.fingerprint(), probed).collect::<Vec<_>>(),
     });
     format!("{value}\n")
 }

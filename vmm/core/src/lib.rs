@@ -13,6 +13,7 @@
 //! | [`machine`] | a machine from creation to its end; stopping all vCPUs | creator's |
 //! | [`event`] | what vCPUs tell the outside | both |
 //! | [`observe`] | being told of accesses and instructions as they happen | the vCPU's |
+//! | [`probe`] | questions that no capability answers, asked by tiny guests | caller's |
 //! | `board` | orders to all vCPUs' threads, and their answers | both |
 //! | `kick`, `flag` | getting a vCPU out of `KVM_RUN` | both |
 //! | `vcpu` | the loop of a vCPU's thread, its exits, its capture | the vCPU's |
@@ -24,6 +25,7 @@ pub mod machine;
 pub mod memory;
 mod mmu;
 pub mod observe;
+pub mod probe;
 
 mod board;
 mod boot;

@@ -56,6 +56,11 @@ pub(super) struct Segment {
 }
 
 impl Segment {
+    /// Code, and data that is only read.
+    pub(super) fn code(base: u64, size: u64) -> Self {
+        Self { base, end: base + size, access: Access::Execute }
+    }
+
     /// Whether any of it lies in this page.
     pub(super) fn holds(&self, page: u64) -> bool {
         self.base < page + PAGE && page < self.end

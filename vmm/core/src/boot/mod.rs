@@ -25,6 +25,15 @@ pub(crate) fn prepare(memory: &GuestMemory, image: &[u8], boot: &BootBlock, vcpu
     Ok(entry)
 }
 
+/// Lays out the memory of one vCPU that keeps no contract: pieces of read-only code and data, each with its address, and the tables.
+pub(crate) fn prepare_bare(memory: &GuestMemory, pieces: &[(u64, Vec<u8>)]) {
+    pieces.iter().for_each(|(base, bytes)| write(memory.write(*base, bytes)));
+    let segments: Vec<_> = pieces.iter().map(|(base, bytes)| Segment::code(*base, bytes.len() as u64)).collect();
+    tables::write_shared(memory, &segments);
+    tables::write_private(memory, 0);
+    descriptors::write(memory, 0);
+}
+
 /// All that is written here lies at addresses of the layout, which the machine's memory covers.
 fn write(done: bool) {
     assert!(done, "guest memory covers the layout for its number of vCPUs");

@@ -1,0 +1,209 @@
+//! Questions that no capability answers, asked of the host by tiny guests: one vCPU, a few bytes of code, no contract.
+//!
+//! `stallbench host` asks them, and nothing else does: a run must not pay for it. What a guest tells, it tells by writes to a port,
+//! each of which is an exit; a guest that tells anything but what its question foresees has given no answer.
+
+mod code;
+
+use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
+use stallbench_abi::layout::IMAGE;
+use stallbench_state::apic::LocalApic;
+use stallbench_state::host::{BEYOND_PLAIN_INTEGERS, IN_SERVICE, Probed, SHUTDOWN_KEEPS, WAITS_FOR_EOI};
+use thiserror::Error;
+
+use crate::boot::registers::RegisterError;
+use crate::boot::{self, registers};
+use crate::host::HostKvm;
+use crate::machine::{CreateError, create_vm};
+use crate::memory::{GuestMemory, MemoryError};
+use code::{BEYOND, BUSY, CR4_SSE, Code, MARK, PORT, tell};
+
+/// Most times that a guest is entered: each tells less than ten things.
+const MOST_ENTRIES: usize = 100;
+
+/// Why a host could not be asked.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ProbeError {
+    /// There is no VM to ask with.
+    #[error("make a machine to ask with")]
+    Machine(#[from] CreateError),
+    /// It has no memory.
+    #[error("make a machine to ask with")]
+    Memory(#[from] MemoryError),
+    /// It has no registers.
+    #[error("make a machine to ask with")]
+    Registers(#[from] RegisterError),
+    /// An ioctl failed.
+    #[error("{ioctl}")]
+    Ioctl {
+        /// Which.
+        ioctl: &'static str,
+        /// Why.
+        #[source]
+        source: kvm_ioctls::Error,
+    },
+}
+
+fn failed(ioctl: &'static str) -> impl Fn(kvm_ioctls::Error) -> ProbeError {
+    move |source| ProbeError::Ioctl { ioctl, source }
+}
+
+impl HostKvm {
+    /// Asks the host what it does where hosts differ. Takes some milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// A machine could not be made. A guest that comes to no end is an answer that is missing, and no error.
+    pub fn probe(&self) -> Result<Vec<Probed>, ProbeError> {
+        let mut answers = apic(self)?;
+        answers.push(beyond_plain_integers(self)?);
+        answers.push(shutdown(self)?);
+        Ok(answers)
+    }
+}
+
+/// What a guest told, and how it ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Told {
+    /// It wrote this byte to the port.
+    Byte(u8),
+    /// KVM could not go on with it.
+    Refused,
+    /// Its processor shut down.
+    Shutdown,
+    /// Something else.
+    Other,
+}
+
+/// A guest of one vCPU, in long mode as any other.
+struct Asker {
+    vcpu: VcpuFd,
+    entries: usize,
+    /// Outlive the vCPU.
+    _vm: VmFd,
+    _memory: GuestMemory,
+}
+
+impl Asker {
+    /// A guest that is about to run this code.
+    fn new(host: &HostKvm, code: &Code) -> Result<Self, ProbeError> {
+        let vm = create_vm(host)?;
+        let memory = GuestMemory::new(1)?;
+        memory.attach(&vm)?;
+        boot::prepare_bare(&memory, &code.pieces);
+        let vcpu = vm.create_vcpu(0).map_err(failed("KVM_CREATE_VCPU"))?;
+        registers::configure(&vcpu, 0, 1, false)?;
+        registers::enter(&vcpu, IMAGE)?;
+        let mut sregs = vcpu.get_sregs().map_err(failed("KVM_GET_SREGS"))?;
+        sregs.cr4 |= CR4_SSE;
+        sregs.idt.limit = code.idt_limit;
+        vcpu.set_sregs(&sregs).map_err(failed("KVM_SET_SREGS"))?;
+        Ok(Self { vcpu, entries: 0, _vm: vm, _memory: memory })
+    }
+
+    /// Lets it run until it tells something. Its code does not halt, and its only loop tells that it has come to its end: each
+    /// entry comes back.
+    fn next(&mut self) -> Told {
+        while self.entries < MOST_ENTRIES {
+            self.entries += 1;
+            match self.vcpu.run() {
+                Ok(VcpuExit::IoOut(PORT, &[tell::NOTHING])) => {}
+                Ok(VcpuExit::IoOut(PORT, &[byte])) => return Told::Byte(byte),
+                Ok(VcpuExit::InternalError | VcpuExit::FailEntry(..)) => return Told::Refused,
+                Ok(VcpuExit::Shutdown) => return Told::Shutdown,
+                Err(error) if error.errno() == libc::EINTR || error.errno() == libc::EAGAIN => {}
+                _ => return Told::Other,
+            }
+        }
+        Told::Other
+    }
+}
+
+/// What its local APIC shows and does while a handler has not written EOI.
+fn apic(host: &HostKvm) -> Result<Vec<Probed>, ProbeError> {
+    let mut asker = Asker::new(host, &Code::interrupts())?;
+    let mut order = Vec::new();
+    let mut kept = None;
+    while let Told::Byte(byte) = asker.next() {
+        if byte == tell::BUSY {
+            kept = Some(in_service(&asker.vcpu)?);
+        }
+        order.push(byte);
+        if byte == tell::END {
+            break;
+        }
+    }
+    let waits = match order[..] {
+        [tell::BUSY, tell::BUSY_STILL, tell::CLASS_MATE, tell::END] => Some(true),
+        [tell::BUSY, tell::CLASS_MATE, tell::BUSY_STILL, tell::END] => Some(false),
+        _ => None,
+    };
+    Ok(vec![IN_SERVICE.answered(kept), WAITS_FOR_EOI.answered(waits)])
+}
+
+/// Whether both ISR and PPR of the local APIC know of the handler that runs.
+fn in_service(vcpu: &VcpuFd) -> Result<bool, ProbeError> {
+    let state = vcpu.get_lapic().map_err(failed("KVM_GET_LAPIC"))?;
+    let apic = LocalApic::from_registers(&state.regs.map(i8::cast_unsigned), true);
+    // The class of the vector is the priority of the processor that handles it (SDM 3A 11.8.3.1).
+    Ok(apic.in_service().any(|vector| vector == BUSY) && apic.ppr & 0xf0 == u32::from(BUSY & 0xf0))
+}
+
+/// Whether ring 0 may use more than plain integers.
+fn beyond_plain_integers(host: &HostKvm) -> Result<Probed, ProbeError> {
+    let mut works = Vec::new();
+    for instruction in BEYOND {
+        let mut asker = Asker::new(host, &Code::one(instruction))?;
+        works.push(match asker.next() {
+            Told::Byte(tell::END) => Some(true),
+            Told::Refused => Some(false),
+            _ => None,
+        });
+    }
+    let answer = works.iter().copied().collect::<Option<Vec<_>>>().map(|works| works.into_iter().all(|works| works));
+    Ok(BEYOND_PLAIN_INTEGERS.answered(answer))
+}
+
+/// Whether a processor that shut down still shows the registers that it had.
+fn shutdown(host: &HostKvm) -> Result<Probed, ProbeError> {
+    let mut asker = Asker::new(host, &Code::shutdown())?;
+    let answer = match asker.next() {
+        Told::Shutdown => Some(asker.vcpu.get_regs().map_err(failed("KVM_GET_REGS"))?.rbx == MARK),
+        _ => None,
+    };
+    Ok(SHUTDOWN_KEEPS.answered(answer))
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    fn answers() -> (String, Vec<Probed>) {
+        let host = HostKvm::open().expect("/dev/kvm");
+        (host.fingerprint().vendor_module.clone(), host.probe().expect("answers"))
+    }
+
+    /// What docs/hosts.md says of the three.
+    #[test]
+    fn machine_answers_as_is_documented_of_its_vendor_module() {
+        let (module, answers) = answers();
+        let given: Vec<_> = answers.iter().map(|probed| (probed.name, probed.answer)).collect();
+        let documented = match module.as_str() {
+            "kvm_pvm" => [Some(false), Some(false), Some(false), Some(true)],
+            "kvm_amd" => [Some(true), Some(true), Some(true), Some(false)],
+            "kvm_intel" => [Some(true), Some(true), Some(true), Some(true)],
+            _ => return assert!(answers.iter().all(|probed| probed.answer.is_some()), "{given:?}"),
+        };
+        let names = [IN_SERVICE.name, WAITS_FOR_EOI.name, BEYOND_PLAIN_INTEGERS.name, SHUTDOWN_KEEPS.name];
+        assert_eq!(given, names.into_iter().zip(documented).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn guest_that_tells_something_else_gives_no_answer() {
+        let host = HostKvm::open().expect("/dev/kvm");
+        let mut asker = Asker::new(&host, &Code::one(&[0xe6, 0x77])).expect("a guest");
+        assert_eq!(asker.next(), Told::Other, "another port");
+        assert_eq!(asker.next(), Told::Byte(tell::END));
+    }
+}
