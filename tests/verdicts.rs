@@ -121,6 +121,30 @@ fn write_that_is_left_out_turns_a_pass_into_inconsistent() {
 }
 
 #[test]
+fn control_register_that_is_not_given_back_turns_a_pass_into_inconsistent() {
+    for (skipped, named) in [("pge-back", "vcpu3: CR4.PGE is 0, in vcpu0 it is 1"), ("cd-back", "vcpu3: CR0.CD is 1")] {
+        let ran = stallbench(&["mtrr/percpu-lock@vcpus=4", "--set", &format!("mtrr-skip={skipped}")]);
+        let result = ran.assert_code(100).only();
+        assert_eq!(
+            (&result["verdict"], &result["mtrr"]["consistent"]),
+            (&"inconsistent".into(), &true.into()),
+            "{result:#}"
+        );
+        assert_eq!(result["control"]["consistent"], false);
+        assert!(result["reason"].as_str().unwrap().starts_with(named), "{result:#}");
+    }
+}
+
+#[test]
+fn interrupts_that_are_off_for_longer_than_allowed_turn_a_pass_into_a_breach() {
+    stallbench(&["mtrr/percpu-lock@vcpus=4", "--set", "irq-off-budget=1000"]).assert_code(0);
+    let ran = stallbench(&["mtrr/percpu-lock@vcpus=4", "--set", "irq-off-budget=3"]);
+    let result = ran.assert_code(100).only();
+    assert_eq!((&result["verdict"], &result["kind"]), (&"breach".into(), &"irq-off".into()), "{result:#}");
+    assert_eq!((&result["vcpu"], &result["site"]), (&0.into(), &"set_mtrr".into()), "{result:#}");
+}
+
+#[test]
 fn fix_in_a_stalling_case_is_not_as_expected() {
     for fix in ["call=percpu-lock", "call=release", "call=llist", "alloc=ok"] {
         let ran = stallbench(&["mtrr/stack-broadcast", "--set", fix]);

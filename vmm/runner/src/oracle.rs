@@ -6,6 +6,7 @@
 
 pub mod cache_off;
 pub mod calls;
+pub mod control;
 pub mod irq_off;
 pub mod lifetime;
 pub mod mtrr;

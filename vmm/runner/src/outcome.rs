@@ -162,6 +162,8 @@ pub struct RunOutcome {
     pub verdict_latency: Duration,
     /// What the MTRR oracle says.
     pub mtrr: MtrrOutcome,
+    /// What the oracle of the control registers says.
+    pub control: ControlOutcome,
     /// What the oracle of the wait=0 contract says.
     pub wait0: Wait0Outcome,
     /// Every breach of another kind, in the order of kinds, whatever the verdict is.
@@ -271,6 +273,16 @@ pub struct MtrrOutcome {
     /// Whether the state differs from that at start. `None`: not read.
     pub changed: Option<bool>,
     /// What is wrong, a line each, bounded.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
+}
+
+/// What the oracle of the control registers says at the end of a run that came to its end.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ControlOutcome {
+    /// Whether all vCPUs that came up agree on CR0.CD and CR4.PGE. `None`: the run did not come to its end, or they were not read.
+    pub consistent: Option<bool>,
+    /// What differs, a line each.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
 }

@@ -3,7 +3,9 @@
 use core::time::Duration;
 use std::sync::Arc;
 
-use crate::outcome::{InjectionOutcome, MtrrOutcome, RunOutcome, Verdict, Wait0Outcome, WatchOutcome, Words};
+use crate::outcome::{
+    ControlOutcome, InjectionOutcome, MtrrOutcome, RunOutcome, Verdict, Wait0Outcome, WatchOutcome, Words,
+};
 use crate::scenario::{Expectation, Run, Selection, Size};
 
 /// The number of vCPUs, and the place in its selection, of the run that tests cut short.
@@ -15,6 +17,7 @@ pub(crate) fn outcome(verdict: Verdict) -> RunOutcome {
         wall: Duration::from_millis(38),
         verdict_latency: Duration::from_micros(2_500),
         mtrr: MtrrOutcome { consistent: Some(true), changed: Some(false), problems: vec![] },
+        control: ControlOutcome { consistent: Some(true), problems: vec![] },
         wait0: Wait0Outcome::Kept,
         breaches: vec![],
         residual_waits: 0,

@@ -22,9 +22,10 @@ use super::stop::Captured;
 use super::{ExecuteError, fault};
 use crate::oracle::calls::Calls;
 use crate::oracle::mtrr::{self, Expected};
-use crate::oracle::{irq_off, lifetime};
+use crate::oracle::{control, irq_off, lifetime};
 use crate::outcome::{
-    Breach, Contradiction, InjectionOutcome, MtrrOutcome, RunOutcome, VcpuSummary, Verdict, WatchOutcome, Words,
+    Breach, Contradiction, ControlOutcome, InjectionOutcome, MtrrOutcome, RunOutcome, VcpuSummary, Verdict,
+    WatchOutcome, Words,
 };
 
 /// CPU time below which a vCPU that could have run was not run, in the last part of the budget.
@@ -53,13 +54,16 @@ impl Ending<'_> {
         let calls = Calls::of(self.program, &rings);
         let breaches = self.breaches(&rings);
         let mtrr = self.mtrr(is_at_rest);
+        let control = self.control(is_at_rest);
         let contradictions = analysis.map(|analysis| self.contradictions(analysis, is_at_rest)).unwrap_or_default();
-        let verdict = self.verdict(end, analysis, &mtrr, calls.breach.iter().chain(&breaches), &contradictions)?;
+        let verdict =
+            self.verdict(end, analysis, (&mtrr, &control), calls.breach.iter().chain(&breaches), &contradictions)?;
         Ok(RunOutcome {
             verdict,
             wall: Duration::ZERO,
             verdict_latency: self.latency,
             mtrr,
+            control,
             wait0: calls.wait0(),
             breaches,
             residual_waits: calls.residual_waits,
@@ -90,12 +94,12 @@ impl Ending<'_> {
         &self,
         end: End,
         analysis: Option<&Analysis<'_>>,
-        mtrr: &MtrrOutcome,
+        state: (&MtrrOutcome, &ControlOutcome),
         breaches: impl Iterator<Item = &'b Breach>,
         contradictions: &[Contradiction],
     ) -> Result<Verdict, ExecuteError> {
         Ok(match end {
-            End::AtRest => at_rest(mtrr, breaches),
+            End::AtRest => at_rest(state, breaches),
             End::Stall(stall) => Verdict::Stall(stall),
             End::Epitaph(vcpu) => Verdict::GuestFault(fault::of_epitaph(self.program, self.machine.memory(), vcpu)),
             End::Fault(vcpu, fault) => {
@@ -111,6 +115,11 @@ impl Ending<'_> {
     fn mtrr(&self, is_at_rest: bool) -> MtrrOutcome {
         let judge = |captured: &Captured| mtrr::judge(&captured.machine, is_at_rest.then_some(self.expected));
         self.captured.map(judge).unwrap_or_default()
+    }
+
+    fn control(&self, is_at_rest: bool) -> ControlOutcome {
+        let captured = self.captured.filter(|_| is_at_rest);
+        captured.map(|captured| control::judge(&captured.machine)).unwrap_or_default()
     }
 
     /// A claim can be ahead of the machine for a few instructions, so one look is not enough, unless all rest.
@@ -175,10 +184,18 @@ impl Ending<'_> {
 }
 
 /// The verdict of a run that came to its end.
-fn at_rest<'b>(mtrr: &MtrrOutcome, mut breaches: impl Iterator<Item = &'b Breach>) -> Verdict {
-    if mtrr.consistent != Some(true) {
-        let reason = mtrr.problems.first().cloned().unwrap_or_else(|| "the MTRRs were not read".into());
-        return Verdict::Inconsistent { reason };
+fn at_rest<'b>(
+    (mtrr, control): (&MtrrOutcome, &ControlOutcome),
+    mut breaches: impl Iterator<Item = &'b Breach>,
+) -> Verdict {
+    for (what, consistent, problems) in [
+        ("the MTRRs", mtrr.consistent, &mtrr.problems),
+        ("the control registers", control.consistent, &control.problems),
+    ] {
+        if consistent != Some(true) {
+            let reason = problems.first().cloned().unwrap_or_else(|| format!("{what} were not read"));
+            return Verdict::Inconsistent { reason };
+        }
     }
     breaches.next().map_or(Verdict::Pass, |breach| Verdict::Breach(breach.clone()))
 }
@@ -197,15 +214,21 @@ mod test {
     use super::*;
     use crate::outcome::BreachKind;
 
-    fn consistent(consistent: Option<bool>) -> MtrrOutcome {
+    fn mtrr(consistent: Option<bool>) -> MtrrOutcome {
         MtrrOutcome { consistent, ..MtrrOutcome::default() }
     }
 
+    fn control(consistent: Option<bool>) -> ControlOutcome {
+        ControlOutcome { consistent, ..ControlOutcome::default() }
+    }
+
     #[test]
-    fn run_at_rest_passes_only_with_mtrrs_that_were_read_and_agree() {
-        assert_eq!(at_rest(&consistent(Some(true)), iter::empty()), Verdict::Pass);
-        assert_eq!(at_rest(&consistent(Some(false)), iter::empty()).word(), "inconsistent");
-        assert_eq!(at_rest(&consistent(None), iter::empty()).word(), "inconsistent");
+    fn run_at_rest_passes_only_with_registers_that_were_read_and_agree() {
+        let all = [Some(true), Some(false), None];
+        for (m, c) in all.into_iter().flat_map(|m| all.map(|c| (m, c))) {
+            let expected = if (m, c) == (Some(true), Some(true)) { "pass" } else { "inconsistent" };
+            assert_eq!(at_rest((&mtrr(m), &control(c)), iter::empty()).word(), expected, "{m:?} {c:?}");
+        }
     }
 
     #[test]
@@ -213,7 +236,10 @@ mod test {
         let breach = |kind| Breach { kind, vcpu: 0, site: "call_many".into(), reason: String::new() };
         let breaches = BreachKind::ALL.map(breach);
         for (i, kind) in BreachKind::ALL.into_iter().enumerate() {
-            assert_eq!(at_rest(&consistent(Some(true)), breaches[i..].iter()).kind(), Some(kind.word()));
+            assert_eq!(
+                at_rest((&mtrr(Some(true)), &control(Some(true))), breaches[i..].iter()).kind(),
+                Some(kind.word())
+            );
         }
     }
 }

@@ -284,6 +284,9 @@ fn oracles(text: &mut String, outcome: &RunOutcome) {
     for problem in &outcome.mtrr.problems {
         let _ = writeln!(text, "  mtrr: {problem}");
     }
+    for problem in &outcome.control.problems {
+        let _ = writeln!(text, "  control registers: {problem}");
+    }
     if outcome.wait0 == Wait0Outcome::NotObserved {
         text.push_str("  wait=0 contract: not observed, events were lost\n");
     }
