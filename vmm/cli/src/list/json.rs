@@ -94,6 +94,8 @@ fn scenario(scenario: &Scenario, checked: &Checked) -> Result<Value, ScenarioErr
         "set": axes(&checked.set),
         "matrix": axes(&checked.matrix),
         "alternate": axes(&checked.alternate),
+        "holds": scenario.holds().collect::<Vec<_>>(),
+        "faults": scenario.faults().collect::<Vec<_>>(),
         "expectations": expectations,
     }))
 }

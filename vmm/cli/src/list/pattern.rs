@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use stallbench_runner::scenario::{Catalogue, Checked, Difference, Pattern, ScenarioError, Subject, differences};
+use stallbench_runner::scenario::{
+    Catalogue, Checked, Difference, Pattern, Scenario, ScenarioError, Subject, differences,
+};
 
 use super::words::{expected, plural, rules, wrapped};
 use crate::guest::Guest;
@@ -58,6 +60,16 @@ fn difference(difference: &Difference) -> String {
     format!("{}: {} became {}", difference.knob.name, difference.bug.join(", "), difference.fixed.join(", "))
 }
 
+/// Where a scenario holds vCPUs, and what it lets go wrong, a line each.
+pub(super) fn injected(text: &mut String, indent: &str, scenario: &Scenario) {
+    for hold in scenario.holds() {
+        let _ = writeln!(text, "{indent}hold {hold}");
+    }
+    for fault in scenario.faults() {
+        let _ = writeln!(text, "{indent}fault {fault}");
+    }
+}
+
 /// A scenario with its knobs, and what is expected of it at how many vCPUs.
 fn show(text: &mut String, checked: &Checked) -> Result<(), ScenarioError> {
     let cells = checked.cells()?;
@@ -68,6 +80,7 @@ fn show(text: &mut String, checked: &Checked) -> Result<(), ScenarioError> {
         let _ = write!(text, ", {}={}", axis.knob.name, axis.values.join("|"));
     }
     let _ = writeln!(text, "; vcpus {}", vcpus.join(", "));
+    injected(text, "    ", &checked.scenario);
     for rule in rules(&cells) {
         let expectation = &cells[rule[0]].expectation;
         let _ = writeln!(
