@@ -237,6 +237,14 @@ pub mod mtrr {
     pub const ALL: u8 = 1;
 }
 
+/// Codes of the words of [`SIPIS`].
+pub mod sipis {
+    /// Two, as the manual asks.
+    pub const TWO: u8 = 0;
+    /// One.
+    pub const ONE: u8 = 1;
+}
+
 /// Codes of words that say no or yes: [`FENCE`], [`WAIT`].
 pub mod answer {
     /// No, off.
@@ -432,6 +440,13 @@ knobs! {
     ]);
     /// The budget of sections with interrupts off.
     IRQ_OFF_BUDGET = 21, "irq-off-budget", "visible steps (events of all vCPUs) that interrupts may be off for in one section; 0: no limit", Number { default: 0, min: 0, max: 1 << 32 };
+    /// How long the monarch of a machine check waits.
+    MONARCH_TURNS = 40, "monarch-turns", "turns after which the monarch of a machine check gives up waiting for the others; 0 never", Number { default: 0, min: 0, max: 1 << 32 };
+    /// How many start-up interrupts start a vCPU.
+    SIPIS = 41, "sipis", "start-up interrupts to each vCPU at bring-up", Words(&[
+        word(sipis::TWO, "two", "two behind an INIT, as the manual asks"),
+        word(sipis::ONE, "one", "one behind an INIT"),
+    ]);
     /// The step of the MTRR procedure that is left out.
     MTRR_SKIP = 48, "mtrr-skip", "the step of SDM 3A 12.11.8 that one vCPU leaves out (injected by the guest)", Words(&[
         word(skip::NONE, "none", "no step"),

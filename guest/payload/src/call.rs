@@ -171,6 +171,11 @@ fn call_function_single_interrupt() {
     }
 }
 
+/// Runs what others have left in this vCPU's queue, without an interrupt that says so. Interrupts are off.
+pub fn flush_own_queue() {
+    call_function_single_interrupt();
+}
+
 /// smp_call_function_single(): `target` runs the function.
 pub fn single(target: usize, function: Function, wait: bool) -> Result<(), CallError> {
     numbered(CallShape::SINGLE, function, wait, |call| {

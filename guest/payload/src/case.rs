@@ -3,6 +3,7 @@
 //! A case is a function that every vCPU calls once all are up. Those that have no part in it return at once, and serve
 //! interrupts while they idle.
 
+mod acceptance;
 mod call;
 mod crash;
 mod mtrr;
@@ -16,6 +17,7 @@ use stallbench_abi::layout::vector;
 use stallbench_rt::arena::SharedArray;
 use stallbench_rt::{boot, this};
 
+pub(crate) use acceptance::Words as AcceptanceWords;
 pub(crate) use call::hold_pool;
 
 unsafe extern "C" {

@@ -12,6 +12,7 @@ pub(crate) struct Root {
     pub(crate) rcu: rcu::Shared,
     pub(crate) mtrr: mtrr::Shared,
     pub(crate) case: case::Words,
+    pub(crate) acceptance: case::AcceptanceWords,
 }
 
 // SAFETY: made of what is shared; zero is valid.
@@ -25,6 +26,7 @@ pub(crate) fn place() {
     root.pool.place();
     root.rcu.place();
     root.case.place();
+    root.acceptance.place();
 }
 
 /// Sets the handlers of this vCPU.

@@ -3,6 +3,7 @@
 use core::sync::atomic::Ordering;
 
 use stallbench_abi::boot::MAGIC;
+use stallbench_abi::knob;
 use stallbench_abi::layout::SIPI_VECTOR;
 use stallbench_abi::port::{DOORBELL, Doorbell};
 use stallbench_abi::vcpu::Phase;
@@ -70,21 +71,34 @@ fn come_online(vcpu: usize, payload: &Payload) {
     }
 }
 
-/// INIT, SIPI, SIPI to each of the others (SDM 3A 9.4.4), without the delays that hardware of the 1990s needed, and the start
-/// line once the last of them is up.
+/// All of the others, and the start line once the last of them is up.
 fn start_others() {
-    let root = arena::root();
     let mut started = Mask::default();
     (1..boot::vcpus()).filter(|&vcpu| !fault::keeps_from_starting(vcpu)).for_each(|vcpu| started.insert(vcpu));
-    root.missing.store(started.count(), Ordering::SeqCst);
-    for vcpu in started.iter() {
+    start(started);
+    cpu::out(DOORBELL, Doorbell::START_LINE.0);
+    arena::root().started.store(1, Ordering::SeqCst);
+}
+
+/// INIT, SIPI, SIPI to each of them (SDM 3A 9.4.4), without the delays that hardware of the 1990s needed, and waits until the last
+/// of them is up.
+fn start(vcpus: Mask) {
+    let root = arena::root();
+    root.missing.store(vcpus.count(), Ordering::SeqCst);
+    for vcpu in vcpus.iter() {
         apic::send_init(vcpu);
         apic::send_startup(vcpu, SIPI_VECTOR);
-        apic::send_startup(vcpu, SIPI_VECTOR);
+        if boot::word(&knob::SIPIS) == knob::sipis::TWO {
+            apic::send_startup(vcpu, SIPI_VECTOR);
+        }
     }
-    wait_until!("bring_up", "", "vCPUs missing", BRING_UP, Condition::of(&root.missing, 0).count(started), equal);
-    cpu::out(DOORBELL, Doorbell::START_LINE.0);
-    root.started.store(1, Ordering::SeqCst);
+    wait_until!("bring_up", "", "vCPUs missing", BRING_UP, Condition::of(&root.missing, 0).count(vcpus), equal);
+}
+
+/// Starts a vCPU that is up, and has nothing to do, once more: it comes to its case again.
+pub fn start_again(vcpu: usize) {
+    arena::root().online.remove(vcpu);
+    start(Mask::one(vcpu));
 }
 
 fn wait_for_start() {

@@ -49,6 +49,12 @@ pub fn enable_interrupts_and_halt() {
     unsafe { asm!("sti", "hlt", options(nostack)) };
 }
 
+/// HLT as it is: with interrupts off only an NMI or INIT ends it.
+pub fn halt() {
+    // SAFETY: ring 0; whatever wakes the processor returns behind HLT.
+    unsafe { asm!("hlt", options(nostack, preserves_flags)) };
+}
+
 /// CLI;HLT for ever: only an NMI or INIT comes through.
 pub fn stop() -> ! {
     loop {

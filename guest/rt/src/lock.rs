@@ -18,14 +18,25 @@ unsafe impl Shared for SpinLock {}
 impl SpinLock {
     /// Takes the lock.
     pub fn lock(&self) {
-        let me = this::vcpu() as u32 + 1;
-        while self.0.compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed).is_err() {
-            self.wait();
+        while !self.try_lock() {
+            self.wait_until_free();
         }
     }
 
+    /// Takes the lock if it is free: whether it was.
+    pub fn try_lock(&self) -> bool {
+        let me = this::vcpu() as u32 + 1;
+        self.0.compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    /// The word of the lock, to be [named](crate::words::name).
+    pub fn word(&self) -> &AtomicU32 {
+        &self.0
+    }
+
+    /// Waits until somebody has given the lock back.
     #[inline(never)]
-    fn wait(&self) {
+    pub fn wait_until_free(&self) {
         wait_until!("spin_lock", "", "lock", LOCK, Condition::of(&self.0, 0).holder(), equal);
     }
 
