@@ -10,3 +10,4 @@ pub mod control;
 pub mod irq_off;
 pub mod lifetime;
 pub mod mtrr;
+pub mod order;

@@ -97,7 +97,7 @@ pub enum BreachKind {
     Lifetime,
     /// A vCPU's caches were off while another was not inside the rendezvous.
     CacheOff,
-    /// Interrupts were off for more visible steps than the scenario allows.
+    /// Interrupts were off for more visible steps than the scenario allows, or on at a step of a protocol that needs them off.
     IrqOff,
 }
 

@@ -76,6 +76,13 @@ impl MtrrState {
         self
     }
 
+    /// This state with another value in one register.
+    #[must_use]
+    pub fn with_register(self, register: Register, value: u64) -> Self {
+        let former = |wanted| self.registers().find(|(register, _)| *register == wanted).map_or(0, |(_, value)| value);
+        Self::from_registers(|wanted| if wanted == register { value } else { former(wanted) })
+    }
+
     /// Every register with its value, in the order in which they are numbered here.
     pub fn registers(&self) -> impl Iterator<Item = (Register, u64)> {
         let ranges = self.ranges.into_iter().enumerate();

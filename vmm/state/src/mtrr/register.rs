@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::RANGES;
+
 /// IA32_MTRR_DEF_TYPE.
 const DEFAULT_TYPE: u32 = 0x2ff;
 /// IA32_PAT.
@@ -27,6 +29,20 @@ pub enum Register {
 }
 
 impl Register {
+    /// The register of that MSR index.
+    pub fn of_msr(msr: u32) -> Option<Self> {
+        let fixed = || FIXED_MSRS.iter().position(|fixed| *fixed == msr).map(Self::Fixed);
+        match msr {
+            DEFAULT_TYPE => Some(Self::DefaultType),
+            PAT => Some(Self::Pat),
+            _ => match msr.checked_sub(FIRST_RANGE).map(|offset| offset as usize) {
+                Some(offset) if offset < 2 * RANGES && offset % 2 == 0 => Some(Self::Base(offset / 2)),
+                Some(offset) if offset < 2 * RANGES => Some(Self::Mask(offset / 2)),
+                _ => fixed(),
+            },
+        }
+    }
+
     /// Its MSR index.
     pub fn msr(self) -> u32 {
         match self {
