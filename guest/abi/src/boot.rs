@@ -2,6 +2,7 @@
 
 use crate::fault::{FAULTS, Fault};
 use crate::knob::{KNOB_SLOTS, Knob};
+use crate::mtrr::LayoutInput;
 use crate::pause::{HOLDS, Hold};
 
 /// First word of a boot block.
@@ -19,7 +20,7 @@ plain_struct! {
 
 plain_struct! {
     /// What the host hands the guest, at [`crate::layout::BOOT_BLOCK`].
-    pub struct BootBlock: 1504 {
+    pub struct BootBlock: 1808 {
         /// [`MAGIC`].
         pub magic: u64,
         /// [`crate::VERSION`].
@@ -48,6 +49,8 @@ plain_struct! {
         pub faults: [Fault; FAULTS],
         /// Zero.
         pub reserved_end: [u64; 3],
+        /// The layout of the cases that program one.
+        pub layout: LayoutInput,
     }
 }
 

@@ -323,6 +323,32 @@ pub mod global_pages {
     pub const OFF: u8 = 1;
 }
 
+/// Codes of the words of [`LAYOUT`]; the others number the layouts of the host.
+pub mod layout {
+    /// A layout that the host was handed.
+    pub const OWN: u8 = 0;
+}
+
+/// Codes of the words of [`INVALID`].
+pub mod invalid {
+    /// Nothing.
+    pub const NONE: u8 = 0;
+    /// A range whose base is no multiple of its size.
+    pub const MISALIGNED: u8 = 1;
+    /// A range whose size is no power of two.
+    pub const SIZE: u8 = 2;
+    /// Two ranges of types that must not overlap.
+    pub const OVERLAP: u8 = 3;
+}
+
+/// Codes of the words of [`EVENTS`].
+pub mod events {
+    /// All.
+    pub const ALL: u8 = 0;
+    /// Those of calls and of waits for their records.
+    pub const CALLS: u8 = 1;
+}
+
 use Values::{Number, Vcpu, Words};
 
 const NO_YES: Values = Words(&[word(answer::NO, "0", "no"), word(answer::YES, "1", "yes")]);
@@ -465,6 +491,34 @@ knobs! {
     GLOBAL_PAGES = 49, "global-pages", "CR4.PGE, from the start on", Words(&[
         word(global_pages::ON, "on", "on: to clear it flushes all translations"),
         word(global_pages::OFF, "off", "off: a reload of CR3 does"),
+    ]);
+    /// The layout that is programmed.
+    LAYOUT = 50, "layout", "the memory layout that is programmed (docs/layouts.md)", Words(&[
+        word(1, "surface-book-3", "Microsoft Surface Book 3, 2021"),
+        word(2, "aptio-j1900", "a board with an Intel J1900, 2024"),
+        word(3, "openssd-host", "a machine with 12 GiB and eight ranges in use"),
+        word(4, "thinkpad-r50p", "IBM ThinkPad R50p, 2004"),
+        word(5, "emachines-mvp3", "a Cyrix M II on a VIA MVP3, 2005"),
+        word(6, "asus-trl-dls", "Asus TRL-DLS, 2003"),
+        word(7, "x86-64-8g", "an x86-64 machine with 8 GiB, 2004"),
+        word(8, "athlon64-x2", "an Athlon 64 X2 with 4 GiB"),
+        word(layout::OWN, "own", "that of --layout FILE"),
+    ]);
+    /// What is programmed behind a layout that the manual forbids.
+    INVALID = 51, "invalid", "what is programmed behind the layout that the manual forbids and KVM takes (injected by the guest)", Words(&[
+        word(invalid::NONE, "none", "nothing"),
+        word(invalid::MISALIGNED, "misaligned", "range 7 gets a base that is no multiple of its size"),
+        word(invalid::SIZE, "size", "range 7 gets a size that is no power of two"),
+        word(invalid::OVERLAP, "overlap", "ranges 6 and 7 overlap, write-combining and write-protected"),
+    ]);
+    /// How many vCPUs begin.
+    INITIATORS = 52, "initiators", "how many vCPUs change MTRRs at once, vCPU 0 and those behind it", Number { default: 1, min: 1, max: 8 };
+    /// How many rendezvous each of them begins.
+    ROUNDS = 53, "rounds", "how many rendezvous each initiator begins in a row", Number { default: 100, min: 1, max: 100_000 };
+    /// Which events are recorded.
+    EVENTS = 54, "events", "which events are recorded, of a ring that holds the last 1024", Words(&[
+        word(events::ALL, "all", "all"),
+        word(events::CALLS, "calls", "calls and waits for their records: long programmes fit, and the kind of a stall is told less well"),
     ]);
 }
 

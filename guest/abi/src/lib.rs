@@ -17,7 +17,8 @@
 //! | [`shared`] | the ghost page that all vCPUs write and no guest decision reads |
 //! | [`arena`] | lifetime marks of the objects that vCPUs share |
 //! | [`image`] | what a payload's ELF file says about itself: version, cases, wait sites |
-//! | [`mtrr`] | the state that a replicating rendezvous programs |
+//! | [`mtrr`] | what cases program into MTRRs |
+//! | [`programme`] | what a programme of many rendezvous programs, by its seed |
 //! | [`pause`] | pause points, and where a scenario holds a vCPU |
 //! | [`fault`] | injected faults |
 //! | [`port`] | doorbells |
@@ -37,6 +38,7 @@ pub mod layout;
 pub mod mtrr;
 pub mod pause;
 pub mod port;
+pub mod programme;
 pub mod shared;
 pub mod text;
 pub mod vcpu;

@@ -1,5 +1,49 @@
-//! The MTRR state that a replicating rendezvous programs (`mtrr=all`, `reg == ~0`): unlike what the VMM sets at start in each
-//! class of registers, and valid.
+//! What cases program into MTRRs: the state of a replicating rendezvous, layouts, and programmes that a seed decides.
+
+/// Variable ranges of the machine.
+pub const RANGES: usize = 8;
+
+plain_struct! {
+    /// One variable range, as set_mtrr() takes it.
+    pub struct RangeInput: 24 {
+        /// Its base.
+        pub base: u64,
+        /// Its size in bytes; 0 takes the range out of use.
+        pub size: u64,
+        /// Its number.
+        pub register: u32,
+        /// Code of its memory type.
+        pub memory_type: u32,
+    }
+}
+
+plain_struct! {
+    /// What a processor has beside its variable ranges.
+    pub struct WholeInput: 104 {
+        /// IA32_MTRR_DEF_TYPE.
+        pub default_type: u64,
+        /// The eleven fixed-range registers, in the order 250, 258, 259, 268–26F.
+        pub fixed: [u64; 11],
+        /// IA32_PAT.
+        pub pat: u64,
+    }
+}
+
+plain_struct! {
+    /// A layout, as the boot block hands it to the case that programs it: first all of `whole`, replicated, then each range.
+    pub struct LayoutInput: 304 {
+        /// How many of `ranges` there are.
+        pub count: u32,
+        /// Zero.
+        pub reserved: u32,
+        /// Fixed ranges, default type and PAT.
+        pub whole: WholeInput,
+        /// The ranges, in the order in which they are programmed.
+        pub ranges: [RangeInput; RANGES],
+    }
+}
+
+// The state that `mtrr=all` replicates (`reg == ~0`): unlike what the VMM sets at start in each class of registers, and valid.
 
 /// IA32_MTRR_DEF_TYPE: E, FE, write-through.
 pub const DEFAULT_TYPE: u64 = 1 << 11 | 1 << 10 | 4;

@@ -7,6 +7,8 @@ mod acceptance;
 mod call;
 mod crash;
 mod mtrr;
+mod mtrr_layout;
+mod mtrr_rounds;
 mod nmi_watchdog;
 
 use core::sync::atomic::{AtomicU32, Ordering};

@@ -101,7 +101,9 @@ pub fn start_again(vcpu: usize) {
     start(Mask::one(vcpu));
 }
 
-fn wait_for_start() {
+/// Waits until all vCPUs are up. The initiator has done so when its case begins; the others, that begin when they are up
+/// themselves, do it where they are about to reach all.
+pub fn wait_for_start() {
     let started = Condition::of(&arena::root().started, 1).any(Mask::one(0));
     wait_until!("start_line", "", "start", BRING_UP, started, equal);
 }

@@ -106,12 +106,12 @@ pub struct Spin {
 /// Publishes the wait, spins, takes it back. Use [`wait_until!`](crate::wait_until).
 #[inline(always)]
 pub fn run(site: &'static Site, condition: Condition, until: Until, spin: impl FnOnce(Spin)) {
-    let quiet = site.kind == SiteKind::LOCK;
     let site_address = core::ptr::from_ref(site) as u64;
+    let waited = !condition.holds(until);
+    let quiet = !event::records_wait(site.kind, waited);
     if !quiet {
         event::record(EventKind::WAIT, 0, site_address, condition.record_call);
     }
-    let waited = !condition.holds(until);
     if waited {
         publish(site_address, &condition, until, false);
         spin(operands(&condition));

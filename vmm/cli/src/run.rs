@@ -42,6 +42,9 @@ pub(crate) struct Arguments {
     /// Set a knob; what is expected stays as declared
     #[arg(long, value_name = "KNOB=VALUE")]
     set: Vec<String>,
+    /// The memory layout of a machine, in place of the one that a scenario programs: docs/layouts.md, or the text of its /proc/mtrr
+    #[arg(long, value_name = "FILE")]
+    layout: Option<PathBuf>,
     /// How often each cell runs
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     repeat: u32,

@@ -17,6 +17,7 @@ use stallbench_stall::Policy;
 use stallbench_state::program::Program;
 use thiserror::Error;
 
+use crate::layout::Layout;
 use crate::outcome::RunOutcome;
 use crate::scenario::Injected;
 
@@ -42,6 +43,8 @@ pub struct RunPlan {
     pub seed: u64,
     /// Where vCPUs are held, and what goes wrong.
     pub injected: Arc<Injected>,
+    /// The layout that it programs, where its case takes one.
+    pub layout: Option<Arc<Layout>>,
     /// Wall time after which the run ends undecided.
     pub budget: Duration,
 }
@@ -119,7 +122,7 @@ pub fn execute(
     let mut machine = machine.map_err(|source| ExecuteError::Create { vcpus, source })?;
     let _shortened = slice::shorten();
     machine.start().map_err(|source| ExecuteError::Start { vcpus, source })?;
-    let expected = crate::oracle::mtrr::Expected::of(case, &plan.knobs);
+    let expected = crate::oracle::mtrr::Expected::of(case, plan);
     let interrupted = || interrupt.load(Ordering::Relaxed);
     let monitor = Monitor::new(
         &machine,
@@ -168,6 +171,7 @@ pub fn boot_block(plan: &RunPlan) -> BootBlock {
         fault_count: plan.injected.faults.len().min(FAULTS) as u32,
         holds,
         faults,
+        layout: plan.layout.as_deref().map(Layout::input).unwrap_or_default(),
         ..BootBlock::default()
     }
 }

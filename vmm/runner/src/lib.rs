@@ -2,6 +2,7 @@
 
 pub mod evidence;
 pub mod execute;
+pub mod layout;
 pub mod nearest;
 pub mod oracle;
 pub mod outcome;

@@ -46,6 +46,7 @@ pub(crate) fn run(vcpus: usize) -> Run {
         set: vec![],
         seed: 0,
         repetition: 0,
+        layout: None,
         injected: Arc::default(),
         expectation: Arc::new(Expectation::pass("made up")),
         size: Size { vcpus, initiator: 0 },

@@ -18,7 +18,7 @@ fn plan(case: &str, vcpus: usize, set: &[(&Knob, &str)]) -> RunPlan {
     for (knob, value) in set {
         knobs[knob.number as usize] = knob.parse(value, vcpus).expect("a value of the knob");
     }
-    RunPlan { case, vcpus, knobs, seed: 1, injected: Arc::default(), budget: Duration::from_secs(60) }
+    RunPlan { case, vcpus, knobs, seed: 1, injected: Arc::default(), layout: None, budget: Duration::from_secs(60) }
 }
 
 fn run(plan: &RunPlan) -> Result<RunOutcome, ExecuteError> {

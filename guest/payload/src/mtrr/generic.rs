@@ -4,6 +4,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use stallbench_abi::event::{EventKind, MtrrStep};
 use stallbench_abi::layout::MAX_PHYS_ADDR_BITS;
+use stallbench_abi::mtrr::{RangeInput, WholeInput};
 use stallbench_abi::{knob, mtrr};
 use stallbench_rt::{cpu, event, procedure};
 
@@ -43,6 +44,13 @@ pub struct Range {
     pub size: u64,
     /// Its memory type.
     pub memory_type: u64,
+}
+
+impl From<RangeInput> for Range {
+    fn from(input: RangeInput) -> Self {
+        let RangeInput { base, size, register, memory_type } = input;
+        Self { register, base, size, memory_type: u64::from(memory_type) }
+    }
 }
 
 /// generic_set_mtrr(): programs one range. `skip` leaves the write itself out.
@@ -85,19 +93,35 @@ pub(super) struct State {
 pub(crate) fn set_own_and_save() {
     procedure::enter();
     let were = skip::disable_interrupts();
-    prepare();
     let range = PHYS_BASE_0 + 2 * mtrr::RANGE as u32;
+    prepare();
     cpu::write_msr(range, mtrr::RANGE_BASE);
     cpu::write_msr(range + 1, mtrr::RANGE_MASK);
-    for (register, value) in FIXED.into_iter().zip(mtrr::FIXED) {
-        cpu::write_msr(register, value);
-    }
-    cpu::write_msr(PAT, mtrr::PAT);
-    set_default_type(mtrr::DEFAULT_TYPE);
+    write_whole(&WholeInput { default_type: mtrr::DEFAULT_TYPE, fixed: mtrr::FIXED, pat: mtrr::PAT });
     post();
     save();
     cpu::restore_interrupts(were);
     procedure::leave();
+}
+
+/// Programs all but the variable ranges of this processor alone, and saves all its registers for the others.
+pub(crate) fn set_whole_and_save(whole: &WholeInput) {
+    procedure::enter();
+    let were = skip::disable_interrupts();
+    prepare();
+    write_whole(whole);
+    post();
+    save();
+    cpu::restore_interrupts(were);
+    procedure::leave();
+}
+
+fn write_whole(whole: &WholeInput) {
+    for (register, value) in FIXED.into_iter().zip(whole.fixed) {
+        cpu::write_msr(register, value);
+    }
+    cpu::write_msr(PAT, whole.pat);
+    set_default_type(whole.default_type);
 }
 
 /// get_mtrr_state().

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use stallbench_runner::evidence::Evidence;
 use stallbench_runner::execute::RunPlan;
+use stallbench_runner::layout::Layout;
 use stallbench_runner::report::Kind;
 use stallbench_runner::scenario::{Catalogue, Request, Run, Selection};
 
 use super::Arguments;
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use crate::guest::Guest;
 
 /// The reports that are written. The one for people is always among them, unless another has standard output to itself.
@@ -36,6 +37,17 @@ pub(super) fn report_kinds(asked: &[Kind]) -> Result<Vec<Kind>, Failure> {
 
 /// The runs that are asked for.
 pub(super) fn selection(arguments: &Arguments, guest: &Guest) -> Result<Selection, Failure> {
+    let selection = all_selected(arguments, guest)?;
+    let programs = |run: &Run| run.layout.is_some();
+    if arguments.layout.is_some() && !selection.is_empty() && !selection.cells.iter().any(programs) {
+        return Err(Failure::usage("--layout: nothing that is selected programs a layout; mtrr/layout does"));
+    }
+    Ok(selection)
+}
+
+fn all_selected(arguments: &Arguments, guest: &Guest) -> Result<Selection, Failure> {
+    let layout = arguments.layout.as_deref().map(Layout::read).transpose();
+    let layout = layout.map_err(|error| Failure::new(Exit::Usage, &error).context("--layout"))?;
     let mut catalogue = Catalogue::default();
     let request = Request {
         names: catalogue.take_paths(&arguments.names)?,
@@ -43,6 +55,7 @@ pub(super) fn selection(arguments: &Arguments, guest: &Guest) -> Result<Selectio
         set: arguments.set.clone(),
         repeat: arguments.repeat,
         seed: arguments.seed,
+        layout: layout.map(Arc::new),
     };
     if !arguments.names.is_empty() && request.names.is_empty() {
         return Ok(Selection::default());
@@ -122,6 +135,9 @@ pub(super) fn evidence(arguments: &Arguments) -> Result<Option<Arc<Evidence>>, F
     if let Some(payload) = &arguments.payload {
         options.push_str(&format!(" --payload '{}'", payload.display()));
     }
+    if let Some(layout) = &arguments.layout {
+        options.push_str(&format!(" --layout '{}'", layout.display()));
+    }
     let catalogue = Catalogue::default();
     for path in arguments.names.iter().filter(|name| catalogue.is_path(name)) {
         options.push_str(&format!(" '{path}'"));
@@ -133,7 +149,8 @@ pub(super) fn evidence(arguments: &Arguments) -> Result<Option<Arc<Evidence>>, F
 /// What one run needs to know.
 pub(crate) fn run_plan(run: &Run, budget: Duration) -> RunPlan {
     let injected = Arc::clone(&run.injected);
-    RunPlan { case: run.case, vcpus: run.vcpus, knobs: run.knobs, seed: run.seed, injected, budget }
+    let layout = run.layout.clone();
+    RunPlan { case: run.case, vcpus: run.vcpus, knobs: run.knobs, seed: run.seed, injected, layout, budget }
 }
 
 #[cfg(test)]

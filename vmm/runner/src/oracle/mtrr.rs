@@ -1,13 +1,17 @@
-//! The MTRRs of all vCPUs, as KVM reports them: valid, equal, and those that the scenario programmed.
+//! The MTRRs of all vCPUs, as KVM reports them: every register valid, no overlap undefined, all vCPUs equal, and what the
+//! scenario programmed, register by register and as the types of all memory.
 //!
 //! KVM keeps what a guest writes and lets it change no memory type: this checks values, never cacheability.
 
 use stallbench_abi::knob::{self, KNOB_SLOTS, Knob};
-use stallbench_abi::mtrr as replicated;
+use stallbench_abi::mtrr::{self as replicated, RangeInput};
+use stallbench_abi::programme;
 use stallbench_state::machine::{MachineState, MpState, VcpuState};
-use stallbench_state::mtrr::MtrrState;
+use stallbench_state::mtrr::{Effective, MtrrState, Region, Register};
 use stallbench_state::program::CaseInfo;
 
+use crate::execute::RunPlan;
+use crate::layout::Layout;
 use crate::outcome::MtrrOutcome;
 
 /// Problems that a report lists.
@@ -17,32 +21,50 @@ const LISTED: usize = 8;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expected {
     state: MtrrState,
+    /// The types of all memory by the layout that was programmed, where it was one.
+    map: Option<Vec<Region>>,
     /// Whether the case programs anything: then a state that nobody can tell from the one at start shows nothing.
     programs: bool,
 }
 
 impl Expected {
-    /// What a case leaves behind, by the knobs that it takes: derived here, not told by the guest.
-    pub fn of(case: &CaseInfo, knobs: &[u64; KNOB_SLOTS]) -> Self {
+    /// What a run leaves behind, by the knobs that its case takes: derived here, not told by the guest.
+    pub fn of(case: &CaseInfo, plan: &RunPlan) -> Self {
         let start = MtrrState::at_start();
-        if !case.takes(knob::MTRR.number) {
-            return Self { state: start, programs: false };
+        let takes = |knob: &Knob| case.takes(knob.number);
+        if takes(&knob::LAYOUT)
+            && let Some(layout) = &plan.layout
+        {
+            return Self::of_layout(layout, word(&plan.knobs, &knob::INVALID));
         }
-        let state = if value(knobs, &knob::MTRR) == 0 { with_range(start, knobs) } else { with_all(start) };
-        Self { state, programs: true }
+        if takes(&knob::ROUNDS) {
+            return Self { state: after_rounds(plan), map: None, programs: true };
+        }
+        if takes(&knob::MTRR) {
+            let is_range = word(&plan.knobs, &knob::MTRR) == knob::mtrr::RANGE;
+            let state = if is_range { with_range(start, &plan.knobs) } else { with_all(start) };
+            return Self { state, map: None, programs: true };
+        }
+        Self { state: start, map: None, programs: false }
+    }
+
+    /// A layout, and what is programmed behind it. The map of a layout knows nothing of that.
+    fn of_layout(layout: &Layout, invalid: u8) -> Self {
+        let behind = programme::against_the_manual(invalid);
+        let state = behind.iter().fold(layout.state(), |state, range| programmed(state, *range));
+        Self { state, map: behind.is_empty().then(|| layout.map()), programs: true }
     }
 }
 
-/// The raw value of a knob; of words, their code.
-fn value(knobs: &[u64; KNOB_SLOTS], knob: &Knob) -> u64 {
-    let raw = knobs[knob.number as usize];
-    if matches!(knob.values, knob::Values::Words(_)) { raw & 0xff } else { raw }
+/// The code of the word that a knob is set to.
+fn word(knobs: &[u64; KNOB_SLOTS], knob: &Knob) -> u8 {
+    knobs[knob.number as usize] as u8
 }
 
 fn with_range(start: MtrrState, knobs: &[u64; KNOB_SLOTS]) -> MtrrState {
-    let of = |knob| value(knobs, knob);
-    let register = of(&knob::MTRR_REG) as usize % start.ranges.len();
-    start.with_range(register, of(&knob::MTRR_BASE), of(&knob::MTRR_SIZE), of(&knob::MTRR_TYPE) as u8)
+    let number = |knob: &Knob| knobs[knob.number as usize];
+    let register = number(&knob::MTRR_REG) as usize % start.ranges.len();
+    start.with_range(register, number(&knob::MTRR_BASE), number(&knob::MTRR_SIZE), word(knobs, &knob::MTRR_TYPE))
 }
 
 fn with_all(start: MtrrState) -> MtrrState {
@@ -50,6 +72,24 @@ fn with_all(start: MtrrState) -> MtrrState {
         MtrrState { default_type: replicated::DEFAULT_TYPE, fixed: replicated::FIXED, pat: replicated::PAT, ..start };
     state.ranges[replicated::RANGE] = (replicated::RANGE_BASE, replicated::RANGE_MASK);
     state
+}
+
+/// The end of a programme of many rounds. In which order the initiators took turns does not matter: no register has two owners.
+fn after_rounds(plan: &RunPlan) -> MtrrState {
+    let whole = programme::whole(plan.seed);
+    let start =
+        MtrrState { default_type: whole.default_type, fixed: whole.fixed, pat: whole.pat, ..MtrrState::at_start() };
+    let number = |knob: &Knob| plan.knobs[knob.number as usize] as u32;
+    // At most 255 vCPUs.
+    let initiators = number(&knob::INITIATORS).min(plan.vcpus as u32).max(1);
+    let turns = (0..initiators).flat_map(|initiator| (0..number(&knob::ROUNDS)).map(move |round| (initiator, round)));
+    turns.fold(start, |state, (initiator, round)| {
+        programmed(state, programme::range(plan.seed, initiator, initiators, round))
+    })
+}
+
+fn programmed(state: MtrrState, range: RangeInput) -> MtrrState {
+    state.with_range(range.register as usize, range.base, range.size, range.memory_type as u8)
 }
 
 /// Judges a full capture. `expected` is `None` where the run did not come to its end: then they need only agree and be valid.
@@ -61,10 +101,17 @@ pub fn judge(machine: &MachineState, expected: Option<&Expected>) -> MtrrOutcome
     }
     let reference =
         expected.map(|expected| (None, &expected.state)).or_else(|| up.first().map(|(i, state)| (Some(*i), *state)));
+    let mut maps = Maps::default();
     for (vcpu, state) in &up {
         problems.invalid(*vcpu, state);
         if let Some((of, reference)) = reference {
             problems.different(*vcpu, state, of, reference);
+        }
+        if let Some(map) = maps.of(state) {
+            problems.undefined(*vcpu, state, map);
+            if let Some(layout) = expected.and_then(|expected| expected.map.as_deref()) {
+                problems.other_types(*vcpu, map, layout);
+            }
         }
     }
     let changed = up.iter().any(|(_, state)| **state != MtrrState::at_start());
@@ -72,6 +119,21 @@ pub fn judge(machine: &MachineState, expected: Option<&Expected>) -> MtrrOutcome
         problems.add("no vCPU's MTRRs differ from those at start: it cannot be told that anything was written".into());
     }
     MtrrOutcome { consistent: Some(problems.count == 0), changed: Some(changed), problems: problems.lines }
+}
+
+/// The maps of states: vCPUs that agree have one.
+#[derive(Default)]
+struct Maps(Vec<(MtrrState, Option<Vec<Region>>)>);
+
+impl Maps {
+    /// The map of a state; `None` where a mask has holes, which is a problem of its own.
+    fn of(&mut self, state: &MtrrState) -> Option<&[Region]> {
+        let place = self.0.iter().position(|(known, _)| known == state).unwrap_or_else(|| {
+            self.0.push((*state, state.map()));
+            self.0.len() - 1
+        });
+        self.0[place].1.as_deref()
+    }
 }
 
 #[derive(Default)]
@@ -107,6 +169,27 @@ impl Problems {
         state.invalid().iter().for_each(|invalid| self.add(format!("vcpu{vcpu}: {invalid}")));
     }
 
+    fn undefined(&mut self, vcpu: usize, state: &MtrrState, map: &[Region]) {
+        for region in map.iter().filter(|region| matches!(region.effective, Effective::Overlap(_))) {
+            let ranges: Vec<_> = state.matching(region.start).map(|range| Register::Base(range).to_string()).collect();
+            self.add(format!("vcpu{vcpu}: {} overlap: {region}", ranges.join(" and ")));
+        }
+    }
+
+    /// Both cover all memory.
+    fn other_types(&mut self, vcpu: usize, map: &[Region], layout: &[Region]) {
+        for expected in layout {
+            let other = map.iter().find(|region| {
+                region.effective != expected.effective && region.start < expected.end && expected.start < region.end
+            });
+            if let Some(region) = other {
+                let (start, end) = (region.start.max(expected.start), region.end.min(expected.end));
+                let is = Region { start, end, ..*region };
+                self.add(format!("vcpu{vcpu}: {is}, {} by the layout", expected.effective));
+            }
+        }
+    }
+
     fn different(&mut self, vcpu: usize, state: &MtrrState, of: Option<usize>, reference: &MtrrState) {
         let whose = of.map_or("expected".into(), |of| format!("as in vcpu{of}"));
         for difference in state.differences(reference) {
@@ -117,99 +200,4 @@ impl Problems {
 }
 
 #[cfg(test)]
-mod test {
-    use super::*;
-
-    fn case(takes_mtrr: bool) -> CaseInfo {
-        let knobs = if takes_mtrr { 1 << knob::MTRR.number } else { 0 };
-        CaseInfo { name: "set-mtrr".into(), summary: String::new(), entry: 0, knobs }
-    }
-
-    fn defaults() -> [u64; KNOB_SLOTS] {
-        let mut knobs = [0; KNOB_SLOTS];
-        knob::ALL.iter().for_each(|knob| knobs[knob.number as usize] = knob.default_value());
-        knobs
-    }
-
-    fn machine(states: &[MtrrState]) -> MachineState {
-        let unread = stallbench_state::machine::Unread { what: "registers", reason: "not needed".into() };
-        let vcpu = |(index, mtrr): (usize, &MtrrState)| VcpuState {
-            index,
-            registers: Err(unread.clone()),
-            system: Err(unread.clone()),
-            apic: Err(unread.clone()),
-            events: Err(unread.clone()),
-            mp_state: Ok(MpState::Halted),
-            mtrr: Some(Ok(*mtrr)),
-            ran: core::time::Duration::ZERO,
-        };
-        MachineState { vcpus: states.iter().enumerate().map(vcpu).collect() }
-    }
-
-    #[test]
-    fn range_that_all_programmed_is_consistent_and_changed() {
-        let expected = Expected::of(&case(true), &defaults());
-        let outcome = judge(&machine(&[expected.state; 2]), Some(&expected));
-        assert_eq!((outcome.consistent, outcome.changed), (Some(true), Some(true)), "{outcome:?}");
-    }
-
-    #[test]
-    fn programme_that_changes_nothing_is_inconsistent() {
-        let mut knobs = defaults();
-        knobs[knob::MTRR_REG.number as usize] = 7;
-        knobs[knob::MTRR_SIZE.number as usize] = 0;
-        let expected = Expected::of(&case(true), &knobs);
-        assert_eq!(expected.state, MtrrState::at_start());
-        assert_eq!(judge(&machine(&[expected.state; 2]), Some(&expected)).consistent, Some(false));
-        let unchanged = Expected::of(&case(false), &knobs);
-        assert_eq!(judge(&machine(&[unchanged.state; 2]), Some(&unchanged)).consistent, Some(true));
-    }
-
-    #[test]
-    fn replicated_state_is_valid_and_differs_in_every_class() {
-        let mut knobs = defaults();
-        knobs[knob::MTRR.number as usize] = 1;
-        let expected = Expected::of(&case(true), &knobs);
-        let start = MtrrState::at_start();
-        assert_eq!(judge(&machine(&[expected.state]), Some(&expected)).problems, Vec::<String>::new());
-        assert!(expected.state.default_type != start.default_type && expected.state.pat != start.pat);
-        assert!(expected.state.fixed != start.fixed && expected.state.ranges != start.ranges);
-    }
-
-    #[test]
-    fn vcpu_left_out_is_named_with_its_register() {
-        let expected = Expected::of(&case(true), &defaults());
-        let outcome = judge(&machine(&[expected.state, MtrrState::at_start()]), Some(&expected));
-        assert_eq!(outcome.consistent, Some(false));
-        assert!(outcome.problems.iter().all(|line| line.starts_with("vcpu1: ")), "{outcome:?}");
-    }
-
-    #[test]
-    fn nobody_changed_what_the_case_programs_is_a_problem() {
-        let expected = Expected::of(&case(true), &defaults());
-        let outcome = judge(&machine(&[MtrrState::at_start(); 2]), Some(&expected));
-        assert_eq!((outcome.consistent, outcome.changed), (Some(false), Some(false)));
-    }
-
-    #[test]
-    fn case_that_programs_nothing_must_leave_everything() {
-        let expected = Expected::of(&case(false), &defaults());
-        assert_eq!(judge(&machine(&[MtrrState::at_start(); 2]), Some(&expected)).consistent, Some(true));
-        let changed = MtrrState { pat: 0, ..MtrrState::at_start() };
-        assert_eq!(judge(&machine(&[changed; 2]), Some(&expected)).consistent, Some(false));
-    }
-
-    #[test]
-    fn unfinished_run_needs_agreement_only() {
-        let changed = MtrrState::at_start().with_range(1, 0xd000_0000, 0x100_0000, 1);
-        assert_eq!(judge(&machine(&[changed; 2]), None).consistent, Some(true));
-        assert_eq!(judge(&machine(&[changed, MtrrState::at_start()]), None).consistent, Some(false));
-    }
-
-    #[test]
-    fn state_that_could_not_be_read_is_neither() {
-        let mut machine = machine(&[MtrrState::at_start(); 2]);
-        machine.vcpus[1].mtrr = None;
-        assert_eq!(judge(&machine, None).consistent, None);
-    }
-}
+mod test;

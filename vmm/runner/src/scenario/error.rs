@@ -268,6 +268,12 @@ pub enum Problem {
         /// Those nearest.
         nearest: String,
     },
+    /// A layout of the user's own that nobody gave.
+    #[error("layout=own is the layout of --layout FILE, and there is none")]
+    NoLayout,
+    /// A layout of the user's own, where the name says another.
+    #[error("--layout takes the place of a layout, and this one is in the name: {0}")]
+    LayoutInName(String),
     /// Not KNOB=VALUE.
     #[error("'{0}' is no setting, expected KNOB=VALUE")]
     NoSetting(String),

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use stallbench_abi::knob::{INITIATOR, KNOB_SLOTS};
+use stallbench_abi::knob::{self, INITIATOR, KNOB_SLOTS, LAYOUT};
 use stallbench_abi::layout::MAX_VCPUS;
 
 use super::catalogue::Catalogue;
@@ -18,6 +18,7 @@ use super::matrix::{Cell, raw_values};
 use super::pattern::looks_like_an_id;
 use super::stories::{ALL_PATTERNS, of_patterns};
 use super::{Scenario, Size};
+use crate::layout::Layout;
 use crate::nearest::{did_you_mean_or, did_you_mean_these};
 
 /// Characters of a name in front of the `@` beyond which it is no name, whatever there is.
@@ -36,11 +37,13 @@ pub struct Request {
     pub repeat: u32,
     /// Seed of the first repetition; each further one counts up.
     pub seed: u64,
+    /// A layout of the user's own, in place of those that scenarios name.
+    pub layout: Option<Arc<Layout>>,
 }
 
 impl Default for Request {
     fn default() -> Self {
-        Self { names: Vec::new(), vcpus: Vec::new(), set: Vec::new(), repeat: 1, seed: 0 }
+        Self { names: Vec::new(), vcpus: Vec::new(), set: Vec::new(), repeat: 1, seed: 0, layout: None }
     }
 }
 
@@ -74,6 +77,8 @@ pub struct Run {
     pub seed: u64,
     /// Which repetition, from 0 on.
     pub repetition: u32,
+    /// The layout that is programmed, where the case takes one.
+    pub layout: Option<Arc<Layout>>,
     /// Where vCPUs are held, and what goes wrong.
     pub injected: Arc<Injected>,
     /// What is expected of the cell as it is declared.
@@ -359,9 +364,10 @@ fn first_run(
     for setting in &set {
         knobs[setting.knob.number as usize] = setting.raw;
     }
+    let wrong = |problem| ScenarioError::Name { name: cell.name.clone(), problem: Box::new(problem) };
+    let layout = layout_of(case, cell, &mut knobs, request).map_err(wrong)?;
     // What is expected stays as declared, but the vCPU that begins is the one that does.
     let size = Size { vcpus: cell.vcpus, initiator: knobs[INITIATOR.number as usize] };
-    let wrong = |problem| ScenarioError::Name { name: cell.name.clone(), problem: Box::new(problem) };
     let injected = injection.resolve(size, &case.points).map_err(wrong)?;
     Ok(Run {
         scenario: scenario.into(),
@@ -373,10 +379,31 @@ fn first_run(
         set,
         seed: request.seed,
         repetition: 0,
+        layout,
         injected: Arc::new(injected),
         expectation: Arc::clone(&cell.expectation),
         size,
     })
+}
+
+/// The layout of a cell whose case takes one: the user's own, or the built-in one that a knob names.
+fn layout_of(
+    case: &Case,
+    cell: &Cell,
+    knobs: &mut [u64; KNOB_SLOTS],
+    request: &Request,
+) -> Result<Option<Arc<Layout>>, Problem> {
+    if !case.takes(&LAYOUT) {
+        return Ok(None);
+    }
+    let word = &mut knobs[LAYOUT.number as usize];
+    if request.layout.is_some() {
+        if let Some(axis) = cell.axes.iter().find(|setting| setting.knob.number == LAYOUT.number) {
+            return Err(Problem::LayoutInName(axis.text.clone()));
+        }
+        *word = knob::layout::OWN.into();
+    }
+    Layout::of(*word as u8, request.layout.as_ref()).map(Some).ok_or(Problem::NoLayout)
 }
 
 fn setting(case: &Case, text: &str, vcpus: usize) -> Result<Setting, ScenarioError> {
