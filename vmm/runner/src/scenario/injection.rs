@@ -9,8 +9,8 @@
 //!          ["no-start VCPU", "keep-out VCPU until quiet", "keep-out VCPU until never", "lose-init VCPU"]
 //! ```
 //!
-//! VCPU is a number, `initiator`, `last` or `any`; N a number or a term as `vcpus-1`; IPI is `call`, `call-single`, `reschedule`,
-//! `nmi`, `init`, `sipi` or `any`.
+//! VCPU is a number, `initiator`, `last` or `any`; who is held can also be `others`, each vCPU but the initiator, which makes a
+//! hold for each. N is a number or a term as `vcpus-1`; IPI is `call`, `call-single`, `reschedule`, `nmi`, `init`, `sipi` or `any`.
 
 use stallbench_abi::fault::{ANY_IPI, FAULTS, Fault, FaultKind};
 use stallbench_abi::layout::vector;
@@ -93,6 +93,8 @@ enum Who {
     Vcpu(usize),
     Initiator,
     Last,
+    /// Each but the initiator, for itself: a hold for each.
+    Others,
 }
 
 impl Injection {
@@ -128,10 +130,11 @@ impl Injection {
     ///
     /// The image has no such point, or the run no such vCPU.
     pub fn resolve(&self, size: Size, points: &[PointInfo]) -> Result<Injected, Problem> {
-        let hold = |spec: &HoldSpec| {
+        let hold = |spec: &HoldSpec| -> Result<Vec<_>, Problem> {
             let (release, until) = spec.until.resolve(size, points)?;
-            let at = spec.at.resolve(size, points)?;
-            Ok((spec.text.clone(), Hold { at, until, release, reserved: [0; 3] }))
+            let at = spec.at.resolve_each(size, points)?;
+            let hold = |at| (spec.text.clone(), Hold { at, until, release, reserved: [0; 3] });
+            Ok(at.into_iter().map(hold).collect())
         };
         let fault = |spec: &FaultSpec| {
             let (release, [until, _]) = spec.until.resolve(size, points)?;
@@ -148,10 +151,12 @@ impl Injection {
             };
             Ok((spec.text.clone(), fault))
         };
-        Ok(Injected {
-            holds: self.holds.iter().map(hold).collect::<Result<_, Problem>>()?,
-            faults: self.faults.iter().map(fault).collect::<Result<_, Problem>>()?,
-        })
+        let holds: Vec<_> = self.holds.iter().map(hold).collect::<Result<_, _>>()?;
+        let holds = holds.concat();
+        if holds.len() > HOLDS {
+            return Err(Problem::TooManyInjections { what: "holds", count: holds.len(), most: HOLDS });
+        }
+        Ok(Injected { holds, faults: self.faults.iter().map(fault).collect::<Result<_, Problem>>()? })
     }
 }
 
@@ -159,7 +164,7 @@ impl HoldSpec {
     fn parse(text: &str) -> Result<Self, Problem> {
         let parse = || {
             let (at, until) = text.split_once(" until ")?;
-            Some(Self { text: text.to_owned(), at: ArrivalSpec::parse(at)?, until: Until::parse(until)? })
+            Some(Self { text: text.to_owned(), at: ArrivalSpec::parse_held(at)?, until: Until::parse(until)? })
         };
         parse().ok_or_else(|| Problem::BadInjection {
             what: "hold",
@@ -271,12 +276,36 @@ impl ArrivalSpec {
     /// `VCPU at POINT` or `VCPU at POINT#N`.
     fn parse(text: &str) -> Option<Self> {
         let (who, place) = text.split_once(" at ")?;
+        Self::at(Who::parse(who.trim())?, place)
+    }
+
+    /// As that; of who is held, `others` stands for each but the initiator.
+    fn parse_held(text: &str) -> Option<Self> {
+        match text.trim_start().strip_prefix("others at ") {
+            Some(place) => Self::at(Who::Others, place),
+            None => Self::parse(text),
+        }
+    }
+
+    fn at(who: Who, place: &str) -> Option<Self> {
         let (point, nth) = match place.trim().split_once('#') {
             Some((point, nth)) => (point, Amount::parse_term(nth)?),
             None => (place.trim(), Amount::number(1)),
         };
         let is_name = !point.is_empty() && !point.contains(char::is_whitespace);
-        is_name.then_some(Self { who: Who::parse(who.trim())?, point: point.to_owned(), nth })
+        is_name.then_some(Self { who, point: point.to_owned(), nth })
+    }
+
+    /// The arrival, or one for each of the vCPUs that it stands for.
+    fn resolve_each(&self, size: Size, points: &[PointInfo]) -> Result<Vec<Arrival>, Problem> {
+        let whom = |who| Self { who, ..self.clone() }.resolve(size, points);
+        match self.who {
+            Who::Others => (0..size.vcpus)
+                .filter(|vcpu| *vcpu != size.initiator as usize)
+                .map(|vcpu| whom(Who::Vcpu(vcpu)))
+                .collect(),
+            who => Ok(vec![whom(who)?]),
+        }
     }
 
     fn resolve(&self, size: Size, points: &[PointInfo]) -> Result<Arrival, Problem> {
@@ -304,7 +333,7 @@ impl Who {
 
     fn resolve(self, size: Size) -> Result<u32, Problem> {
         let vcpu = match self {
-            Self::Any => return Ok(ANY_VCPU),
+            Self::Any | Self::Others => return Ok(ANY_VCPU),
             Self::Initiator => size.initiator as usize,
             Self::Last => size.vcpus - 1,
             Self::Vcpu(vcpu) => vcpu,
@@ -349,6 +378,16 @@ mod test {
         assert_eq!(hold.until[1], Arrival { point: 0x10_0030, vcpu: 3, nth: 1 });
         assert_eq!(hold.release, Release::ARRIVAL);
         assert_eq!(resolved(&["0 at lock/taken until quiet"], &[]).unwrap().holds[0].1.release, Release::QUIET);
+    }
+
+    #[test]
+    fn others_are_held_each_for_itself() {
+        let injected = resolved(&["others at lock/taken until initiator at lock/taken"], &[]).unwrap();
+        let held: Vec<_> = injected.holds.iter().map(|(_, hold)| hold.at.vcpu).collect();
+        assert_eq!(held, [0, 1, 3], "vCPU 2 is the initiator");
+        assert!(resolved(&["0 at lock/taken until others at lock/taken"], &[]).unwrap_err().contains("is no hold"));
+        let text = "others at lock/taken until quiet";
+        assert!(resolved(&[text, text, text], &[]).unwrap_err().contains("9 holds"));
     }
 
     #[test]
