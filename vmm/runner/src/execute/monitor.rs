@@ -283,7 +283,7 @@ impl<'m> Monitor<'m> {
         if self.quiet.step(&paused, self.machine, &captured, &first) {
             return None;
         }
-        if first.closure.stuck.is_empty() {
+        if first.closure.stuck.is_empty() || self.quiet.is_due(self.machine) {
             return None;
         }
         // Before it goes on: an entry that is counted from here on comes after the first look.

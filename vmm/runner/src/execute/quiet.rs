@@ -44,6 +44,13 @@ impl<'p> Quiet<'p> {
             && self.injected.faults.iter().all(|(_, fault)| !fault.kind.is_of_host())
     }
 
+    /// Whether somebody is held that the host has still to let go: what is stuck before that is not where it all ends.
+    pub(super) fn is_due(&self, machine: &Machine) -> bool {
+        let page = page(machine);
+        let holds = || self.injected.holds.iter().zip(&page.holds);
+        holds().any(|((_, hold), state)| hold.release == Release::QUIET && state.held != 0 && state.released == 0)
+    }
+
     /// Takes the next step if nothing can move: whether it did.
     pub(super) fn step(
         &mut self,
