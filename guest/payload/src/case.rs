@@ -10,6 +10,7 @@ mod mtrr;
 mod mtrr_layout;
 mod mtrr_rounds;
 mod nmi_watchdog;
+pub(crate) mod rendezvous;
 
 use core::sync::atomic::{AtomicU32, Ordering};
 

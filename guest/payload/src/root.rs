@@ -13,6 +13,7 @@ pub(crate) struct Root {
     pub(crate) mtrr: mtrr::Shared,
     pub(crate) case: case::Words,
     pub(crate) acceptance: case::AcceptanceWords,
+    pub(crate) rendezvous: case::rendezvous::Words,
 }
 
 // SAFETY: made of what is shared; zero is valid.
@@ -27,6 +28,7 @@ pub(crate) fn place() {
     root.rcu.place();
     root.case.place();
     root.acceptance.place();
+    root.rendezvous.place();
 }
 
 /// Sets the handlers of this vCPU.
