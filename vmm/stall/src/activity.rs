@@ -20,6 +20,8 @@ pub enum Activity<'a> {
     Halted,
     /// It is about to take an interrupt.
     Interrupting(Deliverable),
+    /// It would take an interrupt, and the host does not let it into the guest, as the scenario declares.
+    KeptOut(Deliverable),
     /// Its local APIC timer is armed, or may be: nothing is concluded about what a timer can move.
     Timer,
     /// It was never started, or waits for a SIPI.
@@ -69,6 +71,14 @@ impl<'a> Activity<'a> {
         }
     }
 
+    /// What it comes to on a vCPU that the host keeps out of the guest.
+    pub(crate) fn kept_out(self, kept_out: bool) -> Self {
+        match self {
+            Self::Interrupting(deliverable) if kept_out => Self::KeptOut(deliverable),
+            other => other,
+        }
+    }
+
     /// The wait, if it waits.
     pub fn wait(&self) -> Option<&Wait<'a>> {
         match self {
@@ -81,7 +91,7 @@ impl<'a> Activity<'a> {
     pub(crate) fn node(&self, state: &VcpuState) -> Node {
         let moves = match self {
             Self::Interrupting(_) | Self::Timer | Self::Running { .. } | Self::Unread(_) => true,
-            Self::Waiting(_) | Self::Idle | Self::Halted | Self::Absent(_) => false,
+            Self::Waiting(_) | Self::Idle | Self::Halted | Self::Absent(_) | Self::KeptOut(_) => false,
         };
         let is_absent = matches!(self, Self::Absent(_));
         Node { moves, interruptible: is_absent || is_interruptible(state), wait: self.wait().map(|wait| wait.need) }

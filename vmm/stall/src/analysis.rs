@@ -3,10 +3,16 @@
 //! It decides nothing yet: [`conclude`](crate::conclude::conclude) wants two of them.
 
 use core::fmt;
+use core::mem::offset_of;
 
+use stallbench_abi::boot::BootBlock;
+use stallbench_abi::image::SiteKind;
+use stallbench_abi::layout::{BOOT_BLOCK, PAUSE};
+use stallbench_abi::pause::{HoldState, PausePage, Point};
+use stallbench_abi::text;
 use stallbench_abi::vcpu::{Phase, VcpuPage};
 use stallbench_state::machine::{MachineState, VcpuState};
-use stallbench_state::memory::Memory;
+use stallbench_state::memory::{Memory, read_plain};
 use stallbench_state::published::Published;
 
 use crate::activity::{Activity, HeldBack};
@@ -15,6 +21,7 @@ use crate::code::{Code, place};
 use crate::graph::{Closure, Node};
 use crate::lifetime::Object;
 use crate::report::Contradiction;
+use crate::set::VcpuSet;
 
 /// A machine that stands still: what was captured of it, and its memory.
 #[derive(Clone, Copy)]
@@ -27,6 +34,17 @@ pub struct View<'a> {
     pub memory: &'a dyn Memory,
     /// What the vCPUs publish, read from that memory while it stood still.
     pub published: &'a Published,
+    /// What the host does to vCPUs.
+    pub declared: Declared,
+}
+
+/// What the host does to vCPUs because the scenario says so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Declared {
+    /// They are not let into the guest: whatever is on its way to them stays there.
+    pub kept_out: VcpuSet,
+    /// An INIT was taken away from them.
+    pub init_lost: VcpuSet,
 }
 
 impl fmt::Debug for View<'_> {
@@ -65,7 +83,11 @@ impl<'a> Analysis<'a> {
     pub fn of(view: View<'a>) -> Self {
         let vcpus: Vec<_> = (0..view.machine.vcpus.len()).map(|vcpu| vcpu_analysis(view, vcpu)).collect();
         let states = &view.machine.vcpus;
-        let nodes: Vec<Node> = vcpus.iter().zip(states).map(|(vcpu, state)| vcpu.activity.node(state)).collect();
+        let node = |(vcpu, state): (&VcpuAnalysis<'_>, &VcpuState)| {
+            // Nothing moves it and nothing reaches it.
+            if view.declared.kept_out.contains(state.index) { Node::default() } else { vcpu.activity.node(state) }
+        };
+        let nodes: Vec<Node> = vcpus.iter().zip(states).map(node).collect();
         Self { view, vcpus, closure: Closure::of(&nodes) }
     }
 
@@ -82,6 +104,11 @@ impl<'a> Analysis<'a> {
     /// The object that a vCPU waits on, where its life is over.
     pub(crate) fn gone(&self, vcpu: usize) -> Option<Object> {
         Object::gone_of_wait(self.view.memory, &self.wait(vcpu)?.claim)
+    }
+
+    /// Whether a vCPU is held at a pause point.
+    pub(crate) fn is_held(&self, vcpu: usize) -> bool {
+        self.wait(vcpu).is_some_and(|wait| wait.site.kind == SiteKind::HOLD)
     }
 
     /// What a vCPU holds back, if anything.
@@ -105,13 +132,27 @@ impl<'a> Analysis<'a> {
     /// What a vCPU does, a fragment.
     pub fn doing(&self, vcpu: usize) -> String {
         let held = self.held_back(vcpu).map(|held| format!(", {held}")).unwrap_or_default();
-        format!("{}{held}", describe(&self.vcpus[vcpu].activity, self.view.code))
+        let doing = match self.held_at(vcpu) {
+            Some(point) => format!("is held at {point}"),
+            None => describe(&self.vcpus[vcpu].activity, self.view.code),
+        };
+        format!("{doing}{held}")
     }
 
-    /// Where a vCPU is in its protocol: the site of its wait, or the function that it runs.
+    /// The pause point at which a vCPU is held, by the hold whose word it waits for.
+    fn held_at(&self, vcpu: usize) -> Option<String> {
+        let wait = self.wait(vcpu).filter(|wait| wait.site.kind == SiteKind::HOLD)?;
+        let offset = wait.claim.address.checked_sub(PAUSE + offset_of!(PausePage, holds) as u64)?;
+        let block: BootBlock = read_plain(self.view.memory, BOOT_BLOCK)?;
+        let hold = block.holds.get(usize::try_from(offset).ok()? / size_of::<HoldState>())?;
+        let point: Point = read_plain(self.view.memory, hold.at.point)?;
+        Some(text::of(&point.name).to_owned()).filter(|name| !name.is_empty())
+    }
+
+    /// Where a vCPU is in its protocol: the pause point at which it is held, the site of its wait, or the function that it runs.
     pub fn site(&self, vcpu: usize) -> String {
         match &self.vcpus[vcpu].activity {
-            Activity::Waiting(wait) => site_name(wait),
+            Activity::Waiting(wait) => self.held_at(vcpu).unwrap_or_else(|| site_name(wait)),
             Activity::Running { rip } => function(self.view.code, *rip),
             _ => self.doing(vcpu),
         }
@@ -137,7 +178,7 @@ fn vcpu_analysis<'a>(view: View<'a>, vcpu: usize) -> VcpuAnalysis<'a> {
     let page = view.published.vcpus.get(vcpu).unwrap_or(&unpublished);
     let claims = Claims { code: view.code, memory: view.memory, vcpus: view.machine.vcpus.len() };
     let claims = state.registers.as_ref().ok().map(|registers| claims.of(vcpu, page, registers));
-    let activity = Activity::of(state, claims.as_ref());
+    let activity = Activity::of(state, claims.as_ref()).kept_out(view.declared.kept_out.contains(vcpu));
     let (depth, outer, contradictions) = claims.map(sort).unwrap_or_default();
     VcpuAnalysis { activity, depth, outer, contradictions, phase: page.phase }
 }
@@ -163,7 +204,8 @@ fn describe(activity: &Activity<'_>, code: &dyn Code) -> String {
         Activity::Waiting(wait) => format!("waits in {} for {}", site_name(wait), wait.site.word),
         Activity::Idle => "idle".into(),
         Activity::Halted => "halted with interrupts off".into(),
-        Activity::Interrupting(deliverable) => format!("about to take {deliverable:?}"),
+        Activity::Interrupting(deliverable) => format!("about to take {deliverable}"),
+        Activity::KeptOut(deliverable) => format!("halted with {deliverable} deliverable, not woken (host-injected)"),
         Activity::Timer => "its APIC timer is not masked".into(),
         Activity::Absent(mp_state) => format!("not started ({mp_state:?})"),
         Activity::Running { rip } => format!("runs at {}", place(code, *rip)),

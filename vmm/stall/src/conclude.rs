@@ -143,7 +143,11 @@ fn one_does(analysis: &Analysis<'_>, wait: &Wait<'_>, vcpu: usize, history: &His
     }
     match &analysis.vcpus[vcpu].activity {
         Activity::Idle if history.unhandled(vcpu).is_some() => "idle, its record queued, no interrupt pending".into(),
-        Activity::Idle => "idle, nothing on its way to it".into(),
+        Activity::Idle => match history.dropped(vcpu) {
+            Some(dropped) => format!("idle, its {dropped} was dropped (guest-injected)"),
+            None => "idle, nothing on its way to it".into(),
+        },
+        Activity::Waiting(_) if analysis.is_held(vcpu) => analysis.doing(vcpu),
         Activity::Waiting(_) => analysis.held_back(vcpu).map(|held| held.to_string()).unwrap_or_default(),
         _ => analysis.doing(vcpu),
     }

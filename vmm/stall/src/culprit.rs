@@ -5,7 +5,7 @@ use stallbench_abi::image::SiteKind;
 use crate::activity::Activity;
 use crate::analysis::{Analysis, site_name};
 use crate::claim::Wait;
-use crate::history::{Callback, History};
+use crate::history::{Callback, History, Interrupt};
 use crate::report::{Culprit, StallKind};
 use crate::root::Root;
 use crate::set::VcpuSet;
@@ -20,10 +20,12 @@ pub(crate) fn culprit(
     match root.kind {
         StallKind::Lifetime => ender(analysis, root.at, history),
         StallKind::NotAccepting => not_accepting(analysis, edges, root.at),
-        StallKind::LostInterrupt => {
-            sender(analysis, root.at, history).or_else(|| asynchronous(analysis, root, history))
-        }
-        StallKind::AbsentMember => asynchronous(analysis, root, history).or_else(|| absent(analysis, edges, root.at)),
+        StallKind::LostInterrupt => not_woken(analysis, edges, root.at)
+            .or_else(|| sender(analysis, root.at, history))
+            .or_else(|| dropper(root.at, analysis, history))
+            .or_else(|| asynchronous(analysis, root, history)),
+        StallKind::AbsentMember => asynchronous(analysis, root, history)
+            .or_else(|| absent(analysis, edges, root.at, history).filter(|culprit| !analysis.is_held(culprit.vcpu))),
         _ => asynchronous(analysis, root, history),
     }
 }
@@ -69,13 +71,39 @@ fn not_accepting(analysis: &Analysis<'_>, edges: &[VcpuSet], at: VcpuSet) -> Opt
     Some(Culprit { vcpu, site: place_of(analysis, vcpu), reason })
 }
 
+/// An interrupt that it would take is there, and the host does not wake it.
+fn not_woken(analysis: &Analysis<'_>, edges: &[VcpuSet], at: VcpuSet) -> Option<Culprit> {
+    let vcpu = at.single()?;
+    let Activity::KeptOut(deliverable) = &analysis.vcpus[vcpu].activity else { return None };
+    let waited_for = waited_for(analysis, edges, vcpu);
+    let reason =
+        format!("{deliverable} is there, and it is not woken (host-injected: kept out of the guest), {waited_for}");
+    Some(Culprit { vcpu, site: "halted".into(), reason })
+}
+
 /// It left a record for a vCPU and sent it no interrupt.
 fn sender(analysis: &Analysis<'_>, at: VcpuSet, history: &History<'_>) -> Option<Culprit> {
     let unhandled: Vec<_> = at.iter().filter_map(|target| history.unhandled(target)).collect();
-    let senders: VcpuSet = unhandled.iter().filter(|lost| !lost.interrupt_sent).map(|lost| lost.sender).collect();
+    let missing: Vec<_> = unhandled.iter().filter(|lost| lost.interrupt != Interrupt::Sent).collect();
+    let senders: VcpuSet = missing.iter().map(|lost| lost.sender).collect();
     let vcpu = senders.single()?;
-    let injected = if unhandled.iter().any(|lost| lost.injected) { " (injected by the guest)" } else { "" };
-    let reason = format!("it left call #{} for {at} and sent no interrupt{injected}", unhandled.first()?.call);
+    let missing_as = |interrupt| missing.iter().any(|lost| lost.interrupt == interrupt);
+    let what = if missing_as(Interrupt::Dropped) {
+        "its interrupt was dropped (guest-injected)"
+    } else if missing_as(Interrupt::LeftOut) {
+        "sent no interrupt (injected by the guest)"
+    } else {
+        "sent no interrupt"
+    };
+    let reason = format!("it left call #{} for {at} and {what}", unhandled.first()?.call);
+    Some(Culprit { vcpu, site: place_of(analysis, vcpu), reason })
+}
+
+/// The scenario has it send no interrupt to a vCPU that it left no record for.
+fn dropper(at: VcpuSet, analysis: &Analysis<'_>, history: &History<'_>) -> Option<Culprit> {
+    let dropped: Vec<_> = at.iter().filter_map(|target| history.dropped(target)).collect();
+    let vcpu = dropped.iter().map(|dropped| dropped.sender).collect::<VcpuSet>().single()?;
+    let reason = format!("its {} to {at} was dropped (guest-injected)", dropped.first()?);
     Some(Culprit { vcpu, site: place_of(analysis, vcpu), reason })
 }
 
@@ -93,15 +121,25 @@ fn ender(analysis: &Analysis<'_>, at: VcpuSet, history: &History<'_>) -> Option<
 }
 
 /// A member that never comes.
-fn absent(analysis: &Analysis<'_>, edges: &[VcpuSet], at: VcpuSet) -> Option<Culprit> {
+fn absent(analysis: &Analysis<'_>, edges: &[VcpuSet], at: VcpuSet, history: &History<'_>) -> Option<Culprit> {
     let vcpu = at.single()?;
-    let why = match &analysis.vcpus[vcpu].activity {
-        Activity::Absent(_) => "never came up",
-        Activity::Halted => "halts with interrupts off",
-        _ => "has nothing to do and nothing on its way",
-    };
-    let reason = format!("{why}, {}", waited_for(analysis, edges, vcpu));
+    let reason = format!("{}, {}", why_absent(analysis, vcpu, history), waited_for(analysis, edges, vcpu));
     Some(Culprit { vcpu, site: place_of(analysis, vcpu), reason })
+}
+
+fn why_absent(analysis: &Analysis<'_>, vcpu: usize, history: &History<'_>) -> String {
+    let declared = &analysis.view.declared;
+    match &analysis.vcpus[vcpu].activity {
+        _ if declared.init_lost.contains(vcpu) => "its INIT was lost (host-injected)".into(),
+        Activity::Absent(_) if history.never_started(vcpu) => "was never started (guest-injected)".into(),
+        Activity::Absent(_) => match history.dropped(vcpu) {
+            Some(dropped) => format!("never came up, its {dropped} was dropped (guest-injected)"),
+            None => "never came up".into(),
+        },
+        Activity::Halted => "halts with interrupts off".into(),
+        _ if declared.kept_out.contains(vcpu) => "is kept out of the guest (host-injected)".into(),
+        _ => "has nothing to do and nothing on its way".into(),
+    }
 }
 
 fn waited_for(analysis: &Analysis<'_>, edges: &[VcpuSet], vcpu: usize) -> String {

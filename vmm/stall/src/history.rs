@@ -5,10 +5,13 @@
 
 use core::cell::OnceCell;
 
+use stallbench_abi::boot::BootBlock;
 use stallbench_abi::event::{AllocSite, Event, EventKind, INJECTED_FAILURE, LIST_OF_ALL, TO_ALL, TO_ALL_BUT_SELF};
+use stallbench_abi::fault::{Fault, FaultKind, FaultState};
 use stallbench_abi::knob::flip;
-use stallbench_abi::layout::vector;
-use stallbench_state::memory::Memory;
+use stallbench_abi::layout::{BOOT_BLOCK, PAUSE, vector};
+use stallbench_abi::pause::PausePage;
+use stallbench_state::memory::{Memory, read_plain};
 use stallbench_state::published::{Ring, events};
 
 use crate::analysis::Analysis;
@@ -21,7 +24,10 @@ pub(crate) struct History<'a> {
     rings: Vec<OnceCell<Ring>>,
     /// For each vCPU, those that its waits await, in whichever context.
     awaited: Vec<VcpuSet>,
+    faults: OnceCell<Faults>,
 }
+
+type Faults = (Vec<Fault>, Vec<FaultState>);
 
 /// How far a callback has come on a vCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,17 +44,62 @@ pub(crate) enum Callback {
 pub(crate) struct Unhandled {
     pub(crate) sender: usize,
     pub(crate) call: u64,
-    /// Whether the sender has sent its target an interrupt since.
-    pub(crate) interrupt_sent: bool,
-    /// Whether the guest says that it left the interrupt out on purpose.
-    pub(crate) injected: bool,
+    /// What became of its interrupt.
+    pub(crate) interrupt: Interrupt,
+}
+
+/// What became of the interrupt for a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Interrupt {
+    /// The sender has sent its target one since.
+    Sent,
+    /// It has not.
+    Missing,
+    /// It has not, and the guest says that it left it out on purpose.
+    LeftOut,
+    /// A fault of the scenario keeps it back.
+    Dropped,
+}
+
+/// An interrupt that a fault of the scenario keeps back, and that no later one has made up for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Dropped {
+    pub(crate) sender: usize,
+    /// The low half of the interrupt command register.
+    command: u32,
+    clock: u64,
+}
+
+impl Dropped {
+    /// Its vector, as an [`EventKind::IPI`] has it.
+    fn vector(&self) -> u32 {
+        if self.mode() == 4 { u32::from(vector::NMI) } else { self.command & 0xff }
+    }
+
+    /// Its delivery mode (SDM 3A 11.6.1).
+    fn mode(&self) -> u32 {
+        self.command >> 8 & 7
+    }
+}
+
+/// As `NMI`, `INIT`, `interrupt 0xfc`.
+impl core::fmt::Display for Dropped {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self.mode() {
+            4 => f.write_str("NMI"),
+            5 => f.write_str("INIT"),
+            6 => f.write_str("SIPI"),
+            _ => write!(f, "interrupt {:#x}", self.command & 0xff),
+        }
+    }
 }
 
 impl<'a> History<'a> {
     pub(crate) fn new(analysis: &Analysis<'a>) -> Self {
         let vcpus = analysis.vcpus.len();
         let awaited = (0..vcpus).map(|vcpu| awaited(analysis, vcpu)).collect();
-        Self { memory: analysis.view.memory, rings: (0..vcpus).map(|_| OnceCell::new()).collect(), awaited }
+        let rings = (0..vcpus).map(|_| OnceCell::new()).collect();
+        Self { memory: analysis.view.memory, rings, awaited, faults: OnceCell::new() }
     }
 
     fn ring(&self, vcpu: usize) -> &Ring {
@@ -74,10 +125,70 @@ impl<'a> History<'a> {
         let queued = (0..self.rings.len()).flat_map(|sender| self.queued(sender, target));
         let unhandled = queued.filter(|(_, event)| self.callback(target, event.b) == Callback::NotBegun);
         let (sender, event) = unhandled.min_by_key(|(_, event)| event.clock)?;
-        let later = || self.ring(sender).events.iter().filter(|e| e.clock > event.clock);
-        let interrupt_sent = later().any(|e| is_call_interrupt(e) && reaches(e, sender, target));
-        let injected = self.ring(sender).events.iter().any(is_left_out_interrupt);
-        Some(Unhandled { sender, call: event.b, interrupt_sent, injected })
+        Some(Unhandled { sender, call: event.b, interrupt: self.interrupt(sender, target, event.clock) })
+    }
+
+    /// What became of the interrupt for a record that was queued then. One that is dropped is recorded as sent too.
+    fn interrupt(&self, sender: usize, target: usize, queued: u64) -> Interrupt {
+        let later = || self.ring(sender).events.iter().filter(|e| e.clock > queued);
+        let sent = later().filter(|e| is_call_interrupt(e) && reaches(e, sender, target)).count();
+        let dropped = later().filter(|e| self.keeps_back(e, target) && is_call_vector(e.a as u32 & 0xff)).count();
+        let left_out = self.ring(sender).events.iter().any(is_left_out_interrupt);
+        match (sent > dropped, dropped > 0, left_out) {
+            (true, _, _) => Interrupt::Sent,
+            (false, true, _) => Interrupt::Dropped,
+            (false, false, true) => Interrupt::LeftOut,
+            (false, false, false) => Interrupt::Missing,
+        }
+    }
+
+    /// The last interrupt to a target that a fault keeps back, where none of its kind has reached it since.
+    pub(crate) fn dropped(&self, target: usize) -> Option<Dropped> {
+        let senders = 0..self.rings.len();
+        let of_sender = |sender: usize| {
+            let events = self.ring(sender).events.iter().filter(|e| self.keeps_back(e, target));
+            events.map(move |e| Dropped { sender, command: e.a as u32, clock: e.clock })
+        };
+        let dropped = senders.flat_map(of_sender).max_by_key(|dropped| dropped.clock)?;
+        (!self.made_up_for(&dropped, target)).then_some(dropped)
+    }
+
+    /// Whether its target was sent the same later. The first that is recorded behind it by its sender is the dropped one itself.
+    fn made_up_for(&self, dropped: &Dropped, target: usize) -> bool {
+        let is_same = |e: &&Event| e.kind == EventKind::IPI && e.arg == dropped.vector() && e.clock > dropped.clock;
+        (0..self.rings.len()).any(|sender| {
+            let sent = self.ring(sender).events.iter().filter(is_same).filter(|e| reaches(e, sender, target)).count();
+            sent > usize::from(sender == dropped.sender)
+        })
+    }
+
+    /// Whether an event says that a fault of the scenario keeps an interrupt to a target back.
+    fn keeps_back(&self, event: &Event, target: usize) -> bool {
+        if event.kind != EventKind::FAULT || event.b != target as u64 {
+            return false;
+        }
+        let number = event.arg as usize;
+        match self.faults().0.get(number).map(|fault| fault.kind) {
+            Some(FaultKind::DROP_IPI) => true,
+            Some(FaultKind::DELAY_IPI) => self.faults().1.get(number).is_some_and(|state| state.deferred != 0),
+            _ => false,
+        }
+    }
+
+    /// Whether the scenario has the guest never start a vCPU.
+    pub(crate) fn never_started(&self, vcpu: usize) -> bool {
+        let declared = |fault: &Fault| fault.kind == FaultKind::NO_START && fault.to as usize == vcpu;
+        self.faults().0.iter().any(declared)
+    }
+
+    /// The faults of the scenario, which the host has written, and how far they have come.
+    fn faults(&self) -> &Faults {
+        self.faults.get_or_init(|| {
+            let block: BootBlock = read_plain(self.memory, BOOT_BLOCK).unwrap_or_default();
+            let page: PausePage = read_plain(self.memory, PAUSE).unwrap_or_default();
+            let count = block.fault_count as usize;
+            (block.faults.into_iter().take(count).collect(), page.faults.into_iter().take(count).collect())
+        })
     }
 
     fn queued(&self, sender: usize, target: usize) -> impl Iterator<Item = (usize, &Event)> {
@@ -133,8 +244,11 @@ fn awaited(analysis: &Analysis<'_>, vcpu: usize) -> VcpuSet {
 
 /// Whether an event sends an interrupt that has its target look for calls.
 fn is_call_interrupt(event: &Event) -> bool {
-    let vectors = [vector::CALL_FUNCTION, vector::CALL_FUNCTION_SINGLE].map(u32::from);
-    event.kind == EventKind::IPI && vectors.contains(&event.arg)
+    event.kind == EventKind::IPI && is_call_vector(event.arg)
+}
+
+fn is_call_vector(number: u32) -> bool {
+    [vector::CALL_FUNCTION, vector::CALL_FUNCTION_SINGLE].map(u32::from).contains(&number)
 }
 
 fn reaches(ipi: &Event, sender: usize, target: usize) -> bool {

@@ -31,6 +31,6 @@ pub mod watch;
 #[cfg(test)]
 mod test;
 
-pub use analysis::{Analysis, View};
+pub use analysis::{Analysis, Declared, View};
 pub use conclude::{Ran, conclude};
 pub use watch::{Advice, Policy, Watch};

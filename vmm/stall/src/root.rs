@@ -1,5 +1,6 @@
 //! What a closed set of waits hangs on: its kind.
 
+use stallbench_abi::image::SiteKind;
 use stallbench_abi::vcpu::Need as NeedKind;
 
 use crate::activity::{Activity, HeldBack};
@@ -21,6 +22,8 @@ pub(crate) struct Root {
 /// For each vCPU whose wait can never end, the awaited ones that are to blame for it.
 pub(crate) fn edges(analysis: &Analysis<'_>) -> Vec<VcpuSet> {
     let blamed = |vcpu| match analysis.wait(vcpu) {
+        // To be held is no part of a protocol: whoever waits for it waits for the hold, and forms no cycle with it.
+        Some(wait) if wait.site.kind == SiteKind::HOLD => VcpuSet::EMPTY,
         Some(wait) if analysis.closure.stuck.contains(vcpu) => blamed(analysis, wait),
         _ => VcpuSet::EMPTY,
     };
@@ -32,7 +35,12 @@ fn blamed(analysis: &Analysis<'_>, wait: &Wait<'_>) -> VcpuSet {
     if wait.claim.need != NeedKind::COUNT {
         return motionless;
     }
-    // A count does not say who has been counted. Where those that wait for nothing make up all that is missing, the others
+    // A count does not say who has been counted. One that is held is not through with its part.
+    let held: VcpuSet = motionless.iter().filter(|&vcpu| analysis.is_held(vcpu)).collect();
+    if !held.is_empty() {
+        return held;
+    }
+    // Where those that wait for nothing make up all that is missing, the others
     // have been: they wait for what comes behind it.
     let (waiting, not_waiting): (Vec<_>, Vec<_>) = motionless.iter().partition(|&vcpu| analysis.wait(vcpu).is_some());
     if not_waiting.len() >= wait.need.enough || waiting.is_empty() {
@@ -47,6 +55,7 @@ pub(crate) fn root(analysis: &Analysis<'_>, edges: &[VcpuSet], history: &History
         .or_else(|| not_accepting(analysis, edges))
         .or_else(|| cycle(edges))
         .or_else(|| motionless(analysis, edges, history))
+        .or_else(|| held(analysis))
         // Only a lock that is held under a number of no vCPU is left: nobody ever gives it back.
         .unwrap_or(Root { kind: StallKind::Deadlock, at: analysis.closure.stuck })
 }
@@ -67,7 +76,7 @@ fn not_accepting(analysis: &Analysis<'_>, edges: &[VcpuSet]) -> Option<Root> {
 
 /// Whether a vCPU holds an interrupt back. IF=0 in a handler is no refusal: it waits there as its protocol says.
 fn holds_back(analysis: &Analysis<'_>, vcpu: usize) -> bool {
-    match analysis.held_back(vcpu) {
+    match analysis.held_back(vcpu).filter(|_| !analysis.is_held(vcpu)) {
         Some(HeldBack::ByFlag(_)) => analysis.vcpus[vcpu].depth == 0,
         Some(HeldBack::ByPriority(_) | HeldBack::ByApic(_) | HeldBack::Nmi) => true,
         None => false,
@@ -81,22 +90,35 @@ fn cycle(edges: &[VcpuSet]) -> Option<Root> {
     (!at.is_empty()).then_some(Root { kind: StallKind::Deadlock, at })
 }
 
-/// The awaited vCPUs that wait for nothing and never act.
+/// vCPUs that are held for ever, and for whom nobody waits.
+fn held(analysis: &Analysis<'_>) -> Option<Root> {
+    let at: VcpuSet = analysis.closure.stuck.iter().filter(|&vcpu| analysis.is_held(vcpu)).collect();
+    (!at.is_empty()).then_some(Root { kind: StallKind::AbsentMember, at })
+}
+
+/// The awaited vCPUs that are held, or that wait for nothing, and never act.
 fn motionless(analysis: &Analysis<'_>, edges: &[VcpuSet], history: &History<'_>) -> Option<Root> {
     let awaited = edges.iter().fold(VcpuSet::EMPTY, |all, awaited| all.or(*awaited));
     let those = |is: &dyn Fn(usize) -> bool| awaited.iter().filter(|&vcpu| is(vcpu)).collect::<VcpuSet>();
     let activity = |vcpu: usize| &analysis.vcpus[vcpu].activity;
 
-    let absent = those(&|vcpu| matches!(activity(vcpu), Activity::Absent(_)));
+    let held = those(&|vcpu| analysis.is_held(vcpu));
+    let without_init = analysis.view.declared.init_lost;
+    let absent = those(&|vcpu| matches!(activity(vcpu), Activity::Absent(_)) || without_init.contains(vcpu));
+    let not_woken = those(&|vcpu| matches!(activity(vcpu), Activity::KeptOut(_)));
     let refusing = those(&|vcpu| analysis.held_back(vcpu).is_some());
     let halted = those(&|vcpu| matches!(activity(vcpu), Activity::Halted));
     let forgotten = those(&|vcpu| matches!(activity(vcpu), Activity::Idle) && history.unhandled(vcpu).is_some());
+    let unreached = those(&|vcpu| matches!(activity(vcpu), Activity::Idle) && history.dropped(vcpu).is_some());
     let idle = those(&|vcpu| matches!(activity(vcpu), Activity::Idle));
     let roots = [
+        (StallKind::AbsentMember, held),
         (StallKind::AbsentMember, absent),
+        (StallKind::LostInterrupt, not_woken),
         (StallKind::NotAccepting, refusing),
         (StallKind::AbsentMember, halted),
         (StallKind::LostInterrupt, forgotten),
+        (StallKind::LostInterrupt, unreached),
         (StallKind::AbsentMember, idle),
     ];
     roots.into_iter().find(|(_, at)| !at.is_empty()).map(|(kind, at)| Root { kind, at })

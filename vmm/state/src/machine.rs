@@ -235,6 +235,17 @@ pub enum Deliverable {
     Unknown,
 }
 
+impl core::fmt::Display for Deliverable {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Nmi => f.write_str("an NMI"),
+            Self::Vector(vector) => write!(f, "vector {vector:#x}"),
+            Self::Exception(vector) => write!(f, "exception {vector}"),
+            Self::Unknown => f.write_str("what could not be read"),
+        }
+    }
+}
+
 impl VcpuState {
     /// What the vCPU would take next if it ran on, if anything.
     ///

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use stallbench_core::{Capture, Machine, Paused};
 use stallbench_stall::set::VcpuSet;
-use stallbench_stall::{Analysis, View};
+use stallbench_stall::{Analysis, Declared, View};
 use stallbench_state::machine::MachineState;
 use stallbench_state::program::Program;
 use stallbench_state::published::Published;
@@ -18,6 +18,8 @@ pub(super) struct Captured {
     pub(super) published: Published,
     /// The vCPUs that the host kept out of the guest, as declared.
     pub(super) kept_out: VcpuSet,
+    /// Those from which it took an INIT away, as declared.
+    pub(super) init_lost: VcpuSet,
 }
 
 impl Captured {
@@ -25,7 +27,8 @@ impl Captured {
     pub(super) fn of(paused: &mut Paused<'_>, machine: &Machine, what: Capture, kept_out: VcpuSet) -> Self {
         let state = paused.capture(what);
         let published = Published::read(machine.memory(), state.vcpus.len());
-        Self { machine: state, published, kept_out }
+        let init_lost = (0..state.vcpus.len()).filter(|&vcpu| machine.init_lost(vcpu)).collect();
+        Self { machine: state, published, kept_out, init_lost }
     }
 
     /// The vCPU whose caches are off while another is elsewhere, if there is one.
@@ -42,6 +45,7 @@ impl Captured {
             machine: &self.machine,
             memory: machine.memory(),
             published: &self.published,
+            declared: Declared { kept_out: self.kept_out, init_lost: self.init_lost },
         })
     }
 }

@@ -4,13 +4,16 @@ use core::time::Duration;
 
 use stallbench_abi::arena::{Life, MARK, Mark, Storage};
 use stallbench_abi::event::{EventKind, INJECTED_FAILURE, LIST_OF_ALL, TO_ALL, TO_ALL_BUT_SELF};
-use stallbench_abi::layout::{ARENA, XAPIC, vector};
+use stallbench_abi::fault::FaultKind;
+use stallbench_abi::layout::{ARENA, PAUSE, XAPIC, vector};
+use stallbench_abi::pause::PausePage;
 use stallbench_abi::vcpu::{Need, Until};
 use stallbench_state::machine::{MpState, Unread};
 
 use super::world::{IF, RAN, Spin, World};
 use crate::conclude::{Ran, conclude};
 use crate::report::{Stall, StallKind, Strength};
+use crate::set::VcpuSet;
 
 const FLAG_WAIT: u32 = 1;
 const CALL_MANY: u64 = 1;
@@ -496,4 +499,181 @@ fn lifetime_of_two_records_that_two_vcpus_ended_has_no_culprit() {
     world.waits_in_handler(1, Spin { word: other, holds: 1, value: 0, generation: GENERATION, ..gate(&[0]) });
     world.event(1, EventKind::LIFE, Life::DEAD.0 | GENERATION << 8, ARENA + 4 * other, 0);
     assert_eq!(kind_and_culprit(&world), Some((StallKind::Lifetime, None)));
+}
+
+/// The low half of the interrupt command register that sends these.
+const CALL_COMMAND: u64 = 1 << 14 | 0xfc;
+const NMI_COMMAND: u64 = 1 << 14 | 4 << 8;
+
+#[test]
+fn interrupt_that_a_fault_drops_is_a_lost_interrupt_by_its_sender() {
+    let mut world = World::new(3);
+    world.waits(0, count(&[1, 2], 1));
+    world.waits_in_handler(1, gate(&[0]));
+    world.fault(FaultKind::DROP_IPI, 2);
+    world.event(0, EventKind::FAULT, 0, NMI_COMMAND, 2);
+    world.event(0, EventKind::IPI, u32::from(vector::NMI), TO_ALL_BUT_SELF, 0);
+    let stall = world.stall().expect("a stall");
+    assert_eq!((stall.kind, stall.culprit.as_ref().map(|c| c.vcpu)), (StallKind::LostInterrupt, Some(0)));
+    assert_eq!(reason(&stall), "its NMI to vcpu2 was dropped (guest-injected)");
+    assert_eq!(stall.waits[0].awaited_do, "idle, its NMI was dropped (guest-injected)");
+}
+
+#[test]
+fn dropped_interrupt_that_a_later_one_made_up_for_is_not_lost() {
+    for (vector, reaches, lost) in [(vector::NMI, 2, false), (vector::RESCHEDULE, 2, true), (vector::NMI, 1, true)] {
+        for sender in [0, 1] {
+            let mut world = World::new(3);
+            world.waits(0, count(&[1, 2], 1));
+            world.waits_in_handler(1, gate(&[0]));
+            world.fault(FaultKind::DROP_IPI, 2);
+            world.event(0, EventKind::FAULT, 0, NMI_COMMAND, 2);
+            world.event(0, EventKind::IPI, u32::from(vector::NMI), 2, 0);
+            world.event(sender, EventKind::IPI, u32::from(vector), reaches, 0);
+            let kind = if lost { StallKind::LostInterrupt } else { StallKind::AbsentMember };
+            assert_eq!(world.stall().map(|stall| stall.kind), Some(kind), "{vector:#x} to {reaches} by {sender}");
+        }
+    }
+}
+
+#[test]
+fn fault_that_loses_nothing_is_no_lost_interrupt() {
+    for kind in [FaultKind::DUPLICATE_IPI, FaultKind::DELAY_IPI, FaultKind::KEEP_OUT] {
+        let mut world = World::new(2);
+        world.waits(0, count(&[1], 1));
+        world.fault(kind, 1);
+        world.event(0, EventKind::FAULT, 0, NMI_COMMAND, 1);
+        assert_eq!(world.stall().map(|stall| stall.kind), Some(StallKind::AbsentMember), "{kind}");
+    }
+}
+
+#[test]
+fn delayed_interrupt_is_lost_until_it_is_sent() {
+    let mut world = World::new(2);
+    world.waits(0, count(&[1], 1));
+    world.fault(FaultKind::DELAY_IPI, 1);
+    world.event(0, EventKind::FAULT, 0, NMI_COMMAND, 1);
+    let mut page = PausePage::default();
+    page.faults[0].deferred = 1 << 32 | NMI_COMMAND;
+    world.put(PAUSE, &page);
+    assert_eq!(kind_and_culprit(&world), Some((StallKind::LostInterrupt, Some(0))));
+}
+
+#[test]
+fn record_whose_interrupt_a_fault_drops_says_so() {
+    let mut world = World::new(2);
+    world.waits(0, completion(&[1], false));
+    world.fault(FaultKind::DROP_IPI, 1);
+    world.event(0, EventKind::QUEUE, 1, 0x40_0000, 7);
+    world.event(0, EventKind::FAULT, 0, CALL_COMMAND, 1);
+    world.event(0, EventKind::IPI, 0xfc, 1, 0);
+    let stall = world.stall().expect("a stall");
+    assert_eq!((stall.kind, stall.culprit.as_ref().map(|c| c.vcpu)), (StallKind::LostInterrupt, Some(0)));
+    assert_eq!(reason(&stall), "it left call #7 for vcpu1 and its interrupt was dropped (guest-injected)");
+}
+
+#[test]
+fn vcpu_that_is_never_started_is_absent_by_injection() {
+    let mut world = World::new(2);
+    world.waits(0, count(&[1], 1));
+    world.state(1).mp_state = Ok(MpState::Uninitialized);
+    world.fault(FaultKind::NO_START, 1);
+    let stall = world.stall().expect("a stall");
+    assert_eq!(stall.kind, StallKind::AbsentMember);
+    assert_eq!(reason(&stall), "was never started (guest-injected), while vcpu0 waits for it in set_mtrr A3");
+}
+
+/// vCPU 1 halts with a vector that it would take.
+fn halted_with_a_vector() -> World {
+    let mut world = World::new(2);
+    world.waits(0, completion(&[1], false));
+    world.pending(1, 0xfb);
+    world
+}
+
+#[test]
+fn vcpu_that_the_host_does_not_wake_is_a_lost_interrupt_of_its_own() {
+    let mut world = halted_with_a_vector();
+    assert_eq!(world.stall(), None, "it is about to take it");
+    world.declared.kept_out = VcpuSet::all(2).without(0);
+    let stall = world.stall().expect("a stall");
+    assert_eq!((stall.kind, stall.culprit.as_ref().map(|c| c.vcpu)), (StallKind::LostInterrupt, Some(1)));
+    assert_eq!(
+        reason(&stall),
+        "vector 0xfb is there, and it is not woken (host-injected: kept out of the guest), while vcpu0 waits for it in \
+         call_many"
+    );
+    assert_eq!(stall.waits[0].awaited_do, "halted with vector 0xfb deliverable, not woken (host-injected)");
+}
+
+#[test]
+fn vcpu_that_the_host_keeps_out_is_reached_by_nobody() {
+    let mut world = World::new(3);
+    world.waits(0, completion(&[1], false));
+    world.runs(2);
+    assert_eq!(world.stall(), None, "vcpu2 may interrupt it");
+    world.declared.kept_out = [1].into_iter().collect();
+    world.state(2).events.as_mut().expect("made up").nmi_masked = true;
+    // Whoever takes an interrupt may get one from vcpu2; vcpu0 takes none, and vcpu1 is not let in.
+    world.state(0).events.as_mut().expect("made up").nmi_masked = true;
+    world.state(0).registers.as_mut().expect("made up").rflags = 0;
+    let stall = world.stall().expect("a stall");
+    assert_eq!(stall.kind, StallKind::AbsentMember);
+    assert_eq!(reason(&stall), "is kept out of the guest (host-injected), while vcpu0 waits for it in call_many");
+}
+
+#[test]
+fn vcpu_that_halts_on_because_its_init_was_lost_is_absent() {
+    let mut world = World::new(2);
+    world.waits(0, Spin { site: "bring_up", ..count(&[1], 1) });
+    world.declared.kept_out = [1].into_iter().collect();
+    world.declared.init_lost = [1].into_iter().collect();
+    let stall = world.stall().expect("a stall");
+    assert_eq!((stall.kind, stall.culprit.as_ref().map(|c| c.vcpu)), (StallKind::AbsentMember, Some(1)));
+    assert_eq!(reason(&stall), "its INIT was lost (host-injected), while vcpu0 waits for it in bring_up");
+}
+
+#[test]
+fn stall_that_hangs_on_a_hold_blames_nobody() {
+    let mut world = World::new(3);
+    world.waits(0, count(&[1, 2], 1));
+    world.held(1, "ipi_handler/B2");
+    let stall = world.stall().expect("a stall");
+    assert_eq!((stall.kind, &stall.culprit), (StallKind::AbsentMember, &None));
+    assert_eq!(stall.waits[0].awaited_do, "is held at ipi_handler/B2");
+}
+
+#[test]
+fn hold_until_a_victim_moves_is_no_deadlock_of_the_protocol() {
+    let mut world = World::new(2);
+    world.held(1, "ipi_handler/B2");
+    world.edit(1, |page| page.contexts[0].wait.awaits[0] = 1);
+    world.waits(0, completion(&[1], true));
+    let stall = world.stall().expect("a stall");
+    assert_eq!(
+        (stall.kind, stall.culprit.as_ref().map(|c| c.vcpu)),
+        (StallKind::AbsentMember, Some(0)),
+        "wait=0 waits"
+    );
+    world.pending(1, 0xfb);
+    assert_eq!(world.stall().map(|stall| stall.kind), Some(StallKind::AbsentMember), "it refuses nothing by itself");
+}
+
+#[test]
+fn vcpu_that_is_held_with_nobody_waiting_for_it_is_a_stall_all_the_same() {
+    let mut world = World::new(2);
+    world.held(1, "ipi_handler/B2");
+    assert_eq!(kind_and_culprit(&world), Some((StallKind::AbsentMember, None)));
+}
+
+#[test]
+fn holds_and_faults_that_no_scenario_has_are_data() {
+    let mut world = World::new(2);
+    world.held(1, "");
+    for word in [0, PAUSE, PAUSE + 0x1000, u64::MAX] {
+        world.edit(1, |page| page.contexts[0].wait.address = word);
+        world.state(1).registers.as_mut().expect("made up").rdi = word;
+        world.event(0, EventKind::FAULT, u32::MAX, u64::MAX, u64::MAX);
+        let _ = world.stall();
+    }
 }

@@ -1,11 +1,15 @@
 //! A machine made up by hand: captured state and guest memory, no KVM.
 
+use core::mem::offset_of;
 use core::time::Duration;
 
 use stallbench_abi::Plain;
+use stallbench_abi::boot::BootBlock;
 use stallbench_abi::event::{Event, EventKind};
+use stallbench_abi::fault::{Fault, FaultKind};
 use stallbench_abi::image::SiteKind;
-use stallbench_abi::layout::{ARENA, private, private_area};
+use stallbench_abi::layout::{ARENA, BOOT_BLOCK, PAUSE, private, private_area};
+use stallbench_abi::pause::{HoldState, Point};
 use stallbench_abi::vcpu::{Context, ContextKind, Frame, Need, Phase, Until, VcpuPage, Wait};
 use stallbench_state::apic::LocalApic;
 pub(crate) use stallbench_state::machine::RFLAGS_IF as IF;
@@ -14,7 +18,7 @@ use stallbench_state::memory::Snippet;
 use stallbench_state::program::SiteInfo;
 use stallbench_state::published::Published;
 
-use crate::analysis::{Analysis, View};
+use crate::analysis::{Analysis, Declared, View};
 use crate::code::Code;
 use crate::conclude::{Ran, conclude};
 use crate::report::Stall;
@@ -23,6 +27,8 @@ use crate::report::Stall;
 pub(crate) const ELSEWHERE: u64 = 0x11_8000;
 /// As long as any vCPU has to run.
 pub(crate) const RAN: Ran = Ran { time: Duration::from_millis(1), entries: 1 };
+/// Where pause points lie: memory that nothing else of these machines uses.
+const POINTS: u64 = ARENA - 0x10_0000;
 const SPINS: u64 = 0x11_0000;
 const SITES: u64 = 0x10_0000;
 
@@ -40,6 +46,7 @@ impl Sites {
             ("spin_lock", "", "lock", SiteKind::LOCK),
             ("bring_up", "", "vCPUs missing", SiteKind::BRING_UP),
             ("send", "", "delivery status", SiteKind::APIC),
+            ("pause_point", "", "leave to go on", SiteKind::HOLD),
         ];
         let site = |(i, (function, step, word, kind)): (usize, (&str, &str, &str, SiteKind))| SiteInfo {
             address: SITES + 96 * i as u64,
@@ -114,17 +121,19 @@ pub(crate) struct World {
     pub(crate) code: Sites,
     pub(crate) machine: MachineState,
     pub(crate) memory: Snippet,
+    pub(crate) declared: Declared,
     clock: u64,
 }
 
 impl World {
     /// All vCPUs have done their part and halt with interrupts on.
     pub(crate) fn new(vcpus: usize) -> Self {
-        let size = private(vcpus) - ARENA;
+        let size = private(vcpus) - BOOT_BLOCK;
         let mut world = Self {
             code: Sites::new(),
             machine: MachineState { vcpus: (0..vcpus).map(idle).collect() },
-            memory: Snippet { base: ARENA, bytes: vec![0; size as usize] },
+            memory: Snippet { base: BOOT_BLOCK, bytes: vec![0; size as usize] },
+            declared: Declared::default(),
             clock: 0,
         };
         for vcpu in 0..vcpus {
@@ -231,12 +240,41 @@ impl World {
         self.put(private(vcpu) + private_area::RING + 32 * number, &event);
     }
 
+    /// A fault of the scenario, as the host declares it to the guest.
+    pub(crate) fn fault(&mut self, kind: FaultKind, to: u32) {
+        let mut block = BootBlock::read(&self.memory.bytes).expect("the boot block comes first");
+        block.faults[block.fault_count as usize] = Fault { kind, to, ..Fault::default() };
+        block.fault_count += 1;
+        self.put(BOOT_BLOCK, &block);
+    }
+
+    /// The vCPU is held at a pause point of that name.
+    pub(crate) fn held(&mut self, vcpu: usize, name: &str) {
+        let point = POINTS + 0x40 * vcpu as u64;
+        let mut block = BootBlock::read(&self.memory.bytes).expect("the boot block comes first");
+        block.holds[0].at.point = point;
+        self.put(BOOT_BLOCK, &block);
+        let mut field = Point::default();
+        field.name[..name.len()].copy_from_slice(name.as_bytes());
+        self.put(point, &field);
+        self.waits(vcpu, Spin { site: "pause_point", word: 0, value: 1, ..Spin::default() });
+        let word = PAUSE + offset_of!(HoldState, released) as u64;
+        self.edit(vcpu, |page| page.contexts[0].wait.address = word);
+        self.state(vcpu).registers.as_mut().expect("a state that was made up").rdi = word;
+    }
+
     pub(crate) fn published(&self) -> Published {
         Published::read(&self.memory, self.machine.vcpus.len())
     }
 
     pub(crate) fn analysis<'w>(&'w self, published: &'w Published) -> Analysis<'w> {
-        Analysis::of(View { code: &self.code, machine: &self.machine, memory: &self.memory, published })
+        Analysis::of(View {
+            code: &self.code,
+            machine: &self.machine,
+            memory: &self.memory,
+            published,
+            declared: self.declared,
+        })
     }
 
     /// The verdict of two captures that show this machine.
