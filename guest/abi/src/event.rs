@@ -80,6 +80,8 @@ open_enum! {
         CALL_MANY = 1 => "call_many",
         /// The record of a single-target call.
         CALL_SINGLE = 2 => "call_single",
+        /// The mask of a call to all that meet a condition.
+        CPU_MASK = 3 => "on_each_cpu_cond",
     }
 }
 

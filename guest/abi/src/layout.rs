@@ -176,6 +176,10 @@ pub mod vector {
     pub const CALL_FUNCTION: u8 = 0xfc;
     /// Single-target cross-CPU call.
     pub const CALL_FUNCTION_SINGLE: u8 = 0xfb;
+    /// The notification of a pattern's own protocol.
+    pub const NOTIFY: u8 = 0xf2;
+    /// Another interrupt of a pattern's own: one that comes in between.
+    pub const PING: u8 = 0xf1;
 }
 
 const _: () = {

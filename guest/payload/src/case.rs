@@ -10,6 +10,7 @@ mod mtrr;
 mod mtrr_layout;
 mod mtrr_rounds;
 mod nmi_watchdog;
+mod records;
 pub(crate) mod rendezvous;
 
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -22,6 +23,7 @@ use stallbench_rt::{boot, this};
 
 pub(crate) use acceptance::Words as AcceptanceWords;
 pub(crate) use call::hold_pool;
+pub(crate) use records::Words as RecordsWords;
 
 unsafe extern "C" {
     /// First byte of the section of cases; the linker makes it.

@@ -10,7 +10,6 @@ use stallbench_abi::knob::{ALLOC, ALLOC_SITE, alloc, alloc_site};
 use stallbench_rt::lock::SpinLock;
 use stallbench_rt::{arena, boot, cpu, event};
 
-use crate::call;
 use crate::root::root;
 
 /// Bytes of a record, its mark included.
@@ -40,11 +39,8 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Places the records, where the call layer allocates any.
+    /// Places the records.
     pub(crate) fn place(&self) {
-        if !call::allocates() {
-            return;
-        }
         let slots = if boot::word(&ALLOC) == alloc::POOL { boot::word_number(&ALLOC) } else { SLOTS };
         self.base.store(arena::place_pool(slots * SLOT), Ordering::Relaxed);
         self.slots.store(slots, Ordering::Relaxed);

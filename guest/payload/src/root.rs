@@ -14,6 +14,7 @@ pub(crate) struct Root {
     pub(crate) case: case::Words,
     pub(crate) acceptance: case::AcceptanceWords,
     pub(crate) rendezvous: case::rendezvous::Words,
+    pub(crate) records: case::RecordsWords,
 }
 
 // SAFETY: made of what is shared; zero is valid.
@@ -29,6 +30,7 @@ pub(crate) fn place() {
     root.case.place();
     root.acceptance.place();
     root.rendezvous.place();
+    root.records.place();
 }
 
 /// Sets the handlers of this vCPU.

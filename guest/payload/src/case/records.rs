@@ -1,0 +1,55 @@
+//! Subject `records`: the records of calls, one file a pattern. What several patterns need stands here.
+//!
+//! A pattern that is about a call layer uses that layer. One whose protocol the layers do not have brings its own.
+
+mod cond;
+mod shared_mask;
+mod worker;
+
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use stallbench_abi::knob::{self, FIX};
+use stallbench_abi::layout::vector;
+use stallbench_rt::this::Handler;
+use stallbench_rt::wait::Condition;
+use stallbench_rt::{boot, this, wait_until};
+
+use crate::call;
+use crate::root::root;
+
+/// What the patterns of this subject share between vCPUs.
+#[repr(C)]
+pub struct Words {
+    /// vCPUs that are not ready yet.
+    missing: AtomicU32,
+    /// Callbacks that have still to end.
+    left: AtomicU32,
+    cond: cond::Words,
+    /// `smp_call_mask`: targets that have still to run the function.
+    shared_mask: AtomicU32,
+    worker: worker::Words,
+}
+
+impl Words {
+    pub(crate) fn place(&self) {
+        self.missing.store(boot::vcpus() as u32, Ordering::Relaxed);
+        self.worker.place();
+    }
+}
+
+/// Whether the pattern's fix is in.
+fn is_fixed() -> bool {
+    boot::word(&FIX) == knob::answer::YES
+}
+
+/// Sets this vCPU's handler of the notification of a pattern's own protocol, and waits until all have theirs.
+fn ready(handler: Handler) {
+    this::set_handler(vector::NOTIFY, handler);
+    let missing = &root().records.missing;
+    super::count_down(missing);
+    wait_until!("ready", "", "vCPUs not ready", COUNT, Condition::of(missing, 0).count(call::others()), equal);
+}
+
+fn address_of<T>(object: &T) -> u64 {
+    core::ptr::from_ref(object) as u64
+}
