@@ -267,6 +267,8 @@ pub mod flip {
     pub const FALSE_WAIT: u8 = 4;
     /// One vCPU does not program what the others program.
     pub const NO_MTRR_WRITE: u8 = 5;
+    /// Initiators of rendezvous do not queue up.
+    pub const NO_MUTEX: u8 = 6;
 }
 
 /// Codes of the words of [`CRASH`].
@@ -424,6 +426,7 @@ knobs! {
         word(flip::NO_IPI, "no-ipi", "the sender does not send its interrupt"),
         word(flip::FALSE_WAIT, "false-wait", "the initiator publishes a wait at which it is not, for ever"),
         word(flip::NO_MTRR_WRITE, "no-mtrr-write", "the last vCPU leaves out its MTRR write"),
+        word(flip::NO_MUTEX, "no-mutex", "initiators of rendezvous do not queue up for mtrr_mutex"),
     ]);
     /// What of the MTRRs is programmed.
     MTRR = 12, "mtrr", "what set_mtrr() programs", Words(&[

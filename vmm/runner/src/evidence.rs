@@ -94,6 +94,7 @@ impl Evidence {
             "vcpus": run.vcpus,
             "seed": run.seed,
             "repetition": run.repetition,
+            "layout": run.layout.as_deref().map(|layout| &layout.name),
             "knobs": knobs,
             "repeat": self.repeating(run),
         });

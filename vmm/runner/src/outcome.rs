@@ -275,6 +275,9 @@ pub struct MtrrOutcome {
     /// What is wrong, a line each, bounded.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
+    /// The types of all memory, a region each, bounded; of runs that program a whole layout, where all vCPUs agree.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub map: Vec<String>,
 }
 
 /// What the oracle of the control registers says at the end of a run that came to its end.

@@ -16,7 +16,7 @@ pub(crate) fn outcome(verdict: Verdict) -> RunOutcome {
         verdict,
         wall: Duration::from_millis(38),
         verdict_latency: Duration::from_micros(2_500),
-        mtrr: MtrrOutcome { consistent: Some(true), changed: Some(false), problems: vec![] },
+        mtrr: MtrrOutcome { consistent: Some(true), changed: Some(false), ..MtrrOutcome::default() },
         control: ControlOutcome { consistent: Some(true), problems: vec![] },
         wait0: Wait0Outcome::Kept,
         breaches: vec![],

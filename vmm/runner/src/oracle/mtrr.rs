@@ -16,6 +16,8 @@ use crate::outcome::MtrrOutcome;
 
 /// Problems that a report lists.
 const LISTED: usize = 8;
+/// Regions that a report lists: as many as the fixed ranges and eight others can make.
+const LISTED_REGIONS: usize = 128;
 
 /// What the MTRRs of all vCPUs must be when a run has passed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +25,8 @@ pub struct Expected {
     state: MtrrState,
     /// The types of all memory by the layout that was programmed, where it was one.
     map: Option<Vec<Region>>,
+    /// Whether the case programs all that there is, so that the types of all memory are worth a report.
+    is_whole: bool,
     /// Whether the case programs anything: then a state that nobody can tell from the one at start shows nothing.
     programs: bool,
 }
@@ -38,21 +42,21 @@ impl Expected {
             return Self::of_layout(layout, word(&plan.knobs, &knob::INVALID));
         }
         if takes(&knob::ROUNDS) {
-            return Self { state: after_rounds(plan), map: None, programs: true };
+            return Self { state: after_rounds(plan), map: None, is_whole: true, programs: true };
         }
         if takes(&knob::MTRR) {
             let is_range = word(&plan.knobs, &knob::MTRR) == knob::mtrr::RANGE;
             let state = if is_range { with_range(start, &plan.knobs) } else { with_all(start) };
-            return Self { state, map: None, programs: true };
+            return Self { state, map: None, is_whole: false, programs: true };
         }
-        Self { state: start, map: None, programs: false }
+        Self { state: start, map: None, is_whole: false, programs: false }
     }
 
     /// A layout, and what is programmed behind it. The map of a layout knows nothing of that.
     fn of_layout(layout: &Layout, invalid: u8) -> Self {
         let behind = programme::against_the_manual(invalid);
         let state = behind.iter().fold(layout.state(), |state, range| programmed(state, *range));
-        Self { state, map: behind.is_empty().then(|| layout.map()), programs: true }
+        Self { state, map: behind.is_empty().then(|| layout.map()), is_whole: true, programs: true }
     }
 }
 
@@ -97,7 +101,7 @@ pub fn judge(machine: &MachineState, expected: Option<&Expected>) -> MtrrOutcome
     let mut problems = Problems::default();
     let up: Vec<(usize, &MtrrState)> = machine.vcpus.iter().filter_map(|vcpu| problems.read(vcpu)).collect();
     if problems.unread {
-        return MtrrOutcome { consistent: None, changed: None, problems: problems.lines };
+        return MtrrOutcome { problems: problems.lines, ..MtrrOutcome::default() };
     }
     let reference =
         expected.map(|expected| (None, &expected.state)).or_else(|| up.first().map(|(i, state)| (Some(*i), *state)));
@@ -118,7 +122,11 @@ pub fn judge(machine: &MachineState, expected: Option<&Expected>) -> MtrrOutcome
     if expected.is_some_and(|expected| expected.programs) && !changed {
         problems.add("no vCPU's MTRRs differ from those at start: it cannot be told that anything was written".into());
     }
-    MtrrOutcome { consistent: Some(problems.count == 0), changed: Some(changed), problems: problems.lines }
+    let consistent = problems.count == 0;
+    let is_shown = consistent && expected.is_some_and(|expected| expected.is_whole);
+    let map = up.first().filter(|_| is_shown).and_then(|(_, state)| maps.of(state)).unwrap_or_default();
+    let map = map.iter().take(LISTED_REGIONS).map(Region::to_string).collect();
+    MtrrOutcome { consistent: Some(consistent), changed: Some(changed), problems: problems.lines, map }
 }
 
 /// The maps of states: vCPUs that agree have one.

@@ -18,6 +18,8 @@ const FEW: usize = 12;
 const MOST_WAITS: usize = 16;
 /// Characters of a reason that a block shows.
 const MOST_REASON: usize = 400;
+/// Regions of a memory layout that a block shows.
+const MOST_REGIONS: usize = 24;
 /// Lines of the guest's log that a block shows.
 const MOST_LINES: usize = 20;
 
@@ -139,11 +141,15 @@ fn coloured_block(result: &RunResult) -> String {
     for setting in &run.set {
         let _ = write!(text, " --set {}={}", setting.knob.name, setting.text);
     }
+    if run.seed > 0 {
+        let _ = write!(text, " --seed {}", run.seed);
+    }
     if run.repetition > 0 {
         let _ = write!(text, " #{}", run.repetition + 1);
     }
     text.push('\n');
     headline(&mut text, result);
+    layout(&mut text, result);
     waits(&mut text, &result.outcome);
     findings(&mut text, &result.outcome);
     for difference in &result.differences {
@@ -170,6 +176,20 @@ fn headline(text: &mut String, result: &RunResult) {
     let _ = write!(text, "   {}", time(result.outcome.wall));
     let _ =
         writeln!(text, "   {DIM}{}{DIM:#}", if result.is_as_expected() { "as expected" } else { "NOT AS EXPECTED" });
+}
+
+/// The layout that was programmed, and what it makes of memory.
+fn layout(text: &mut String, result: &RunResult) {
+    let Some(layout) = &result.run.layout else { return };
+    let _ = write!(text, "  layout {}", plain(&layout.name));
+    let _ = writeln!(text, "{}", after(": ", &plain(&layout.machine)));
+    let map = &result.outcome.mtrr.map;
+    for region in map.iter().take(MOST_REGIONS) {
+        let _ = writeln!(text, "    {region}");
+    }
+    if map.len() > MOST_REGIONS {
+        let _ = writeln!(text, "    … and {} more regions", map.len() - MOST_REGIONS);
+    }
 }
 
 /// A flag goes by its record, any other word by where it lies.

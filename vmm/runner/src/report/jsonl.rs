@@ -101,6 +101,8 @@ struct ResultLine<'a> {
     case: &'a str,
     seed: u64,
     repetition: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    layout: Option<&'a str>,
     #[serde(skip_serializing_if = "Settings::is_empty")]
     set: Settings<'a>,
 }
@@ -123,6 +125,7 @@ impl<'a> ResultLine<'a> {
             case: &run.case_name,
             seed: run.seed,
             repetition: run.repetition,
+            layout: run.layout.as_deref().map(|layout| layout.name.as_str()),
             set: Settings(&run.set),
         }
     }

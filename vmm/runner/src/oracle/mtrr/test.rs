@@ -42,7 +42,7 @@ fn machine(states: &[MtrrState]) -> MachineState {
 
 /// What is wrong where both vCPUs are in this state and should be.
 fn wrong_with(state: MtrrState) -> Vec<String> {
-    let expected = Expected { state, map: None, programs: false };
+    let expected = Expected { state, map: None, is_whole: false, programs: false };
     judge(&machine(&[state; 2]), Some(&expected)).problems
 }
 
@@ -133,7 +133,9 @@ fn types_of_memory_are_those_of_the_layout_and_not_of_the_registers_alone() {
     let layout = layout::of_word(4).unwrap();
     let plan = RunPlan { layout: Some(Arc::clone(&layout)), ..plan(&[(&knob::LAYOUT, 4)]) };
     let expected = Expected::of(&case(&[&knob::LAYOUT]), &plan);
-    assert_eq!(judge(&machine(&[expected.state; 3]), Some(&expected)).problems, Vec::<String>::new());
+    let outcome = judge(&machine(&[expected.state; 3]), Some(&expected));
+    assert_eq!(outcome.problems, Vec::<String>::new());
+    assert_eq!(outcome.map.last().map(String::as_str), Some("0xe8000000 to 0x7fffffffff uncachable"));
     // A register that is what it should be by a model that is wrong.
     let other = expected.state.with_range(2, 0xe000_0000, 0x400_0000, 1);
     let wrong_model = Expected { state: other, ..expected };
