@@ -7,7 +7,7 @@ use core::time::Duration;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
-pub use stallbench_stall::report::{Address, Contradiction, Culprit, Stall, StallKind, Strength, WaitReport};
+pub use stallbench_stall::report::{Address, Contradiction, Culprit, Member, Stall, StallKind, Strength, WaitReport};
 
 /// What the host concluded about a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -173,6 +173,9 @@ pub struct RunOutcome {
     pub residual_waits: usize,
     /// The named words of the protocol, as they lay in memory at the end.
     pub words: Words,
+    /// Who was busy while others waited for it, where that took a while and was no stall.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slow: Option<SlowOutcome>,
     /// What vCPUs published and the machine denied.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub contradictions: Vec<Contradiction>,
@@ -323,6 +326,20 @@ impl Serialize for Words {
     }
 }
 
+/// A vCPU that was busy while others waited for it: slow, not stuck.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SlowOutcome {
+    /// The vCPU that all of them waited for in the end.
+    pub vcpu: usize,
+    /// What it was doing, a fragment.
+    pub doing: String,
+    /// Who waited for it, by whatever chain.
+    pub waiting: Vec<usize>,
+    /// CPU time that it had had since the last progress of any vCPU, in nanoseconds.
+    #[serde(rename = "ran_ns", serialize_with = "nanoseconds")]
+    pub ran: Duration,
+}
+
 /// What a vCPU was doing at the end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct VcpuSummary {
@@ -373,12 +390,18 @@ mod test {
 
     #[test]
     fn verdict_of_stall_carries_kind_and_strength_beside_it() {
-        let stall = Stall { kind: StallKind::Deadlock, strength: Strength::Observed, culprit: None, waits: vec![] };
+        let stall = Stall {
+            kind: StallKind::Deadlock,
+            strength: Strength::Observed,
+            culprit: None,
+            root: vec![],
+            waits: vec![],
+        };
         let json = serde_json::to_value(Verdict::Stall(stall)).unwrap();
         assert_eq!(
             json,
             serde_json::json!({
-                "verdict": "stall", "kind": "deadlock", "strength": "observed", "culprit": null, "waits": []
+                "verdict": "stall", "kind": "deadlock", "strength": "observed", "culprit": null, "root": [], "waits": []
             })
         );
     }

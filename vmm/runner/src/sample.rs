@@ -22,6 +22,7 @@ pub(crate) fn outcome(verdict: Verdict) -> RunOutcome {
         breaches: vec![],
         residual_waits: 0,
         words: Words::default(),
+        slow: None,
         contradictions: vec![],
         vcpu_states: vec![],
         injected: InjectionOutcome::default(),

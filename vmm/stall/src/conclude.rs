@@ -9,7 +9,7 @@ use crate::analysis::Analysis;
 use crate::claim::Wait;
 use crate::culprit::culprit;
 use crate::history::{Callback, History};
-use crate::report::{Address, Contradiction, Stall, Strength, WaitReport};
+use crate::report::{Address, Contradiction, Member, Stall, Strength, WaitReport};
 use crate::root::{edges, root};
 use crate::set::VcpuSet;
 
@@ -61,7 +61,8 @@ fn stall(analysis: &Analysis<'_>) -> Stall {
     let root = root(analysis, &edges, &history);
     let culprit = culprit(analysis, &edges, root, &history);
     let waits = wait_reports(analysis, &edges, &history);
-    Stall { kind: root.kind, strength: Strength::Observed, culprit, waits }
+    let root_members = root.at.iter().map(|vcpu| Member { vcpu, doing: analysis.doing(vcpu) }).collect();
+    Stall { kind: root.kind, strength: Strength::Observed, culprit, root: root_members, waits }
 }
 
 /// Every confirmed wait of a machine, whether or not it can end.
@@ -124,12 +125,13 @@ fn until(claim: &stallbench_abi::vcpu::Wait) -> String {
     }
 }
 
-/// What the awaited vCPUs do that cannot act, where it is more than a wait of their own: one text, or one for each vCPU.
+/// What the awaited vCPUs do that cannot act, where it is more than a wait of their own: one text where all of them do it, else one
+/// for each vCPU.
 fn awaited_do(analysis: &Analysis<'_>, wait: &Wait<'_>, awaited: VcpuSet, history: &History<'_>) -> String {
     let texts: Vec<_> = awaited.iter().map(|vcpu| (vcpu, one_does(analysis, wait, vcpu, history))).collect();
     match texts.first() {
         None => String::new(),
-        Some((_, first)) if texts.iter().all(|(_, text)| text == first) => first.clone(),
+        Some((_, first)) if awaited == wait.need.awaits && texts.iter().all(|(_, text)| text == first) => first.clone(),
         Some(_) => {
             let said = texts.iter().filter(|(_, text)| !text.is_empty());
             said.map(|(vcpu, text)| format!("vcpu{vcpu} {text}")).collect::<Vec<_>>().join("; ")

@@ -11,6 +11,7 @@
 //! | [`analysis`] | all of that for one captured machine |
 //! | [`lifetime`] | objects whose life is over |
 //! | [`mod@conclude`] | two captures to a verdict with kind and culprit |
+//! | [`mod@slow`] | who is busy while others wait |
 //! | [`report`] | the words of a verdict, plain data |
 #![forbid(unsafe_code)]
 
@@ -26,6 +27,7 @@ pub mod lifetime;
 pub mod report;
 mod root;
 pub mod set;
+pub mod slow;
 pub mod watch;
 
 #[cfg(test)]

@@ -107,6 +107,15 @@ pub struct Culprit {
     pub reason: String,
 }
 
+/// A vCPU at the root of a stall.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Member {
+    /// The vCPU.
+    pub vcpu: usize,
+    /// What it does, a fragment.
+    pub doing: String,
+}
+
 /// A confirmed wait of one vCPU.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct WaitReport {
@@ -153,8 +162,10 @@ pub struct Stall {
     pub kind: StallKind,
     /// How certain it is.
     pub strength: Strength,
-    /// Its root; `None` where no wait breaks its own contract.
+    /// Who is to blame; `None` where no wait breaks its own contract.
     pub culprit: Option<Culprit>,
+    /// What the closed set hangs on: the members of a cycle, or the vCPUs that never do what others wait for.
+    pub root: Vec<Member>,
     /// Every confirmed wait, by vCPU, innermost context first.
     pub waits: Vec<WaitReport>,
 }

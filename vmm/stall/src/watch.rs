@@ -53,8 +53,10 @@ pub struct Watch {
 #[derive(Clone, Copy, Debug, Default)]
 struct Track {
     progress: u64,
-    /// CPU time at the last progress of any vCPU.
+    /// CPU time at the last progress of any vCPU, or at a later suspicion that was wrong.
     ran_at_progress: Duration,
+    /// CPU time at the last progress of any vCPU.
+    ran_before: Duration,
     ran: Duration,
     /// When its CPU time was last seen to grow.
     grew: Duration,
@@ -94,6 +96,11 @@ impl Watch {
         self.last_progress
     }
 
+    /// CPU time that a vCPU has had since then, whatever was suspected meanwhile.
+    pub fn ran_since_progress(&self, vcpu: usize) -> Duration {
+        self.vcpus.get(vcpu).map_or(Duration::ZERO, |track| track.ran.saturating_sub(track.ran_before))
+    }
+
     /// Notes what the poll saw; true when there is progress.
     fn record(&mut self, now: Duration, progress: &[u64], ran: &[Duration]) -> bool {
         let mut has_progress = false;
@@ -111,7 +118,9 @@ impl Watch {
     fn restart(&mut self, now: Duration) {
         self.last_progress = now;
         self.threshold = self.policy.suspicion;
-        self.vcpus.iter_mut().for_each(|track| track.ran_at_progress = track.ran);
+        for track in &mut self.vcpus {
+            (track.ran_at_progress, track.ran_before) = (track.ran, track.ran);
+        }
     }
 
     fn has_had_enough(&self, track: &Track, now: Duration) -> bool {
@@ -185,6 +194,18 @@ mod test {
         assert_eq!(watch.observe(us(1_000), &[1, 1], &[us(1_000), us(1_000)]), Advice::Suspect);
         assert_eq!(watch.observe(us(1_100), &[1, 2], &[us(1_100), us(1_100)]), Advice::Wait);
         assert_eq!(watch.observe(us(1_400), &[1, 2], &[us(1_400), us(1_400)]), Advice::Suspect);
+    }
+
+    #[test]
+    fn cpu_time_since_the_last_progress_outlives_suspicions() {
+        let mut watch = watch();
+        watch.observe(us(100), &[1, 1], &[us(50), us(10)]);
+        watch.observe(us(500), &[1, 1], &[us(450), us(400)]);
+        watch.dismiss(us(500));
+        watch.observe(us(900), &[1, 1], &[us(850), us(400)]);
+        assert_eq!((watch.ran_since_progress(0), watch.ran_since_progress(1)), (us(800), us(390)));
+        watch.observe(us(950), &[2, 1], &[us(900), us(400)]);
+        assert_eq!((watch.ran_since_progress(0), watch.ran_since_progress(2)), (us(0), us(0)));
     }
 
     #[test]

@@ -9,23 +9,24 @@ use stallbench_abi::knob::IRQ_OFF_BUDGET;
 use stallbench_abi::layout::BOOT_BLOCK;
 use stallbench_abi::text;
 use stallbench_core::Machine;
-use stallbench_stall::Analysis;
 use stallbench_stall::activity::Activity;
 use stallbench_stall::conclude::lasting_contradictions;
+use stallbench_stall::slow::slow;
+use stallbench_stall::{Analysis, Watch};
 use stallbench_state::machine::MpState;
 use stallbench_state::memory::{Memory, read_plain};
 use stallbench_state::program::Program;
 use stallbench_state::published::{Published, Ring, events};
 
-use super::monitor::End;
+use super::monitor::{End, slow_outcome};
 use super::stop::Captured;
 use super::{ExecuteError, fault};
 use crate::oracle::calls::Calls;
 use crate::oracle::mtrr::{self, Expected};
 use crate::oracle::{control, irq_off, lifetime};
 use crate::outcome::{
-    Breach, Contradiction, ControlOutcome, InjectionOutcome, MtrrOutcome, RunOutcome, VcpuSummary, Verdict,
-    WatchOutcome, Words,
+    Breach, Contradiction, ControlOutcome, InjectionOutcome, MtrrOutcome, RunOutcome, SlowOutcome, VcpuSummary,
+    Verdict, WatchOutcome, Words,
 };
 
 /// CPU time below which a vCPU that could have run was not run, in the last part of the budget.
@@ -42,6 +43,7 @@ pub(super) struct Ending<'e> {
     pub(super) ran_before: Option<&'e [Duration]>,
     pub(super) denied: &'e [Contradiction],
     pub(super) cache_off: Option<&'e Breach>,
+    pub(super) watch: &'e Watch,
     pub(super) latency: Duration,
 }
 
@@ -50,6 +52,7 @@ impl Ending<'_> {
         let analysis = self.captured.map(|captured| captured.analysis(self.machine, self.program));
         let analysis = analysis.as_ref();
         let is_at_rest = matches!(end, End::AtRest);
+        let undecided = matches!(end, End::OverBudget);
         let rings = self.rings();
         let calls = Calls::of(self.program, &rings);
         let breaches = self.breaches(&rings);
@@ -68,6 +71,7 @@ impl Ending<'_> {
             breaches,
             residual_waits: calls.residual_waits,
             words: self.words(),
+            slow: self.slow(analysis, undecided),
             contradictions,
             vcpu_states: analysis.map(|analysis| self.vcpus(analysis)).unwrap_or_default(),
             injected: InjectionOutcome::default(),
@@ -134,14 +138,24 @@ impl Ending<'_> {
         let Some(analysis) = analysis else {
             return Verdict::Starved { reason: "the vCPU threads got too little CPU time to be stopped".into() };
         };
+        // Who waits is not what holds things up: the root of the waits comes first.
+        let root = slow(analysis).map(|slow| {
+            let ran = self.watch.ran_since_progress(slow.vcpu).as_millis();
+            format!("{slow}, and had {ran} ms of CPU time since the last progress")
+        });
         let starved: Vec<_> = (0..self.ran.len()).filter_map(|vcpu| self.starved(vcpu)).collect();
         if !starved.is_empty() {
-            return Verdict::Starved { reason: starved.join("; ") };
+            return Verdict::Starved { reason: starved.into_iter().chain(root).collect::<Vec<_>>().join("; ") };
         }
         let doing = busy(analysis).map(|vcpu| format!("vcpu{vcpu} {}", analysis.doing(vcpu)));
         let denied = contradictions.iter().map(ToString::to_string);
         let since = format!("last progress {} ms before the end", self.latency.as_millis());
-        Verdict::Budget { reason: denied.chain(doing).chain([since]).collect::<Vec<_>>().join("; ") }
+        Verdict::Budget { reason: denied.chain(root).chain(doing).chain([since]).collect::<Vec<_>>().join("; ") }
+    }
+
+    /// Who is busy at the end of a run that came to none.
+    fn slow(&self, analysis: Option<&Analysis<'_>>, undecided: bool) -> Option<SlowOutcome> {
+        analysis.filter(|_| undecided).and_then(|analysis| slow_outcome(analysis, self.watch))
     }
 
     /// A vCPU that could have run and that the host did not run.

@@ -21,7 +21,8 @@ use stallbench_abi::port::Doorbell;
 use stallbench_abi::vcpu::{Phase, VcpuPage};
 use stallbench_core::{Capture, Fault, KickCounters, Machine, MachineEvent, Paused};
 use stallbench_stall::set::VcpuSet;
-use stallbench_stall::{Advice, Policy, Ran, Watch, conclude};
+use stallbench_stall::slow::{Slow, slow};
+use stallbench_stall::{Advice, Analysis, Policy, Ran, Watch, conclude};
 use stallbench_state::memory::Memory;
 use stallbench_state::program::Program;
 
@@ -30,7 +31,7 @@ use super::quiet::Quiet;
 use super::stop::{Captured, STOP_DEADLINE};
 use super::{ExecuteError, POLL, poll_interval};
 use crate::oracle::mtrr::Expected;
-use crate::outcome::{Breach, Contradiction, LogLine, RunOutcome, Stall, WatchOutcome};
+use crate::outcome::{Breach, Contradiction, LogLine, RunOutcome, SlowOutcome, Stall, WatchOutcome};
 use crate::scenario::Injected;
 
 /// Interval of the polls while something is about to be decided.
@@ -39,6 +40,8 @@ const CLOSE_POLL: Duration = Duration::from_micros(100);
 const CLOSE_POLLS: u32 = 20;
 /// Lines of a guest's log that are kept.
 const LOG_LINES: usize = 64;
+/// CPU time of a busy vCPU without progress from which on a report tells of it. It decides nothing.
+const SLOW: Duration = Duration::from_millis(5);
 /// Where the last part of a budget begins, in which a vCPU that gets no CPU time is starved.
 const LAST_PART: f64 = 0.75;
 
@@ -99,6 +102,8 @@ pub(super) struct Monitor<'m> {
     quiet: Quiet<'m>,
     /// The first look at which caches were off that had to be on.
     cache_off: Option<Breach>,
+    /// Who was found busy for longest while others waited for it.
+    slow: Option<SlowOutcome>,
 }
 
 /// Looks for the end of a run: the first as soon as all seem to rest, later ones ever less often.
@@ -135,6 +140,7 @@ impl<'m> Monitor<'m> {
             denied: Vec::new(),
             quiet: Quiet::new(injected),
             cache_off: None,
+            slow: None,
         }
     }
 
@@ -156,11 +162,13 @@ impl<'m> Monitor<'m> {
             ran_before: self.ran_before.as_deref(),
             denied: &self.denied,
             cache_off: self.cache_off.as_ref(),
+            watch: &self.watch,
             latency,
         };
         let outcome = ending.outcome(end)?;
         let injected = self.quiet.outcome(self.machine);
-        Ok(RunOutcome { injected, log: self.log, watch: counts(self.counts, self.machine.kicks()), ..outcome })
+        let slow = outcome.slow.clone().or(self.slow).filter(|_| outcome.verdict.stall().is_none());
+        Ok(RunOutcome { injected, slow, log: self.log, watch: counts(self.counts, self.machine.kicks()), ..outcome })
     }
 
     fn now(&self) -> Duration {
@@ -283,6 +291,7 @@ impl<'m> Monitor<'m> {
         if self.quiet.step(&paused, self.machine, &captured, &first) {
             return None;
         }
+        self.note_slow(&first);
         if first.closure.stuck.is_empty() || self.quiet.is_due(self.machine) {
             return None;
         }
@@ -297,6 +306,14 @@ impl<'m> Monitor<'m> {
         let analysis = second.captured.analysis(self.machine, self.program);
         let stall = conclude(&first, &analysis, &ran_between, self.policy.confirm)?;
         Some((End::Stall(stall), Some(second)))
+    }
+
+    /// Keeps the longest time that a busy vCPU had while others waited for it.
+    fn note_slow(&mut self, analysis: &Analysis<'_>) {
+        let found = slow_outcome(analysis, &self.watch).filter(|slow| slow.ran >= SLOW);
+        if let Some(slow) = found.filter(|slow| self.slow.as_ref().is_none_or(|most| most.ran < slow.ran)) {
+            self.slow = Some(slow);
+        }
     }
 
     /// How each vCPU has run since it had had these CPU times and made these entries.
@@ -331,6 +348,12 @@ impl<'m> Monitor<'m> {
             }
         }
     }
+}
+
+/// The busy vCPU that the waits of a machine hang on, with the CPU time that it has had since the last progress.
+pub(super) fn slow_outcome(analysis: &Analysis<'_>, watch: &Watch) -> Option<SlowOutcome> {
+    let Slow { vcpu, doing, waiting } = slow(analysis)?;
+    Some(SlowOutcome { vcpu, doing, waiting: waiting.iter().collect(), ran: watch.ran_since_progress(vcpu) })
 }
 
 fn counts(counts: WatchOutcome, kicks: KickCounters) -> WatchOutcome {

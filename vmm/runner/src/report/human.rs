@@ -8,7 +8,7 @@ use anstyle::{AnsiColor, Style};
 
 use super::pipe::Pipe;
 use super::{Report, Start};
-use crate::outcome::{Breach, RunOutcome, Verdict, Wait0Outcome, WaitReport};
+use crate::outcome::{Breach, RunOutcome, StallKind, Verdict, Wait0Outcome, WaitReport};
 use crate::result::{RunResult, Summary};
 use crate::scenario::culprit_of;
 
@@ -248,7 +248,12 @@ fn findings(text: &mut String, outcome: &RunOutcome) {
             let _ = writeln!(text, "  {HEAD}culprit vcpu{vcpu}{HEAD:#} in {site}: {reason}{}", after("; ", &words));
         }
         (Verdict::Stall(_), None) => {
-            let _ = writeln!(text, "  no culprit: no wait breaks its own contract{}", after("; ", &words));
+            let _ = writeln!(
+                text,
+                "  no culprit: no wait breaks its own contract{}{}",
+                hangs_on(outcome),
+                after("; ", &words)
+            );
         }
         (_, Some(reason)) => {
             let _ = writeln!(text, "  {reason}{}", after("; ", &words));
@@ -266,7 +271,7 @@ fn findings(text: &mut String, outcome: &RunOutcome) {
     for line in outcome.log.iter().take(MOST_LINES) {
         let _ = writeln!(text, "  {DIM}vcpu{} says{DIM:#} {}", line.vcpu, plain(&line.text));
     }
-    if matches!(outcome.verdict, Verdict::Budget { .. } | Verdict::Starved { .. } | Verdict::GuestFault(_)) {
+    if is_undecided(&outcome.verdict) || matches!(outcome.verdict, Verdict::GuestFault(_)) {
         for vcpu in outcome.vcpu_states.iter().take(MOST_WAITS) {
             let _ = writeln!(
                 text,
@@ -299,6 +304,11 @@ fn injected(text: &mut String, outcome: &RunOutcome) {
     }
 }
 
+/// Whether the reason of a verdict says already who is busy.
+fn is_undecided(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::Budget { .. } | Verdict::Starved { .. })
+}
+
 /// What the other oracles say, beside the verdict.
 fn oracles(text: &mut String, outcome: &RunOutcome) {
     for problem in &outcome.mtrr.problems {
@@ -314,8 +324,28 @@ fn oracles(text: &mut String, outcome: &RunOutcome) {
     for breach in outcome.breaches.iter().filter(|breach| !is_verdict(breach)) {
         let _ = writeln!(text, "  breach {}: {}", breach.kind.word(), breach_reason(breach));
     }
+    if let Some(slow) = outcome.slow.as_ref().filter(|_| !is_undecided(&outcome.verdict)) {
+        let (waiting, ran) = (awaited(&slow.waiting), time(slow.ran));
+        let _ = writeln!(
+            text,
+            "  slow, not stuck: {waiting} waited for vcpu{}, which {} ({ran} of CPU time)",
+            slow.vcpu, slow.doing
+        );
+    }
     if outcome.residual_waits > 0 {
         let _ = writeln!(text, "  residual waits: {}", outcome.residual_waits);
+    }
+}
+
+/// What a stall hangs on that is no cycle: the waits of a cycle show it.
+fn hangs_on(outcome: &RunOutcome) -> String {
+    match outcome.verdict.stall() {
+        Some(stall) if stall.kind != StallKind::Deadlock => {
+            let members =
+                stall.root.iter().take(MOST_WAITS).map(|member| format!("vcpu{} ({})", member.vcpu, member.doing));
+            after("; it hangs on ", &members.collect::<Vec<_>>().join(", "))
+        }
+        _ => String::new(),
     }
 }
 
@@ -426,6 +456,7 @@ mod test {
             kind: StallKind::Deadlock,
             strength: Strength::Observed,
             culprit: Some(Culprit { vcpu: 0, site: "call_many".into(), reason: "wait=0 became wait=1".into() }),
+            root: vec![],
             waits: vec![wait(0, "call_many", "", vec![1], true), wait(1, "ipi_handler", "B3", vec![0], false)],
         }));
         outcome.words = Words(vec![("count".into(), 0), ("gate".into(), 0)]);

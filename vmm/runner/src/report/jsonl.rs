@@ -185,6 +185,7 @@ mod test {
             kind: StallKind::Deadlock,
             strength: Strength::Observed,
             culprit: Some(Culprit { vcpu: 0, site: "call_many".into(), reason: "wait=0 became wait=1".into() }),
+            root: vec![],
             waits: vec![],
         };
         let json = result_json(&RunResult::new(sample::run(4), sample::outcome(Verdict::Stall(stall)))).unwrap();

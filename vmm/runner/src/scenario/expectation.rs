@@ -194,6 +194,7 @@ mod test {
             kind: StallKind::Deadlock,
             strength: Strength::Observed,
             culprit,
+            root: vec![],
             waits: vec![],
         }));
         outcome.words = Words(vec![("count".into(), 2), ("gate".into(), 0)]);

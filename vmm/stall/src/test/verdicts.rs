@@ -12,7 +12,7 @@ use stallbench_state::machine::{MpState, Unread};
 
 use super::world::{IF, RAN, Spin, World};
 use crate::conclude::{Ran, conclude};
-use crate::report::{Stall, StallKind, Strength};
+use crate::report::{Member, Stall, StallKind, Strength};
 use crate::set::VcpuSet;
 
 const FLAG_WAIT: u32 = 1;
@@ -516,7 +516,7 @@ fn interrupt_that_a_fault_drops_is_a_lost_interrupt_by_its_sender() {
     let stall = world.stall().expect("a stall");
     assert_eq!((stall.kind, stall.culprit.as_ref().map(|c| c.vcpu)), (StallKind::LostInterrupt, Some(0)));
     assert_eq!(reason(&stall), "its NMI to vcpu2 was dropped (guest-injected)");
-    assert_eq!(stall.waits[0].awaited_do, "idle, its NMI was dropped (guest-injected)");
+    assert_eq!(stall.waits[0].awaited_do, "vcpu2 idle, its NMI was dropped (guest-injected)");
 }
 
 #[test]
@@ -640,7 +640,8 @@ fn stall_that_hangs_on_a_hold_blames_nobody() {
     world.held(1, "ipi_handler/B2");
     let stall = world.stall().expect("a stall");
     assert_eq!((stall.kind, &stall.culprit), (StallKind::AbsentMember, &None));
-    assert_eq!(stall.waits[0].awaited_do, "is held at ipi_handler/B2");
+    assert_eq!(stall.waits[0].awaited_do, "vcpu1 is held at ipi_handler/B2");
+    assert_eq!(stall.root, [Member { vcpu: 1, doing: "is held at ipi_handler/B2".into() }]);
 }
 
 #[test]
