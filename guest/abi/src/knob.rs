@@ -271,6 +271,16 @@ pub mod flip {
     pub const NO_MUTEX: u8 = 6;
 }
 
+/// Codes of the words of [`MTRR_SAVED`].
+pub mod mtrr_saved {
+    /// In static variables, under a lock from prepare to post.
+    pub const LOCKED: u8 = 0;
+    /// In the same variables, without the lock.
+    pub const SHARED: u8 = 1;
+    /// In variables of each processor, without a lock.
+    pub const PER_CPU: u8 = 2;
+}
+
 /// Codes of the words of [`CRASH`].
 pub mod crash {
     /// A panic.
@@ -469,6 +479,16 @@ knobs! {
     ]);
     /// The budget of sections with interrupts off.
     IRQ_OFF_BUDGET = 21, "irq-off-budget", "visible steps (events of all vCPUs) that interrupts may be off for in one section; 0: no limit", Number { default: 0, min: 0, max: 1 << 32 };
+    /// Where the programming of the MTRRs keeps what it has to restore.
+    MTRR_SAVED = 24, "mtrr-saved", "where CR4 and the default type are saved while the MTRRs are programmed", Words(&[
+        word(mtrr_saved::LOCKED, "locked", "in static variables, under a lock until they are restored"),
+        word(mtrr_saved::SHARED, "shared", "in static variables, without the lock"),
+        word(mtrr_saved::PER_CPU, "per-cpu", "in variables of each vCPU, without a lock"),
+    ]);
+    /// What a WBINVD writes back.
+    CACHE_LINES = 25, "cache-lines", "what a WBINVD stands for, in visible steps", Number { default: 0, min: 0, max: 400 };
+    /// Whether the caches keep themselves current.
+    SELF_SNOOP = 26, "self-snoop", "whether the caches keep themselves current, so that WBINVD can be left out", NO_YES;
     /// How long the monarch of a machine check waits.
     MONARCH_TURNS = 40, "monarch-turns", "turns after which the monarch of a machine check gives up waiting for the others; 0 never", Number { default: 0, min: 0, max: 1 << 32 };
     /// How many start-up interrupts start a vCPU.

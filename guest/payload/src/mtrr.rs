@@ -6,12 +6,15 @@ mod rendezvous;
 mod skip;
 
 pub use mutex::Mutex;
-pub use rendezvous::{REPLICATE, set_mtrr};
+pub use rendezvous::{REPLICATE, Steps, set_mtrr, set_mtrr_by};
 pub(crate) use skip::choose_global_pages;
 
+use core::sync::atomic::AtomicU32;
+
 use stallbench_abi::mtrr::WholeInput;
+use stallbench_rt::arena::SharedArray;
 use stallbench_rt::lock::SpinLock;
-use stallbench_rt::this;
+use stallbench_rt::{boot, this, words};
 
 use crate::root::root;
 
@@ -23,7 +26,23 @@ pub struct Shared {
     /// Held by an initiator for its whole rendezvous: only one set_mtrr() at a time (`mtrr_mutex`).
     mutex: Mutex,
     saved: generic::Saved,
+    /// The same for each vCPU, as since 2022.
+    saved_per_cpu: SharedArray<generic::Saved>,
+    /// Classes of registers in which vCPUs differed from what they were given (`smp_changes_mask`).
+    changes: AtomicU32,
+    reserved: AtomicU32,
     state: generic::State,
+}
+
+impl Shared {
+    pub(crate) fn place(&self) {
+        self.saved_per_cpu.place(boot::vcpus());
+    }
+}
+
+/// Names the word that says what vCPUs had to change.
+pub(crate) fn name_changes() {
+    words::name("smp_changes", &root().mtrr.changes);
 }
 
 /// `mtrr_mutex`.

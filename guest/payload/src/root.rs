@@ -27,6 +27,7 @@ pub(crate) fn place() {
     root.call.place();
     root.pool.place();
     root.rcu.place();
+    root.mtrr.place();
     root.case.place();
     root.acceptance.place();
     root.rendezvous.place();

@@ -1,11 +1,11 @@
 //! Subject `mtrr`: set_mtrr() on top of a call layer.
 
-use stallbench_abi::knob::{self, MTRR, MTRR_BASE, MTRR_REG, MTRR_SIZE, MTRR_TYPE};
+use stallbench_abi::knob::{self, MTRR, MTRR_BASE, MTRR_REG, MTRR_SAVED, MTRR_SIZE, MTRR_TYPE};
 use stallbench_rt::{boot, this};
 
 use super::{case, hold_pool};
 use crate::mtrr::generic::{self, Range};
-use crate::mtrr::{REPLICATE, set_mtrr};
+use crate::mtrr::{REPLICATE, name_changes, set_mtrr};
 
 case!(
     SET_MTRR,
@@ -29,7 +29,10 @@ case!(
         BOUND,
         MTRR_SKIP,
         GLOBAL_PAGES,
-        IRQ_OFF_BUDGET
+        IRQ_OFF_BUDGET,
+        MTRR_SAVED,
+        CACHE_LINES,
+        SELF_SNOOP
     ],
     set
 );
@@ -39,6 +42,9 @@ fn set() {
         return;
     }
     hold_pool();
+    if boot::word(&MTRR_SAVED) != knob::mtrr_saved::LOCKED {
+        name_changes();
+    }
     if boot::word(&MTRR) == knob::mtrr::RANGE {
         set_mtrr(range());
     } else {
@@ -48,7 +54,8 @@ fn set() {
     }
 }
 
-fn range() -> Range {
+/// The range that the scenario asks for.
+pub(super) fn range() -> Range {
     Range {
         register: boot::knob(&MTRR_REG) as u32,
         base: boot::knob(&MTRR_BASE),

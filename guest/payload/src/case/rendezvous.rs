@@ -1,13 +1,17 @@
 //! Subject `rendezvous`: all meet before any goes on. Meetings that somebody misses, leaves too early or enters twice, one
 //! pattern a file, each with the one step that its fix changed (knob `fix`).
 
+mod ap_init;
 mod both_barriers;
 mod crossing;
 mod kdump;
 mod late_callee;
 mod overlapping_stops;
 mod slow_member;
+mod stack_record;
 mod stopper;
+mod two_counts;
+mod unserved_stopper;
 
 use stallbench_abi::knob::{FIX, answer};
 use stallbench_rt::boot;
@@ -22,6 +26,8 @@ pub(crate) struct Words {
     kdump: kdump::Words,
     slow_member: slow_member::Words,
     late_callee: late_callee::Words,
+    unserved_stopper: unserved_stopper::Words,
+    ap_init: ap_init::Words,
 }
 
 impl Words {

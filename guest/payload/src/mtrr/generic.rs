@@ -3,10 +3,11 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use stallbench_abi::event::{EventKind, MtrrStep};
+use stallbench_abi::knob::{CACHE_LINES, MTRR_SAVED, SELF_SNOOP};
 use stallbench_abi::layout::MAX_PHYS_ADDR_BITS;
 use stallbench_abi::mtrr::{RangeInput, WholeInput};
 use stallbench_abi::{knob, mtrr};
-use stallbench_rt::{cpu, event, procedure};
+use stallbench_rt::{arena, boot, cpu, event, irq_off, pause_point, procedure, this};
 
 use super::skip::{self, skips};
 use crate::root::root;
@@ -26,11 +27,30 @@ const DEFAULT_TYPE: u32 = 0x2ff;
 /// E, FE and the type of IA32_MTRR_DEF_TYPE.
 const DEFAULT_TYPE_FIELDS: u64 = 0xcff;
 
-/// What prepare saves for post. Static and shared, protected by the lock that is held between them, as in the original.
+/// What prepare saves for post. Static and shared, protected by the lock that is held between them, as in the original; knob
+/// `mtrr-saved` has it otherwise.
 #[repr(C)]
 pub(super) struct Saved {
     cr4: AtomicU64,
     default_type: AtomicU64,
+}
+
+// SAFETY: atomics, valid when zero.
+unsafe impl arena::Shared for Saved {}
+
+/// Where this processor saves.
+fn saved() -> &'static Saved {
+    let shared = &root().mtrr;
+    if boot::word(&MTRR_SAVED) == knob::mtrr_saved::PER_CPU {
+        shared.saved_per_cpu.get(this::vcpu())
+    } else {
+        &shared.saved
+    }
+}
+
+/// Whether processors program one after the other.
+fn is_locked() -> bool {
+    boot::word(&MTRR_SAVED) == knob::mtrr_saved::LOCKED
 }
 
 /// One variable range.
@@ -156,13 +176,15 @@ fn write_all() {
     let fixed =
         FIXED.into_iter().zip(&state.fixed).fold(false, |any, (register, saved)| write_changed(register, saved) | any);
     let default_type = state.default_type.load(Ordering::Relaxed);
-    let changed = root().mtrr.saved.default_type.load(Ordering::Relaxed) != default_type;
+    let changed = saved().default_type.load(Ordering::Relaxed) != default_type;
     if changed {
         set_default_type(default_type);
     }
     write_changed(PAT, &state.pat);
     let classes = u64::from(ranges) | u64::from(fixed) << 1 | u64::from(changed) << 2;
+    root().mtrr.changes.fetch_or(classes as u32, Ordering::Relaxed);
     event::record(EventKind::MTRR, MtrrStep::ALL.0, classes, 0);
+    pause_point!("set_mtrr_state/written");
 }
 
 fn write_changed(register: u32, saved: &AtomicU64) -> bool {
@@ -176,21 +198,24 @@ fn write_changed(register: u32, saved: &AtomicU64) -> bool {
 
 /// Post writes the default type: until then the MTRRs stay off.
 fn set_default_type(value: u64) {
-    root().mtrr.saved.default_type.store(value, Ordering::Relaxed);
+    saved().default_type.store(value, Ordering::Relaxed);
 }
 
 /// prepare_set(): caches off and flushed, global pages off, translations flushed, MTRRs off.
 fn prepare() {
-    let shared = &root().mtrr;
-    shared.atomicity.lock();
+    if is_locked() {
+        root().mtrr.atomicity.lock();
+    }
+    pause_point!("prepare_set/begin");
     if !skips(knob::skip::NO_FILL) {
         cpu::set_cr0((cpu::cr0() | cpu::CR0_CACHE_DISABLE) & !cpu::CR0_NOT_WRITE_THROUGH);
     }
+    pause_point!("prepare_set/caches-off");
     if !skips(knob::skip::WBINVD) {
-        cpu::write_back_and_invalidate_caches();
+        flush_caches();
     }
     let cr4 = cpu::cr4();
-    shared.saved.cr4.store(cr4, Ordering::Relaxed);
+    saved().cr4.store(cr4, Ordering::Relaxed);
     if cr4 & cpu::CR4_GLOBAL_PAGES != 0 && !skips(knob::skip::PGE) {
         cpu::set_cr4(cr4 & !cpu::CR4_GLOBAL_PAGES);
     }
@@ -198,7 +223,8 @@ fn prepare() {
         cpu::reload_cr3();
     }
     let default_type = cpu::read_msr(DEFAULT_TYPE);
-    shared.saved.default_type.store(default_type, Ordering::Relaxed);
+    saved().default_type.store(default_type, Ordering::Relaxed);
+    pause_point!("prepare_set/saved");
     if !skips(knob::skip::DISABLE) {
         cpu::write_msr(DEFAULT_TYPE, default_type & !DEFAULT_TYPE_FIELDS);
     }
@@ -210,19 +236,31 @@ fn prepare() {
 /// The second flush is step 11 of the manual. The original has the first alone, before the MTRRs are on, and the change of
 /// CR4.PGE at the end; without the second flush (`mtrr-skip=flush-after`) this is what it does.
 fn post() {
-    let shared = &root().mtrr;
     cpu::reload_cr3();
-    cpu::write_msr(DEFAULT_TYPE, shared.saved.default_type.load(Ordering::Relaxed));
+    cpu::write_msr(DEFAULT_TYPE, saved().default_type.load(Ordering::Relaxed));
     if !skips(knob::skip::FLUSH) {
         cpu::reload_cr3();
     }
     if !skips(knob::skip::CACHES_ON) {
         cpu::set_cr0(cpu::cr0() & !cpu::CR0_CACHE_DISABLE);
     }
-    let cr4 = shared.saved.cr4.load(Ordering::Relaxed);
+    let cr4 = saved().cr4.load(Ordering::Relaxed);
     if cr4 & cpu::CR4_GLOBAL_PAGES != 0 && !skips(knob::skip::PGE_BACK) {
         cpu::set_cr4(cr4);
     }
     event::record(EventKind::MTRR, MtrrStep::POSTED.0, 0, 0);
-    shared.atomicity.unlock();
+    pause_point!("post_set/restored");
+    if is_locked() {
+        root().mtrr.atomicity.unlock();
+    }
+}
+
+/// WBINVD, unless the caches of processors that share memory keep themselves current (CPUID.01H:EDX.SS): then the manual lets
+/// step 5 be left out. How much it writes back, which no guest sees, is declared: a visible step a line.
+fn flush_caches() {
+    if boot::word(&SELF_SNOOP) == knob::answer::YES {
+        return;
+    }
+    cpu::write_back_and_invalidate_caches();
+    (0..boot::knob(&CACHE_LINES)).for_each(|_| irq_off::step());
 }

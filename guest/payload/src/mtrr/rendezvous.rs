@@ -40,7 +40,8 @@ struct Rendezvous {
     count: AtomicU32,
     gate: AtomicU32,
     register: AtomicU32,
-    reserved: AtomicU32,
+    /// 1 where there is a third handshake.
+    third_handshake: AtomicU32,
     base: AtomicU64,
     size: AtomicU64,
     memory_type: AtomicU64,
@@ -89,19 +90,35 @@ impl Rendezvous {
     }
 }
 
+/// What of the rendezvous there is, and for whom.
+#[derive(Clone, Copy, Debug)]
+pub struct Steps {
+    /// The vCPUs that are called.
+    pub called: Mask,
+    /// The vCPUs that are waited for. The original counts the CPUs that are booting and calls those that are online.
+    pub counted: Mask,
+    /// Whether there is the third handshake (A8, B7).
+    pub third_handshake: bool,
+}
+
 /// set_mtrr(): programs a range on all processors, or replicates the initiator's state ([`REPLICATE`]).
 pub fn set_mtrr(range: Range) {
+    set_mtrr_by(range, Steps { called: call::others(), counted: call::others(), third_handshake: true });
+}
+
+/// As [`set_mtrr`], by these steps alone.
+pub fn set_mtrr_by(range: Range, steps: Steps) {
     pause_point!("set_mtrr/begin");
-    // The original counts the CPUs that are booting and interrupts those that are online; here the two sets are one.
-    let others = call::others();
+    let others = steps.counted;
     let count = others.count();
     let data = arena::on_stack::<Rendezvous>("set_mtrr");
     words::name("count", &data.count);
     words::name("gate", &data.gate);
     data.fill(range);
+    data.third_handshake.store(u32::from(steps.third_handshake), Ordering::Relaxed);
     data.open(count, 0);
     let function = Function { run: ipi_handler, info: data.reference() };
-    if call::all(function, false).is_err() {
+    if call::many(steps.called, function, false).is_err() {
         panic!("mtrr: timed out waiting for other CPUs");
     }
     pause_point!("set_mtrr/A1");
@@ -119,7 +136,9 @@ pub fn set_mtrr(range: Range) {
     }
     wait_until!("set_mtrr", "A6", "count", COUNT, data.all_came(others), equal);
     data.open(count, 0);
-    wait_until!("set_mtrr", "A8", "count", COUNT, data.all_came(others), equal);
+    if steps.third_handshake {
+        wait_until!("set_mtrr", "A8", "count", COUNT, data.all_came(others), equal);
+    }
     this::leave_rendezvous();
     section.end();
     procedure::leave();
@@ -133,6 +152,7 @@ fn ipi_handler(info: u64) {
     let section = irq_off::begin("ipi_handler");
     this::enter_rendezvous();
     data.touch("ipi_handler B2");
+    let third_handshake = data.third_handshake.load(Ordering::Relaxed) == 1;
     let early = skipped::skips(skip::BARRIER);
     if early {
         program(data.range());
@@ -149,8 +169,10 @@ fn ipi_handler(info: u64) {
     pause_point!("ipi_handler/B5");
     data.touch("ipi_handler B6");
     wait_until!("ipi_handler", "B6", "gate", GATE, Rendezvous::gate_is(&data, 0), equal);
-    data.touch("ipi_handler B7");
-    data.come();
+    if third_handshake {
+        data.touch("ipi_handler B7");
+        data.come();
+    }
     this::leave_rendezvous();
     section.end();
     procedure::leave();
