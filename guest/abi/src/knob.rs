@@ -489,6 +489,11 @@ knobs! {
     CACHE_LINES = 25, "cache-lines", "what a WBINVD stands for, in visible steps", Number { default: 0, min: 0, max: 400 };
     /// Whether the caches keep themselves current.
     SELF_SNOOP = 26, "self-snoop", "whether the caches keep themselves current, so that WBINVD can be left out", NO_YES;
+    /// Whether a call that is not answered sends its interrupt again.
+    CSD_DEBUG = 33, "csd-debug", "whether a synchronous call sends its interrupt again when it is not answered (call=llist)", Words(&[
+        word(answer::NO, "off", "it waits, and nothing else"),
+        word(answer::YES, "on", "it sends the interrupt again after a number of turns, as CONFIG_CSD_LOCK_WAIT_DEBUG does"),
+    ]);
     /// How long the monarch of a machine check waits.
     MONARCH_TURNS = 40, "monarch-turns", "turns after which the monarch of a machine check gives up waiting for the others; 0 never", Number { default: 0, min: 0, max: 1 << 32 };
     /// How many start-up interrupts start a vCPU.

@@ -23,6 +23,8 @@ mod percpu_lock;
 mod record;
 mod unlock_first;
 
+use core::sync::atomic::AtomicU32;
+
 use stallbench_abi::event::{CallShape, EventKind};
 use stallbench_abi::knob::{self, ARCH, CALL};
 use stallbench_abi::layout::vector;
@@ -32,7 +34,9 @@ use stallbench_rt::this::{self, CurrentCall};
 use stallbench_rt::{boot, cpu, event};
 
 use crate::rcu;
-use record::{CallMany, CallSingle};
+use crate::root::root;
+use record::CallMany;
+pub(crate) use record::CallSingle;
 
 /// What a call makes its targets run: a function and its argument, the address of a record in the arena.
 #[derive(Clone, Copy, Debug)]
@@ -193,6 +197,17 @@ pub fn single(target: usize, function: Function, wait: bool) -> Result<(), CallE
             Layer::OwnHelper => own_helper::many(Mask::one(target), call),
         }
     })
+}
+
+/// smp_call_function_single_async(): `target` runs the function, by a record of the caller's. Of the layers with lock-free
+/// inboxes.
+pub(crate) fn single_async(target: usize, record: &'static CallSingle, function: Function) -> Result<(), CallError> {
+    numbered(CallShape::SINGLE, function, false, |call| llist::single_async(target, record, call))
+}
+
+/// A word that is 0 while a vCPU's inbox is empty. Of the layers with lock-free inboxes.
+pub(crate) fn newest(target: usize) -> &'static AtomicU32 {
+    root().call.stacks.get(target).newest()
 }
 
 /// smp_call_function_many(): the online members of `mask`, but for the caller, run the function.

@@ -1,7 +1,7 @@
 //! Intrusive lists in the arena, as the call layers use them: the doubly linked circular list of Linux, which readers may walk
 //! while one writer changes it, and the lock-free stack of today (`llist`).
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::arena::Shared;
 
@@ -128,6 +128,12 @@ impl Stack {
             entry = next;
         }
         reversed
+    }
+
+    /// The lower half of its top, 0 while it has no entry: a word for reports.
+    pub fn low_half(&self) -> &AtomicU32 {
+        // SAFETY: the first four bytes of the aligned word, which lives as long; x86 is little-endian, and both are atomics.
+        unsafe { AtomicU32::from_ptr(self.0.as_ptr().cast()) }
     }
 
     /// Whether the stack has no entry.

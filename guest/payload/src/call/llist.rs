@@ -3,12 +3,13 @@
 //! The receiver runs synchronous records first, people are waiting for them, and unlocks each after its callback; it unlocks
 //! asynchronous ones before.
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU32, Ordering};
 
+use stallbench_abi::knob::{self, CSD_DEBUG};
 use stallbench_rt::arena::Held;
 use stallbench_rt::list::{self, Stack};
 use stallbench_rt::mask::Mask;
-use stallbench_rt::{arena, this, wait_until};
+use stallbench_rt::{arena, boot, pause_point, this, wait_bounded, wait_until};
 
 use super::record::{self, CallSingle};
 use super::{Call, CallError, arch, online};
@@ -18,6 +19,8 @@ use crate::root::root;
 pub(super) const LOCK: u32 = 0x01;
 /// Its sender waits (`CSD_TYPE_SYNC`); without it the record is asynchronous (`CSD_TYPE_ASYNC`).
 const SYNC: u32 = 0x10;
+/// Turns after which a call counts as not answered (`smp.csd_lock_timeout`, five seconds in the original).
+const CSD_DEBUG_TURNS: u64 = 2000;
 
 /// `call_single_queue`: the calls for one CPU.
 #[derive(Debug)]
@@ -26,6 +29,13 @@ pub(super) struct Inbox(pub(super) Stack);
 
 // SAFETY: one atomic, valid when zero.
 unsafe impl arena::Shared for Inbox {}
+
+impl Inbox {
+    /// Half of the address of its newest call, 0 while there is none: for reports.
+    pub(super) fn newest(&self) -> &AtomicU32 {
+        self.0.low_half()
+    }
+}
 
 /// The oldest of this vCPU's calls, all of which are taken out; 0 for none.
 pub(super) fn take_own() -> u64 {
@@ -66,10 +76,32 @@ pub(super) fn single_marked(target: usize, call: Call, synchronous: u32) -> Resu
         let record = arena::on_stack::<CallSingle>("csd");
         record.flags.store(LOCK | synchronous, Ordering::Relaxed);
         exec_single(target, &record, call)?;
-        wait_until!("call_single", "", "flag LOCK", COMPLETION, record.flag_clear(LOCK), equal);
+        wait_for_single(target, &record);
         return Ok(());
     }
     let record = root().call.single.get(this::vcpu());
+    lock(record);
+    exec_single(target, record, call)
+}
+
+/// csd_lock_wait(), behind a synchronous call to one; with `csd-debug`, as CONFIG_CSD_LOCK_WAIT_DEBUG does it.
+fn wait_for_single(target: usize, record: &CallSingle) {
+    if boot::word(&CSD_DEBUG) != knob::answer::YES {
+        wait_until!("call_single", "", "flag LOCK", COMPLETION, record.flag_clear(LOCK), equal);
+        return;
+    }
+    let answered = || {
+        let unlocked = record.flag_clear(LOCK);
+        wait_bounded!("call_single", "", "flag LOCK", COMPLETION, unlocked, CSD_DEBUG_TURNS)
+    };
+    while !answered() {
+        // The original asks first whether the target runs any call at all; here one interrupt too many does no harm.
+        arch::send_call_function_single(target);
+    }
+}
+
+/// smp_call_function_single_async(): a record of the caller's own making, which it may not use again before it is unlocked.
+pub(super) fn single_async(target: usize, record: &'static CallSingle, call: Call) -> Result<(), CallError> {
     lock(record);
     exec_single(target, record, call)
 }
@@ -86,7 +118,10 @@ fn exec_single(target: usize, record: &CallSingle, call: Call) -> Result<(), Cal
         return Err(CallError::Offline);
     }
     record.fill(&call, Some(target));
-    if add(target, record) {
+    let was_empty = add(target, record);
+    // An interrupt here whose handler calls the same target finds the inbox not empty.
+    pause_point!("generic_exec_single/queued");
+    if was_empty {
         arch::send_call_function_single(target);
     }
     Ok(())

@@ -78,6 +78,11 @@ impl CallSingle {
         self.number.store(call.number, Ordering::Relaxed);
     }
 
+    /// Its flags, for reports.
+    pub(crate) fn flags(&self) -> &AtomicU32 {
+        &self.flags
+    }
+
     /// Number of the call that last filled it in.
     pub(super) fn call_number(&self) -> u64 {
         self.number.load(Ordering::Relaxed)

@@ -3,6 +3,9 @@
 //! A pattern that is about a call layer uses that layer. One whose protocol the layers do not have brings its own.
 
 mod cond;
+mod interrupted_sender;
+mod lost_kick;
+mod round_up;
 mod shared_mask;
 mod worker;
 
@@ -25,6 +28,9 @@ pub struct Words {
     /// Callbacks that have still to end.
     left: AtomicU32,
     cond: cond::Words,
+    interrupted_sender: interrupted_sender::Words,
+    lost_kick: lost_kick::Words,
+    round_up: round_up::Words,
     /// `smp_call_mask`: targets that have still to run the function.
     shared_mask: AtomicU32,
     worker: worker::Words,
@@ -34,6 +40,7 @@ impl Words {
     pub(crate) fn place(&self) {
         self.missing.store(boot::vcpus() as u32, Ordering::Relaxed);
         self.worker.place();
+        self.round_up.place();
     }
 }
 

@@ -1,0 +1,72 @@
+//! C17: a synchronous call from an interrupt, on a CPU that is about to send the interrupt of a call to the same target.
+//!
+//! ```text
+//! task:    queues a record for CPU 1, whose inbox was empty: so it owes an interrupt
+//! handler:   queues another: the inbox is not empty, no interrupt is owed; waits for CPU 1
+//! task:    would send the interrupt now
+//! ```
+
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use stallbench_abi::layout::vector;
+use stallbench_rt::{apic, boot, pause_point, this, words};
+
+use super::{is_fixed, ready};
+use crate::call::{self, Function};
+use crate::case::{case, count_down};
+use crate::root::root;
+
+case!(
+    CALL_IN_INTERRUPT,
+    "call-in-interrupt",
+    "an interrupt whose handler has a synchronous call to make, to the target of a call that the task is in",
+    [CALL, APIC, FIX],
+    call_in_interrupt
+);
+
+/// Whose part is whose. The interrupt comes from the last vCPU, which is the target where there are two.
+const CALLER: usize = 0;
+const TARGET: usize = 1;
+
+/// Shared words.
+#[repr(C)]
+pub(super) struct Words {
+    /// Calls that the handler left to the task.
+    deferred: AtomicU32,
+}
+
+fn call_in_interrupt() {
+    ready(interrupt);
+    let me = this::vcpu();
+    if me == boot::vcpus() - 1 {
+        pause_point!("interrupter/begin");
+        apic::send(CALLER, vector::NOTIFY);
+    }
+    if me == CALLER {
+        let words = &root().records;
+        words::name("left", &words.left);
+        words::name("inbox", call::newest(TARGET));
+        words.left.store(2, Ordering::Relaxed);
+        synchronous_call();
+        while words.interrupted_sender.deferred.swap(0, Ordering::SeqCst) != 0 {
+            synchronous_call();
+        }
+    }
+}
+
+fn synchronous_call() {
+    assert!(call::single(TARGET, Function { run: ends, info: 0 }, true).is_ok());
+}
+
+fn ends(_info: u64) {
+    count_down(&root().records.left);
+}
+
+/// What interrupts the caller.
+fn interrupt() {
+    if is_fixed() {
+        root().records.interrupted_sender.deferred.store(1, Ordering::SeqCst);
+    } else {
+        synchronous_call();
+    }
+}
