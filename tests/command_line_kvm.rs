@@ -135,6 +135,30 @@ fn json_lines_hold_what_is_documented_and_nothing_else() {
 }
 
 #[test]
+fn variants_of_arch_that_diverge_are_told_in_both_reports() {
+    if kvm_is_missing() {
+        return;
+    }
+    let report = tempfile::NamedTempFile::new().unwrap();
+    let option = format!("--report=jsonl={}", report.path().display());
+    let output = stallbench(&["run", "table/set-mtrr@vcpus=3,call=release,alloc=fail", "mtrr/today", &option]);
+    let told = text(&output.stdout);
+    let line = "  set-mtrr, 3 vCPUs, call=release, alloc=fail   generic pass · generic-old-handler stall deadlock\n";
+    assert!(told.contains(&format!("where variants of arch diverge\n{line}")), "{told}");
+    let lines = json_lines(&fs::read_to_string(report.path()).unwrap());
+    let end = lines.last().unwrap();
+    assert_eq!(undocumented(end, "", &documented_keys("run-end")), Vec::<String>::new(), "{end}");
+    let divergences = end["arch_divergences"].as_array().unwrap();
+    assert_eq!(divergences.len(), 1, "{end}");
+    assert_eq!(
+        divergences[0]["verdicts"],
+        serde_json::json!({ "generic": ["pass"], "generic-old-handler": ["stall deadlock"] })
+    );
+    let agreeing = stallbench(&["run", "table/set-mtrr@vcpus=3,call=release,alloc=ok"]);
+    assert!(!text(&agreeing.stdout).contains("diverge"), "{}", text(&agreeing.stdout));
+}
+
+#[test]
 fn report_that_cannot_be_opened_is_110_and_results_are_on_the_terminal() {
     if kvm_is_missing() {
         return;

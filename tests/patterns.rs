@@ -137,8 +137,7 @@ fn bug_and_fix_differ_in_exactly_one_knob() {
         let (bug, fixed) = (pair.bug.scenario.name(), pair.fixed.scenario.name());
         assert_eq!(pair.bug.case.name, pair.fixed.case.name, "{bug} and {fixed} run different cases");
         let injected = |checked: &Checked| {
-            let scenario = &checked.scenario;
-            scenario.holds().chain(scenario.faults()).map(str::to_owned).collect::<Vec<_>>()
+            checked.injection.texts().map(|(what, text)| format!("{what} {text}")).collect::<Vec<_>>()
         };
         assert_eq!(injected(&pair.bug), injected(&pair.fixed), "{bug} and {fixed} differ in holds or faults");
         let [one] = &pair.differences[..] else { panic!("{bug} and {fixed} differ in {:?}", pair.differences) };

@@ -5,6 +5,7 @@ mod jsonl;
 mod junit;
 mod kind;
 mod pipe;
+mod variants;
 
 use std::io;
 

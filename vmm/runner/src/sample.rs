@@ -48,6 +48,7 @@ pub(crate) fn run(vcpus: usize) -> Run {
         seed: 0,
         repetition: 0,
         layout: None,
+        alternating: 0,
         injected: Arc::default(),
         expectation: Arc::new(Expectation::pass("made up")),
         size: Size { vcpus, initiator: 0 },

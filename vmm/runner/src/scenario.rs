@@ -105,16 +105,6 @@ impl Scenario {
         self.entry.pattern.as_ref().map(|id| id.get_ref().as_str())
     }
 
-    /// Where it holds vCPUs, as written.
-    pub fn holds(&self) -> impl Iterator<Item = &str> {
-        self.entry.holds.iter().map(|hold| hold.get_ref().as_str())
-    }
-
-    /// What it lets go wrong, as written.
-    pub fn faults(&self) -> impl Iterator<Item = &str> {
-        self.entry.faults.iter().map(|fault| fault.get_ref().as_str())
-    }
-
     /// Whether a run of everything includes it.
     pub fn is_default(&self) -> bool {
         self.entry.default

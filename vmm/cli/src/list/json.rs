@@ -94,10 +94,14 @@ fn scenario(scenario: &Scenario, checked: &Checked) -> Result<Value, ScenarioErr
         "set": axes(&checked.set),
         "matrix": axes(&checked.matrix),
         "alternate": axes(&checked.alternate),
-        "holds": scenario.holds().collect::<Vec<_>>(),
-        "faults": scenario.faults().collect::<Vec<_>>(),
+        "holds": injected(checked, "hold"),
+        "faults": injected(checked, "fault"),
         "expectations": expectations,
     }))
+}
+
+fn injected<'a>(checked: &'a Checked, kind: &str) -> Vec<&'a str> {
+    checked.injection.texts().filter(|(what, _)| *what == kind).map(|(_, text)| text).collect()
 }
 
 fn axes(axes: &[Axis]) -> Value {

@@ -2,9 +2,7 @@
 
 use std::fmt::Write as _;
 
-use stallbench_runner::scenario::{
-    Catalogue, Checked, Difference, Pattern, Scenario, ScenarioError, Subject, differences,
-};
+use stallbench_runner::scenario::{Catalogue, Checked, Difference, Pattern, ScenarioError, Subject, differences};
 
 use super::words::{expected, plural, rules, wrapped};
 use crate::guest::Guest;
@@ -61,12 +59,9 @@ fn difference(difference: &Difference) -> String {
 }
 
 /// Where a scenario holds vCPUs, and what it lets go wrong, a line each.
-pub(super) fn injected(text: &mut String, indent: &str, scenario: &Scenario) {
-    for hold in scenario.holds() {
-        let _ = writeln!(text, "{indent}hold {hold}");
-    }
-    for fault in scenario.faults() {
-        let _ = writeln!(text, "{indent}fault {fault}");
+pub(super) fn injected(text: &mut String, indent: &str, checked: &Checked) {
+    for (what, injected) in checked.injection.texts() {
+        let _ = writeln!(text, "{indent}{what} {injected}");
     }
 }
 
@@ -80,7 +75,7 @@ fn show(text: &mut String, checked: &Checked) -> Result<(), ScenarioError> {
         let _ = write!(text, ", {}={}", axis.knob.name, axis.values.join("|"));
     }
     let _ = writeln!(text, "; vcpus {}", vcpus.join(", "));
-    injected(text, "    ", &checked.scenario);
+    injected(text, "    ", checked);
     for rule in rules(&cells) {
         let expectation = &cells[rule[0]].expectation;
         let _ = writeln!(

@@ -138,7 +138,7 @@ fn story(text: &mut String, scenario: &Scenario, checked: &Checked) -> Result<()
             let _ = writeln!(text, "  {what} {}: {}", axis.knob.name, axis.values.join(", "));
         }
     }
-    pattern::injected(text, "  ", scenario);
+    pattern::injected(text, "  ", checked);
     let groups: Vec<_> = scenario.groups().collect();
     if !groups.is_empty() {
         let _ = writeln!(text, "  groups {}", groups.join(", "));

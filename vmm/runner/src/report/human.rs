@@ -7,6 +7,7 @@ use std::time::Duration;
 use anstyle::{AnsiColor, Style};
 
 use super::pipe::Pipe;
+use super::variants::Variants;
 use super::{Report, Start};
 use crate::outcome::{Breach, RunOutcome, StallKind, Verdict, Wait0Outcome, WaitReport};
 use crate::result::{RunResult, Summary};
@@ -34,6 +35,7 @@ pub struct Human<W> {
     sink: Pipe<W>,
     few: bool,
     group: Option<Group>,
+    variants: Variants,
 }
 
 /// The runs of one scenario, so far.
@@ -47,7 +49,7 @@ struct Group {
 impl<W: Write> Human<W> {
     /// Writes to `sink`.
     pub fn new(sink: W) -> Self {
-        Self { sink: Pipe::new(sink), few: true, group: None }
+        Self { sink: Pipe::new(sink), few: true, group: None, variants: Variants::default() }
     }
 
     fn write(&mut self, text: &str) -> io::Result<()> {
@@ -83,6 +85,7 @@ impl<W: Write> Report for Human<W> {
     }
 
     fn result(&mut self, result: &RunResult) -> io::Result<()> {
+        self.variants.add(result);
         if self.few {
             return self.write(&format!("{}\n", block(result, true)));
         }
@@ -106,7 +109,7 @@ impl<W: Write> Report for Human<W> {
 
     fn end(&mut self, summary: &Summary) -> io::Result<()> {
         self.finish_group()?;
-        self.write(&summary_line(summary))
+        self.write(&format!("{}{}", self.variants.in_words(), summary_line(summary)))
     }
 }
 

@@ -7,6 +7,7 @@ use serde::ser::{SerializeMap, Serializer};
 use serde_json::Value;
 use stallbench_state::host::HostFingerprint;
 
+use super::variants::{Divergence, Variants};
 use super::{Report, Start};
 use crate::outcome::RunOutcome;
 use crate::result::{RunResult, Summary};
@@ -19,12 +20,13 @@ pub const SCHEMA_VERSION: u32 = 1;
 #[derive(Debug)]
 pub struct JsonLines<W> {
     sink: W,
+    variants: Variants,
 }
 
 impl<W: Write> JsonLines<W> {
     /// Writes to `sink`, one write a line.
     pub fn new(sink: W) -> Self {
-        Self { sink }
+        Self { sink, variants: Variants::default() }
     }
 
     fn line(&mut self, line: &impl Serialize) -> io::Result<()> {
@@ -49,6 +51,7 @@ impl<W: Write> Report for JsonLines<W> {
     }
 
     fn result(&mut self, result: &RunResult) -> io::Result<()> {
+        self.variants.add(result);
         self.line(&ResultLine::new(result))
     }
 
@@ -60,6 +63,7 @@ impl<W: Write> Report for JsonLines<W> {
             interrupted: summary.interrupted,
             wall_ns: u64::try_from(summary.wall.as_nanos()).unwrap_or(u64::MAX),
             verdicts: &summary.verdicts,
+            arch_divergences: self.variants.divergences(),
         })
     }
 }
@@ -171,6 +175,8 @@ struct RunEnd<'a> {
     interrupted: bool,
     wall_ns: u64,
     verdicts: &'a std::collections::BTreeMap<&'static str, usize>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    arch_divergences: Vec<Divergence>,
 }
 
 #[cfg(test)]

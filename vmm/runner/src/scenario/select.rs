@@ -79,6 +79,8 @@ pub struct Run {
     pub repetition: u32,
     /// The layout that is programmed, where the case takes one.
     pub layout: Option<Arc<Layout>>,
+    /// Knobs whose value follows from the cell's place among the others, a bit for each number.
+    pub alternating: u64,
     /// Where vCPUs are held, and what goes wrong.
     pub injected: Arc<Injected>,
     /// What is expected of the cell as it is declared.
@@ -333,8 +335,10 @@ impl Selector<'_> {
 
     fn add(&mut self, checked: &Checked, cells: &[Cell]) -> Result<(), ScenarioError> {
         self.catalogue.check_pattern(&checked.scenario)?;
+        let alternating = checked.alternate.iter().fold(0, |bits, axis| bits | 1 << axis.knob.number);
         for cell in cells {
             let run = first_run(&checked.scenario.name(), &checked.case, cell, &checked.injection, self.request)?;
+            let run = Run { alternating, ..run };
             if self.names.insert(Arc::clone(&run.name)) {
                 self.cells.push(run);
             }
@@ -380,6 +384,7 @@ fn first_run(
         seed: request.seed,
         repetition: 0,
         layout,
+        alternating: 0,
         injected: Arc::new(injected),
         expectation: Arc::clone(&cell.expectation),
         size,

@@ -121,9 +121,9 @@ fn case_and_knobs(checked: &Checked) -> String {
     for axis in checked.matrix.iter().chain(&checked.alternate) {
         let _ = write!(text, ", `{}` {}", axis.knob.name, axis.values.join(" or "));
     }
-    let injected = |what: &'static str, text: &str| format!("; {what} `{}`", one_line(text));
-    text.extend(checked.scenario.holds().map(|hold| injected("hold", hold)));
-    text.extend(checked.scenario.faults().map(|fault| injected("injected fault", fault)));
+    for (what, injected) in checked.injection.texts() {
+        let _ = write!(text, "; {what} `{}`", one_line(injected));
+    }
     text
 }
 
