@@ -63,6 +63,8 @@ global_asm!(
     "add eax, {private}",
     "lgdt [rax + {gdt_pointer}]",
     "lidt [rax + {idt_pointer}]",
+    // LTR makes the descriptor busy and refuses one that is (SDM 2A, LTR). A vCPU that is started again left it so.
+    "and byte ptr [rax + {tss_type}], {not_busy}",
     "mov ecx, {tss}",
     "ltr cx",
     "lea rsp, [rax + {task_stack_top}]",
@@ -89,6 +91,8 @@ global_asm!(
     code = const layout::CODE_SELECTOR,
     data = const layout::DATA_SELECTOR,
     tss = const layout::TSS_SELECTOR,
+    tss_type = const area::GDT + layout::TSS_SELECTOR as u64 + 5,
+    not_busy = const 0xfd,
     private = const layout::PRIVATE,
     private_stride = const layout::PRIVATE_STRIDE,
     gdt_pointer = const area::GDT_POINTER,
