@@ -144,6 +144,41 @@ fn interrupts_that_are_off_for_longer_than_allowed_turn_a_pass_into_a_breach() {
     assert_eq!((&result["vcpu"], &result["site"]), (&0.into(), &"set_mtrr".into()), "{result:#}");
 }
 
+/// Whether ring 0 of a guest runs in the instruction emulator of this host's KVM.
+fn is_emulated() -> bool {
+    std::path::Path::new("/sys/module/kvm_pvm").exists()
+}
+
+#[test]
+fn vcpu_that_works_for_long_is_the_root_of_the_waits_and_never_a_stall() {
+    let ran = stallbench(&["slow/busy-member", "--repeat", "3"]);
+    ran.assert_code(0);
+    for result in &ran.results {
+        let last = result["vcpus"].as_u64().unwrap() - 1;
+        let slow = &result["slow"];
+        assert_eq!(result["verdict"], "pass", "{result:#}");
+        // Where guests run natively the work takes less time than any suspicion.
+        if slow.is_null() && !is_emulated() {
+            continue;
+        }
+        assert_eq!(slow["vcpu"].as_u64(), Some(last), "{result:#}");
+        assert!(slow["doing"].as_str().unwrap().contains("slow::work"), "{result:#}");
+        assert_eq!(slow["waiting"].as_array().unwrap().len() as u64, last, "{result:#}");
+        assert!(result["watch"]["suspicions"].as_u64() > Some(0), "{result:#}");
+    }
+}
+
+#[test]
+fn budget_that_ends_before_the_work_names_who_is_at_it() {
+    let ran = stallbench(&["slow/busy-member@vcpus=2", "--budget", "40", "--set", "spin=yield"]);
+    let result = ran.assert_code(100).only();
+    // A host that is busy enough may not run it at all.
+    assert!(["budget", "starved"].contains(&result["verdict"].as_str().unwrap()), "{result:#}");
+    if result["verdict"] == "budget" {
+        assert!(result["reason"].as_str().unwrap().starts_with("vcpu0 waits for vcpu1, which runs at "), "{result:#}");
+    }
+}
+
 #[test]
 fn fix_in_a_stalling_case_is_not_as_expected() {
     for fix in ["call=percpu-lock", "call=release", "call=llist", "alloc=ok"] {

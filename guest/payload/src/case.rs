@@ -12,6 +12,7 @@ mod mtrr_rounds;
 mod nmi_watchdog;
 mod records;
 pub(crate) mod rendezvous;
+mod slow;
 
 use core::sync::atomic::{AtomicU32, Ordering};
 

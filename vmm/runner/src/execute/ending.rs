@@ -145,7 +145,7 @@ impl Ending<'_> {
         });
         let starved: Vec<_> = (0..self.ran.len()).filter_map(|vcpu| self.starved(vcpu)).collect();
         if !starved.is_empty() {
-            return Verdict::Starved { reason: starved.into_iter().chain(root).collect::<Vec<_>>().join("; ") };
+            return Verdict::Starved { reason: root.into_iter().chain(starved).collect::<Vec<_>>().join("; ") };
         }
         let doing = busy(analysis).map(|vcpu| format!("vcpu{vcpu} {}", analysis.doing(vcpu)));
         let denied = contradictions.iter().map(ToString::to_string);
