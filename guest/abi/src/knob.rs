@@ -153,6 +153,8 @@ pub mod call {
     pub const PERCPU_UNLOCK_FIRST: u8 = 4;
     /// Lock-free inboxes and record types, today.
     pub const LLIST: u8 = 5;
+    /// Records per CPU whose multi-target record has no lock of its own, 2.6.32 to 2.6.38.
+    pub const PERCPU_LOCKLESS: u8 = 6;
 }
 
 /// Codes of the words of [`ARCH`].
@@ -219,6 +221,16 @@ pub mod spin {
     pub const PAUSE: u8 = 0;
     /// A port write.
     pub const YIELD: u8 = 1;
+}
+
+/// Codes of the words of [`REFS`].
+pub mod refs {
+    /// Under the lock, if there are any.
+    pub const CHECKED: u8 = 0;
+    /// Under the lock.
+    pub const LOCKED: u8 = 1;
+    /// Before the lock.
+    pub const EARLY: u8 = 2;
 }
 
 /// Codes of the words of [`CALLEE`].
@@ -372,6 +384,7 @@ knobs! {
         word(call::KMALLOC_2_6_29, "kmalloc-2.6.29", "2.6.29-rc: without memory, one target after the other"),
         word(call::RELEASE, "release", "the proposed CSD_FLAG_RELEASE: without memory, wait for acceptance only"),
         word(call::PERCPU_LOCK, "percpu-lock", "2.6.30: one record a CPU with a lock, unlocked after the callback"),
+        word(call::PERCPU_LOCKLESS, "percpu-lockless", "2.6.32: the multi-target record has no lock (knob refs)"),
         word(call::PERCPU_UNLOCK_FIRST, "percpu-unlock-first", "2015: asynchronous records unlocked before the callback"),
         word(call::LLIST, "llist", "today: lock-free inboxes, record types"),
     ]);
@@ -489,6 +502,12 @@ knobs! {
     CACHE_LINES = 25, "cache-lines", "what a WBINVD stands for, in visible steps", Number { default: 0, min: 0, max: 400 };
     /// Whether the caches keep themselves current.
     SELF_SNOOP = 26, "self-snoop", "whether the caches keep themselves current, so that WBINVD can be left out", NO_YES;
+    /// The references of a multi-target record.
+    REFS = 32, "refs", "when the references of a multi-target record are stored (call=percpu-lockless)", Words(&[
+        word(refs::CHECKED, "checked", "under the lock of the list, and not if there are none"),
+        word(refs::LOCKED, "locked", "under the lock of the list"),
+        word(refs::EARLY, "early", "before the lock of the list is taken"),
+    ]);
     /// Whether a call that is not answered sends its interrupt again.
     CSD_DEBUG = 33, "csd-debug", "whether a synchronous call sends its interrupt again when it is not answered (call=llist)", Words(&[
         word(answer::NO, "off", "it waits, and nothing else"),

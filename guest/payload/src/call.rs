@@ -6,6 +6,7 @@
 //! | `kmalloc-2.6.29` | `kmalloc` | Linux 2.6.29-rc: without memory, one target after the other |
 //! | `release` | `kmalloc` | the proposal of January 2009: wait only until the target has copied the record |
 //! | `percpu-lock` | `percpu_lock` | Linux 2.6.30 (8969a5ede0f9): one record a CPU, with a lock |
+//! | `percpu-lockless` | `lockless` | Linux 2.6.32 to 2.6.38: the multi-target record has no lock any more |
 //! | `percpu-unlock-first` | `unlock_first` | Linux 4.1 (8053871d0f7f): unlock asynchronous records before their callback |
 //! | `llist` | `llist` | today |
 //!
@@ -18,6 +19,7 @@ mod arch;
 mod inbox;
 mod kmalloc;
 mod llist;
+mod lockless;
 mod own_helper;
 mod percpu_lock;
 mod record;
@@ -29,7 +31,7 @@ use stallbench_abi::event::{CallShape, EventKind};
 use stallbench_abi::knob::{self, ARCH, CALL};
 use stallbench_abi::layout::vector;
 use stallbench_rt::arena::{self, SharedArray};
-use stallbench_rt::mask::Mask;
+use stallbench_rt::mask::{Mask, SharedMask};
 use stallbench_rt::this::{self, CurrentCall};
 use stallbench_rt::{boot, cpu, event};
 
@@ -86,6 +88,7 @@ pub struct Shared {
 enum Layer {
     Kmalloc,
     PercpuLock,
+    Lockless,
     UnlockFirst,
     Llist,
     OwnHelper,
@@ -97,6 +100,7 @@ fn layer() -> Layer {
     }
     match boot::word(&CALL) {
         knob::call::PERCPU_LOCK => Layer::PercpuLock,
+        knob::call::PERCPU_LOCKLESS => Layer::Lockless,
         knob::call::PERCPU_UNLOCK_FIRST => Layer::UnlockFirst,
         knob::call::LLIST => Layer::Llist,
         _ => Layer::Kmalloc,
@@ -113,7 +117,7 @@ impl Shared {
         let vcpus = boot::vcpus();
         match layer() {
             Layer::Kmalloc => self.place_inboxes(vcpus),
-            Layer::PercpuLock => {
+            Layer::PercpuLock | Layer::Lockless => {
                 self.place_inboxes(vcpus);
                 self.single.place(vcpus);
                 self.many.place(vcpus);
@@ -158,6 +162,7 @@ fn call_function_interrupt() {
     match layer() {
         Layer::Kmalloc => kmalloc::multi_interrupt(),
         Layer::PercpuLock => percpu_lock::multi_interrupt(),
+        Layer::Lockless => lockless::multi_interrupt(),
         Layer::UnlockFirst => unlock_first::interrupt(),
         Layer::Llist => llist::interrupt(),
         Layer::OwnHelper => own_helper::interrupt(),
@@ -168,7 +173,7 @@ fn call_function_single_interrupt() {
     rcu::leave_idle();
     match layer() {
         Layer::Kmalloc => kmalloc::single_interrupt(),
-        Layer::PercpuLock => percpu_lock::single_interrupt(),
+        Layer::PercpuLock | Layer::Lockless => percpu_lock::single_interrupt(),
         Layer::UnlockFirst => unlock_first::interrupt(),
         Layer::Llist => llist::interrupt(),
         Layer::OwnHelper => own_helper::interrupt(),
@@ -185,12 +190,12 @@ pub fn single(target: usize, function: Function, wait: bool) -> Result<(), CallE
     numbered(CallShape::SINGLE, function, wait, |call| {
         match layer() {
             // The layers with lock-free inboxes take their record first, even for themselves.
-            Layer::Kmalloc | Layer::PercpuLock | Layer::OwnHelper if target == this::vcpu() => {
+            Layer::Kmalloc | Layer::PercpuLock | Layer::Lockless | Layer::OwnHelper if target == this::vcpu() => {
                 record::run_here(call);
                 Ok(())
             }
             Layer::Kmalloc => kmalloc::single(target, call),
-            Layer::PercpuLock => percpu_lock::single(target, call),
+            Layer::PercpuLock | Layer::Lockless => percpu_lock::single(target, call),
             Layer::UnlockFirst => unlock_first::single(target, call),
             Layer::Llist => llist::single(target, call),
             Layer::OwnHelper if !online().contains(target) => Err(CallError::Offline),
@@ -217,11 +222,30 @@ pub fn many(mask: Mask, function: Function, wait: bool) -> Result<(), CallError>
         match layer() {
             Layer::Kmalloc => kmalloc::many(targets, call),
             Layer::PercpuLock => percpu_lock::many(targets, call),
+            Layer::Lockless => lockless::many(targets, call),
             Layer::UnlockFirst => unlock_first::many(targets, call),
             Layer::Llist => llist::many(targets, call),
             Layer::OwnHelper => own_helper::many(targets, call),
         }
     })
+}
+
+/// smp_call_function_many() with a mask that others change meanwhile. Of `percpu-lockless`.
+pub(crate) fn many_of(mask: &SharedMask, function: Function, wait: bool) -> Result<(), CallError> {
+    numbered(CallShape::MANY, function, wait, |call| lockless::many_of(mask, call))
+}
+
+/// smp_call_function_many() without its short cut for a single target. Of `percpu-lockless`.
+pub(crate) fn broadcast(targets: Mask, function: Function, wait: bool) -> Result<(), CallError> {
+    numbered(CallShape::MANY, function, wait, |call| {
+        lockless::broadcast(targets, call);
+        Ok(())
+    })
+}
+
+/// A vCPU's own record for multi-target calls. Of the layers that have one.
+pub(crate) fn own_many(vcpu: usize) -> &'static CallMany {
+    root().call.many.get(vcpu)
 }
 
 /// smp_call_function(): all online vCPUs but the caller run the function.

@@ -87,8 +87,14 @@ impl Queue {
     /// Interrupts are off.
     pub(super) fn add_first(&self, record: &CallMany) {
         record.record_queued();
+        self.add_first_with(record, || ());
+    }
+
+    /// The same, with something that is to happen under the lock once the record is on the list.
+    pub(super) fn add_first_with(&self, record: &CallMany, under_lock: impl FnOnce()) {
         self.lock.lock();
         self.list.add_head(&record.single.link);
+        under_lock();
         self.lock.unlock();
     }
 

@@ -17,7 +17,7 @@ use super::{Call, CallError, arch, online};
 use crate::root::root;
 
 /// The record is in use (`CSD_FLAG_LOCK`).
-const LOCK: u32 = 1;
+pub(super) const LOCK: u32 = 1;
 
 /// csd_lock(): waits until the earlier call that uses the record is through.
 fn lock_single(record: &CallSingle) {
@@ -25,7 +25,7 @@ fn lock_single(record: &CallSingle) {
     take(record);
 }
 
-fn lock_many(record: &CallMany) {
+pub(super) fn lock_many(record: &CallMany) {
     wait_until!("csd_lock", "", "flag LOCK", RECORD, record.flag_clear(LOCK), equal);
     take(&record.single);
 }
@@ -36,7 +36,7 @@ fn take(record: &CallSingle) {
 }
 
 /// csd_unlock().
-fn unlock(record: &CallSingle) {
+pub(super) fn unlock(record: &CallSingle) {
     fence(Ordering::SeqCst);
     record.clear(LOCK);
 }

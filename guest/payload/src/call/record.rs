@@ -123,6 +123,11 @@ impl CallMany {
         unsafe { &*(link as *const Self) }
     }
 
+    /// The flags, and the number of targets that have still to run it, for reports.
+    pub(crate) fn flags_and_refs(&self) -> (&AtomicU32, &AtomicU32) {
+        (&self.single.flags, &self.refs)
+    }
+
     /// Waits for flags of this record to be clear are for all targets that are not through with it.
     pub(super) fn flag_clear(&self, flag: u32) -> Condition {
         self.single.flag_clear(flag).remaining(&self.unfinished)
@@ -130,8 +135,13 @@ impl CallMany {
 
     /// Fills the record in for these targets.
     pub(super) fn fill(&self, call: &Call, targets: Mask) {
-        self.single.fill(call, None);
         self.refs.store(targets.count(), Ordering::Relaxed);
+        self.fill_but_refs(call, targets);
+    }
+
+    /// Fills the record in, but for the number of targets that have still to run it.
+    pub(super) fn fill_but_refs(&self, call: &Call, targets: Mask) {
+        self.single.fill(call, None);
         self.mask.set(targets);
         self.unfinished.set(targets);
     }

@@ -4,7 +4,9 @@
 
 mod cond;
 mod interrupted_sender;
+mod live_mask;
 mod lost_kick;
+mod recycled;
 mod round_up;
 mod shared_mask;
 mod worker;
@@ -29,7 +31,9 @@ pub struct Words {
     left: AtomicU32,
     cond: cond::Words,
     interrupted_sender: interrupted_sender::Words,
+    live_mask: live_mask::Words,
     lost_kick: lost_kick::Words,
+    recycled: recycled::Words,
     round_up: round_up::Words,
     /// `smp_call_mask`: targets that have still to run the function.
     shared_mask: AtomicU32,
@@ -40,6 +44,8 @@ impl Words {
     pub(crate) fn place(&self) {
         self.missing.store(boot::vcpus() as u32, Ordering::Relaxed);
         self.worker.place();
+        self.live_mask.place();
+        self.recycled.place();
         self.round_up.place();
     }
 }
