@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_stallbench");
 
-/// A /proc/mtrr as kernels since 2.6.28 print it.
+/// A /proc/mtrr as newer kernels print it.
 const PROC: &str = "reg00: base=0x000000000 (    0MB), size= 2048MB, count=1: write-back\n\
                     reg01: base=0x07c000000 ( 1984MB), size=   64MB, count=1: uncachable\n\
                     reg02: base=0x0d0000000 ( 3328MB), size=  256MB, count=1: write-combining\n";

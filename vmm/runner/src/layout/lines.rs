@@ -1,4 +1,4 @@
-//! Layouts as kernels print them: the lines of /proc/mtrr, and those of the boot log (`mtrr=debug`, or old enough to always).
+//! Layouts as kernels print them: the lines of /proc/mtrr, and those of the boot log.
 
 use stallbench_state::mtrr::{ENABLED, FIXED_ENABLED, MemoryType};
 
@@ -10,7 +10,7 @@ pub(super) type At<T> = Result<T, (usize, LayoutProblem)>;
 
 /// Adds the ranges of a /proc/mtrr; `first` is the line of the file in which the text begins.
 ///
-/// Both forms that there are: until 2.6.28 the type comes before `count=`, later behind it.
+/// Both forms that there are: in older kernels the type comes before `count=`, in newer ones behind it.
 pub(super) fn add_proc(draft: &mut Draft, text: &str, first: usize) -> At<()> {
     let says_something = |line: &str| !line.trim().is_empty() && !line.trim().starts_with('#');
     for (i, line) in text.lines().enumerate().filter(|(_, line)| says_something(line)) {

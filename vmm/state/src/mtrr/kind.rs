@@ -1,4 +1,4 @@
-//! Memory types, as MTRRs number them (SDM 3A 12.11.1) and as /proc/mtrr calls them.
+//! Memory types, as MTRRs number them (SDM 3A 12.11) and as /proc/mtrr calls them.
 
 use std::fmt;
 
