@@ -11,7 +11,7 @@ use assert_cmd::Command;
 use serde_json::Value;
 use stallbench_image::program;
 use stallbench_runner::scenario::{
-    Case, Catalogue, Cell, Checked, Difference, Pattern, Problem, Scenario, Twins, differences,
+    Case, Catalogue, Cell, Checked, Difference, Pattern, Problem, Root, Scenario, Twins, differences,
 };
 
 /// The patterns that there are to be, by their ids.
@@ -178,9 +178,11 @@ fn every_pattern_has_a_bug_that_shows_and_a_fix_that_passes() {
 }
 
 #[test]
-fn bug_of_a_stall_names_what_lies_in_memory() {
+fn bug_that_stalls_says_who_is_at_its_root_and_what_lies_in_memory() {
     for pair in pairs(&Catalogue::default()) {
         for cell in pair.bug.cells().unwrap().iter().filter(|cell| cell.expectation.verdict == "stall") {
+            let root = cell.expectation.culprit != Root::Any || cell.expectation.culprit_vcpu.is_some();
+            assert!(root, "{}: {} says nothing of a culprit", pair.pattern, cell.name);
             assert!(!cell.expectation.words.is_empty(), "{}: {} names no word", pair.pattern, cell.name);
         }
     }
