@@ -74,6 +74,20 @@ pub fn send(vcpu: usize, vector: u8) {
     event::record(EventKind::IPI, u32::from(vector), vcpu as u64, 0);
 }
 
+/// Sends a fixed interrupt to one vCPU, with a pause point between the two stores that this takes in xAPIC mode. Unless `guarded`,
+/// interrupts stay on between them: a handler that sends an interrupt leaves its own destination behind.
+pub fn send_in_two_stores(vcpu: usize, vector: u8, guarded: bool) {
+    if is_x2apic() {
+        return send(vcpu, vector);
+    }
+    let were = guarded.then(cpu::disable_interrupts);
+    xapic_register(ICR_HIGH).store((vcpu as u32) << 24, Ordering::SeqCst);
+    crate::pause_point!("send_ipi/destination");
+    xapic_register(ICR_LOW).store(icr::ASSERT | u32::from(vector), Ordering::SeqCst);
+    event::record(EventKind::IPI, u32::from(vector), vcpu as u64, 0);
+    were.into_iter().for_each(cpu::restore_interrupts);
+}
+
 /// Sends a fixed interrupt to all vCPUs but this one, by the shorthand.
 pub fn send_all_but_self(vector: u8) {
     broadcast(icr::ALL_BUT_SELF, icr::ASSERT | u32::from(vector));

@@ -147,6 +147,12 @@ pub fn chain_next(entry: u64) -> u64 {
     at(entry).next.load(Ordering::Relaxed)
 }
 
+/// The lower half of the address behind `entry` in such a chain: what a walk that cannot get on waits for.
+pub fn chain_word(entry: u64) -> &'static AtomicU32 {
+    // SAFETY: as in `Stack::low_half`; the link is of the arena, as `at` says.
+    unsafe { AtomicU32::from_ptr(at(entry).next.as_ptr().cast()) }
+}
+
 /// Lets `entry` lead to `next` in such a chain.
 pub fn chain_set_next(entry: u64, next: u64) {
     at(entry).next.store(next, Ordering::Relaxed);

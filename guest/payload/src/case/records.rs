@@ -1,23 +1,28 @@
 //! Subject `records`: the records of calls, one file a pattern. What several patterns need stands here.
 //!
-//! A pattern that is about a call layer uses that layer. One whose protocol the layers do not have brings its own.
+//! A pattern that is about a call layer uses that layer. One whose protocol the layers do not have brings its own, and says to
+//! the event ring what a layer would say: what was queued for whom, and which callback ran.
 
 mod cond;
 mod interrupted_sender;
 mod live_mask;
 mod lost_kick;
+mod overtaken;
 mod recycled;
 mod round_up;
 mod shared_mask;
+mod shared_record;
+mod torn_icr;
 mod worker;
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use stallbench_abi::event::EventKind;
 use stallbench_abi::knob::{self, FIX};
 use stallbench_abi::layout::vector;
 use stallbench_rt::this::Handler;
 use stallbench_rt::wait::Condition;
-use stallbench_rt::{boot, this, wait_until};
+use stallbench_rt::{boot, event, this, wait_until};
 
 use crate::call;
 use crate::root::root;
@@ -33,8 +38,11 @@ pub struct Words {
     interrupted_sender: interrupted_sender::Words,
     live_mask: live_mask::Words,
     lost_kick: lost_kick::Words,
+    overtaken: overtaken::Words,
     recycled: recycled::Words,
     round_up: round_up::Words,
+    shared_record: shared_record::Words,
+    torn_icr: torn_icr::Words,
     /// `smp_call_mask`: targets that have still to run the function.
     shared_mask: AtomicU32,
     worker: worker::Words,
@@ -61,6 +69,21 @@ fn ready(handler: Handler) {
     let missing = &root().records.missing;
     super::count_down(missing);
     wait_until!("ready", "", "vCPUs not ready", COUNT, Condition::of(missing, 0).count(call::others()), equal);
+}
+
+/// Says that a record of a pattern's own protocol is about to be queued: the number of its call.
+fn say_queued(target: usize, record: u64) -> u64 {
+    let number = event::next_call();
+    event::record(EventKind::QUEUE, target as u32, record, number);
+    number
+}
+
+/// Says that the callback of such a call runs, around it.
+fn say_running(number: u64, callback: impl FnOnce()) {
+    event::record(EventKind::CALLBACK, 0, number, 0);
+    this::progress();
+    callback();
+    event::record(EventKind::CALLBACK_END, 0, number, 0);
 }
 
 fn address_of<T>(object: &T) -> u64 {
