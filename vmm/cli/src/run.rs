@@ -13,6 +13,7 @@ use clap::Args;
 use stallbench_core::HostKvm;
 use stallbench_runner::evidence::Evidence;
 use stallbench_runner::execute::{self, ExecuteError};
+use stallbench_runner::oracle::order::Mode;
 use stallbench_runner::outcome::RunOutcome;
 use stallbench_runner::report::{Human, Kind, Reports, Start};
 use stallbench_runner::result::Summary;
@@ -54,6 +55,9 @@ pub(crate) struct Arguments {
     /// Seed of what is random in a guest; each repetition counts it up
     #[arg(long, value_name = "S", default_value = "0", value_parser = parse_seed)]
     seed: u64,
+    /// Look at the order in which MTRRs are programmed: off, filter (each access stops its vCPU) or step (the whole procedure, step by step) [default: as the scenario declares]
+    #[arg(long, value_name = "HOW", value_parser = str::parse::<Mode>)]
+    order: Option<Mode>,
     /// What each run may take, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=86_400_000))]
     budget: u64,

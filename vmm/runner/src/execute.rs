@@ -12,18 +12,21 @@ use stallbench_abi::fault::{FAULTS, Fault as InjectedFault};
 use stallbench_abi::knob::KNOB_SLOTS;
 use stallbench_abi::layout::{ARENA, ARENA_SIZE, GHOST, PAGE};
 use stallbench_abi::pause::{HOLDS, Hold};
+use stallbench_core::observe::ObserveError;
 use stallbench_core::{CreateError, Fault, HostKvm, Machine, MachineConfig, StartError};
 use stallbench_stall::Policy;
 use stallbench_state::program::Program;
 use thiserror::Error;
 
 use crate::layout::Layout;
+use crate::oracle::order::Mode;
 use crate::outcome::RunOutcome;
 use crate::scenario::Injected;
 
 mod ending;
 mod fault;
 mod monitor;
+mod order;
 mod quiet;
 mod slice;
 mod stop;
@@ -45,6 +48,8 @@ pub struct RunPlan {
     pub injected: Arc<Injected>,
     /// The layout that it programs, where its case takes one.
     pub layout: Option<Arc<Layout>>,
+    /// How the order of MTRR programming is looked at.
+    pub order: Mode,
     /// Wall time after which the run ends undecided.
     pub budget: Duration,
 }
@@ -76,6 +81,15 @@ pub enum ExecuteError {
         /// Why.
         #[source]
         source: CreateError,
+    },
+    /// The order of MTRR programming cannot be looked at on this host.
+    #[error("look at the order in which mtrrs are programmed (--order {mode})")]
+    Order {
+        /// How it was to be looked at.
+        mode: Mode,
+        /// Why it cannot be.
+        #[source]
+        source: ObserveError,
     },
     /// Its threads could not be started.
     #[error("start a machine with {vcpus} vCPUs")]
@@ -120,6 +134,8 @@ pub fn execute(
     let config = MachineConfig { turn: TURN, ..MachineConfig::new(vcpus) };
     let machine = Machine::new(host, &config, program.bytes(), &boot_block(plan));
     let mut machine = machine.map_err(|source| ExecuteError::Create { vcpus, source })?;
+    let order = order::Look::begin(host, program, plan.order, &mut machine)
+        .map_err(|source| ExecuteError::Order { mode: plan.order, source })?;
     let _shortened = slice::shorten();
     machine.start().map_err(|source| ExecuteError::Start { vcpus, source })?;
     let expected = crate::oracle::mtrr::Expected::of(case, plan);
@@ -132,7 +148,7 @@ pub fn execute(
         plan.budget,
         &plan.injected,
     );
-    let mut outcome = monitor.run(&expected, &interrupted)?;
+    let mut outcome = order.end(&machine, monitor.run(&expected, &interrupted)?);
     drop(machine);
     outcome.wall = began.elapsed();
     Ok(outcome)

@@ -9,6 +9,8 @@ use serde::ser::{SerializeMap, Serializer};
 
 pub use stallbench_stall::report::{Address, Contradiction, Culprit, Member, Stall, StallKind, Strength, WaitReport};
 
+use crate::oracle::order::{Finding, Mode, Step};
+
 /// What the host concluded about a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "verdict", rename_all = "kebab-case")]
@@ -164,6 +166,8 @@ pub struct RunOutcome {
     pub mtrr: MtrrOutcome,
     /// What the oracle of the control registers says.
     pub control: ControlOutcome,
+    /// What the oracle of the order of MTRR programming says.
+    pub order: OrderOutcome,
     /// What the oracle of the wait=0 contract says.
     pub wait0: Wait0Outcome,
     /// Every breach of another kind, in the order of kinds, whatever the verdict is.
@@ -291,6 +295,54 @@ pub struct ControlOutcome {
     /// What differs, a line each.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
+}
+
+/// What the oracle of the order of MTRR programming says, of all vCPUs together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OrderOutcome {
+    /// How it was looked at.
+    pub mode: Mode,
+    /// Accesses to MTRRs that were seen.
+    pub accesses: u64,
+    /// Instructions that were executed step by step.
+    pub instructions: u64,
+    /// Times that a vCPU was followed through the procedure, step by step.
+    pub procedures: u64,
+    /// What is known of each step of the manual.
+    #[serde(serialize_with = "steps")]
+    pub steps: Vec<(Step, Finding)>,
+    /// What was violated: the first of each step and vCPU, bounded.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub violations: Vec<String>,
+    /// Why less was seen than the mode shows, if so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl Default for OrderOutcome {
+    /// Nobody looked.
+    fn default() -> Self {
+        Self {
+            mode: Mode::Off,
+            accesses: 0,
+            instructions: 0,
+            procedures: 0,
+            steps: Step::ALL.into_iter().map(|step| (step, Finding::NotObserved)).collect(),
+            violations: Vec::new(),
+            reason: None,
+        }
+    }
+}
+
+impl OrderOutcome {
+    /// The steps of which this is known.
+    pub fn steps_that_are(&self, finding: Finding) -> impl Iterator<Item = Step> {
+        self.steps.iter().filter(move |(_, found)| *found == finding).map(|(step, _)| *step)
+    }
+}
+
+fn steps<S: Serializer>(steps: &[(Step, Finding)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(steps.iter().map(|(step, finding)| (step.word(), finding)))
 }
 
 /// What the oracle of the wait=0 contract says.

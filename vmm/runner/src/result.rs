@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::oracle::order::{Finding, Step};
 use crate::outcome::{RunOutcome, Verdict};
 use crate::scenario::Run;
 
@@ -22,6 +23,7 @@ impl RunResult {
     pub fn new(run: Run, outcome: RunOutcome) -> Self {
         let mut differences = run.expectation.differences(&outcome, run.size);
         differences.extend(outcome.injected.problems());
+        differences.extend(unseen_order(&run, &outcome));
         Self { run, outcome, differences }
     }
 
@@ -29,6 +31,15 @@ impl RunResult {
     pub fn is_as_expected(&self) -> bool {
         self.differences.is_empty()
     }
+}
+
+/// The steps of MTRR programming that nobody saw, of those that a pass of this scenario says something about.
+fn unseen_order(run: &Run, outcome: &RunOutcome) -> Option<String> {
+    let mode = run.declared_order.min(outcome.order.mode);
+    let shown = |step: &Step| mode.shows(*step) && outcome.verdict == Verdict::Pass;
+    let unseen: Vec<_> = outcome.order.steps_that_are(Finding::NotObserved).filter(shown).map(Step::word).collect();
+    let why = outcome.order.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
+    (!unseen.is_empty()).then(|| format!("mtrr order: {} not observed{why}, expected ok", unseen.join(", ")))
 }
 
 /// What all runs together came to.

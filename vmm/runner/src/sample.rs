@@ -3,8 +3,9 @@
 use core::time::Duration;
 use std::sync::Arc;
 
+use crate::oracle::order::Mode;
 use crate::outcome::{
-    ControlOutcome, InjectionOutcome, MtrrOutcome, RunOutcome, Verdict, Wait0Outcome, WatchOutcome, Words,
+    ControlOutcome, InjectionOutcome, MtrrOutcome, OrderOutcome, RunOutcome, Verdict, Wait0Outcome, WatchOutcome, Words,
 };
 use crate::scenario::{Expectation, Run, Selection, Size};
 
@@ -25,6 +26,7 @@ pub(crate) fn outcome(verdict: Verdict) -> RunOutcome {
         slow: None,
         contradictions: vec![],
         vcpu_states: vec![],
+        order: OrderOutcome::default(),
         injected: InjectionOutcome::default(),
         log: vec![],
         watch: WatchOutcome::default(),
@@ -50,6 +52,8 @@ pub(crate) fn run(vcpus: usize) -> Run {
         layout: None,
         alternating: 0,
         injected: Arc::default(),
+        order: Mode::Off,
+        declared_order: Mode::Off,
         expectation: Arc::new(Expectation::pass("made up")),
         size: Size { vcpus, initiator: 0 },
     }

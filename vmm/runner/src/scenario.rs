@@ -105,6 +105,11 @@ impl Scenario {
         self.entry.pattern.as_ref().map(|id| id.get_ref().as_str())
     }
 
+    /// How the order of MTRR programming is looked at, as written.
+    pub fn order(&self) -> Option<&str> {
+        self.entry.order.as_ref().map(|order| order.get_ref().as_str())
+    }
+
     /// Whether a run of everything includes it.
     pub fn is_default(&self) -> bool {
         self.entry.default

@@ -9,6 +9,7 @@ use stallbench_abi::knob::{self, Knob};
 use stallbench_core::HostKvm;
 use stallbench_image::program;
 use stallbench_runner::execute::{ExecuteError, RunPlan, execute};
+use stallbench_runner::oracle::order::Mode;
 use stallbench_runner::outcome::{RunOutcome, StallKind, Verdict, Wait0Outcome};
 
 fn plan(case: &str, vcpus: usize, set: &[(&Knob, &str)]) -> RunPlan {
@@ -18,7 +19,8 @@ fn plan(case: &str, vcpus: usize, set: &[(&Knob, &str)]) -> RunPlan {
     for (knob, value) in set {
         knobs[knob.number as usize] = knob.parse(value, vcpus).expect("a value of the knob");
     }
-    RunPlan { case, vcpus, knobs, seed: 1, injected: Arc::default(), layout: None, budget: Duration::from_secs(60) }
+    let (injected, layout, order) = (Arc::default(), None, Mode::Off);
+    RunPlan { case, vcpus, knobs, seed: 1, injected, layout, order, budget: Duration::from_secs(60) }
 }
 
 fn run(plan: &RunPlan) -> Result<RunOutcome, ExecuteError> {

@@ -94,6 +94,7 @@ fn scenario(scenario: &Scenario, checked: &Checked) -> Result<Value, ScenarioErr
         "set": axes(&checked.set),
         "matrix": axes(&checked.matrix),
         "alternate": axes(&checked.alternate),
+        "order": scenario.order(),
         "holds": injected(checked, "hold"),
         "faults": injected(checked, "fault"),
         "expectations": expectations,

@@ -60,6 +60,9 @@ fn difference(difference: &Difference) -> String {
 
 /// Where a scenario holds vCPUs, and what it lets go wrong, a line each.
 pub(super) fn injected(text: &mut String, indent: &str, checked: &Checked) {
+    if let Some(order) = checked.scenario.order() {
+        let _ = writeln!(text, "{indent}order {order}");
+    }
     for (what, injected) in checked.injection.texts() {
         let _ = writeln!(text, "{indent}{what} {injected}");
     }

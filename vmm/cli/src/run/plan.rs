@@ -56,6 +56,7 @@ fn all_selected(arguments: &Arguments, guest: &Guest) -> Result<Selection, Failu
         repeat: arguments.repeat,
         seed: arguments.seed,
         layout: layout.map(Arc::new),
+        order: arguments.order,
     };
     if !arguments.names.is_empty() && request.names.is_empty() {
         return Ok(Selection::default());
@@ -132,6 +133,9 @@ pub(super) fn check_out(arguments: &Arguments) -> Result<(), Failure> {
 pub(super) fn evidence(arguments: &Arguments) -> Result<Option<Arc<Evidence>>, Failure> {
     let Some(root) = &arguments.out else { return Ok(None) };
     let mut options = format!(" --budget {}", arguments.budget);
+    if let Some(order) = arguments.order {
+        options.push_str(&format!(" --order {order}"));
+    }
     if let Some(payload) = &arguments.payload {
         options.push_str(&format!(" --payload '{}'", payload.display()));
     }
@@ -150,7 +154,8 @@ pub(super) fn evidence(arguments: &Arguments) -> Result<Option<Arc<Evidence>>, F
 pub(crate) fn run_plan(run: &Run, budget: Duration) -> RunPlan {
     let injected = Arc::clone(&run.injected);
     let layout = run.layout.clone();
-    RunPlan { case: run.case, vcpus: run.vcpus, knobs: run.knobs, seed: run.seed, injected, layout, budget }
+    let order = run.order;
+    RunPlan { case: run.case, vcpus: run.vcpus, knobs: run.knobs, seed: run.seed, injected, layout, order, budget }
 }
 
 #[cfg(test)]

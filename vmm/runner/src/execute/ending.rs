@@ -25,8 +25,8 @@ use crate::oracle::calls::Calls;
 use crate::oracle::mtrr::{self, Expected};
 use crate::oracle::{control, irq_off, lifetime};
 use crate::outcome::{
-    Breach, Contradiction, ControlOutcome, InjectionOutcome, MtrrOutcome, RunOutcome, SlowOutcome, VcpuSummary,
-    Verdict, WatchOutcome, Words,
+    Breach, Contradiction, ControlOutcome, InjectionOutcome, MtrrOutcome, OrderOutcome, RunOutcome, SlowOutcome,
+    VcpuSummary, Verdict, WatchOutcome, Words,
 };
 
 /// CPU time below which a vCPU that could have run was not run, in the last part of the budget.
@@ -74,6 +74,7 @@ impl Ending<'_> {
             slow: self.slow(analysis, undecided),
             contradictions,
             vcpu_states: analysis.map(|analysis| self.vcpus(analysis)).unwrap_or_default(),
+            order: OrderOutcome::default(),
             injected: InjectionOutcome::default(),
             log: Vec::new(),
             watch: WatchOutcome::default(),

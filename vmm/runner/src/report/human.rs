@@ -9,6 +9,7 @@ use anstyle::{AnsiColor, Style};
 use super::pipe::Pipe;
 use super::variants::Variants;
 use super::{Report, Start};
+use crate::oracle::order::{Finding, Mode};
 use crate::outcome::{Breach, RunOutcome, StallKind, Verdict, Wait0Outcome, WaitReport};
 use crate::result::{RunResult, Summary};
 use crate::scenario::culprit_of;
@@ -155,6 +156,9 @@ fn coloured_block(result: &RunResult) -> String {
     layout(&mut text, result);
     waits(&mut text, &result.outcome);
     findings(&mut text, &result.outcome);
+    if run.declared_order != Mode::Off && result.outcome.order.mode == Mode::Off {
+        text.push_str("  mtrr order: not observed (--order off)\n");
+    }
     for difference in &result.differences {
         let _ = writeln!(text, "  {BAD}not as expected{BAD:#}: {difference}");
     }
@@ -320,6 +324,7 @@ fn oracles(text: &mut String, outcome: &RunOutcome) {
     for problem in &outcome.control.problems {
         let _ = writeln!(text, "  control registers: {problem}");
     }
+    order(text, outcome);
     if outcome.wait0 == Wait0Outcome::NotObserved {
         text.push_str("  wait=0 contract: not observed, events were lost\n");
     }
@@ -349,6 +354,28 @@ fn hangs_on(outcome: &RunOutcome) -> String {
             after("; it hangs on ", &members.collect::<Vec<_>>().join(", "))
         }
         _ => String::new(),
+    }
+}
+
+/// `mtrr order, filter: 20 accesses; ok 2 3 4`; nothing where nobody looked.
+fn order(text: &mut String, outcome: &RunOutcome) {
+    let order = &outcome.order;
+    if order.mode == Mode::Off {
+        return;
+    }
+    let _ = write!(text, "  mtrr order, {}: {} accesses", order.mode, order.accesses);
+    if order.instructions > 0 {
+        let _ = write!(text, ", {} instructions in {} procedures", order.instructions, order.procedures);
+    }
+    for finding in [Finding::Ok, Finding::Violated, Finding::NotObserved] {
+        let steps: Vec<_> = order.steps_that_are(finding).map(|step| step.number().to_string()).collect();
+        if !steps.is_empty() {
+            let _ = write!(text, "; {} {}", finding.word(), steps.join(" "));
+        }
+    }
+    let _ = writeln!(text, "{}", order.reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})")));
+    for violation in &order.violations {
+        let _ = writeln!(text, "  {BAD}violated{BAD:#}: {violation}");
     }
 }
 

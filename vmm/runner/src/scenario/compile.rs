@@ -14,6 +14,7 @@ use super::injection::Injection;
 use super::knobs::{Case, ValuePattern};
 use super::{Scenario, file::Texts};
 use crate::nearest::did_you_mean;
+use crate::oracle::order::Mode;
 use crate::outcome::{Strength, Verdict};
 
 /// Most cells of a scenario.
@@ -34,6 +35,8 @@ pub struct Checked {
     pub alternate: Vec<Axis>,
     /// Where vCPUs are held, and what goes wrong.
     pub injection: Injection,
+    /// How the order of MTRR programming is looked at.
+    pub order: Mode,
     /// Knobs that are the same in every cell.
     pub set: Vec<Axis>,
     pub(super) exclude: Vec<(usize, Condition)>,
@@ -86,6 +89,7 @@ impl Checked {
             matrix,
             alternate,
             injection: injection(scenario)?,
+            order: order(scenario)?,
             set,
             exclude: vec![],
             rules: vec![],
@@ -170,6 +174,12 @@ fn injection(scenario: &Scenario) -> Result<Injection, ScenarioError> {
     Injection::parse(&holds, &faults).map_err(|problem| scenario.problem(entry.name.span(), problem))
 }
 
+fn order(scenario: &Scenario) -> Result<Mode, ScenarioError> {
+    let Some(text) = &scenario.entry.order else { return Ok(Mode::Off) };
+    let found = word(scenario, "order", text, &Mode::ALL.map(Mode::word))?;
+    Ok(Mode::ALL.into_iter().find(|mode| mode.word() == found).unwrap_or_default())
+}
+
 fn vcpus(scenario: &Scenario, values: &Spanned<Texts>) -> Result<Vec<usize>, ScenarioError> {
     let problem = |problem| scenario.problem(values.span(), problem);
     let texts = &values.get_ref().0;
@@ -229,8 +239,8 @@ fn expectation(scenario: &Scenario, rule: &file::Rule, at: usize) -> Result<Expe
     if verdict == "stall" && kind.is_none() {
         return Err(problem(Problem::Missing { verdict: "stall", what: "a kind" }));
     }
-    if rule.contains.is_some() && verdict != "guest-fault" {
-        return Err(problem(Problem::Misplaced { what: "contains", verdict: "guest-fault" }));
+    if rule.contains.is_some() && !["guest-fault", "inconsistent", "breach"].contains(&verdict) {
+        return Err(problem(Problem::Misplaced { what: "contains", verdict: "guest-fault, inconsistent or breach" }));
     }
     if rule.culprit.is_some() && kinds.is_empty() {
         return Err(problem(Problem::Misplaced { what: "culprit", verdict: "stall" }));

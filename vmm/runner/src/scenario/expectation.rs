@@ -23,7 +23,7 @@ pub struct Expectation {
     pub words: Vec<(String, Amount)>,
     /// Waits for a record of an earlier call; `None`: any number.
     pub residual_waits: Option<Amount>,
-    /// What the text of a guest fault contains.
+    /// What the text of a guest fault, or the reason of an inconsistency or breach, contains.
     pub contains: Option<String>,
     /// The reason, from the protocol.
     pub because: String,
@@ -113,10 +113,14 @@ impl Expectation {
     }
 
     fn compare_text(&self, outcome: &RunOutcome, found: &mut Vec<String>) {
-        if let (Some(text), Verdict::GuestFault(fault)) = (&self.contains, &outcome.verdict)
-            && !fault.text.contains(text)
-        {
-            found.push(format!("guest fault '{}', expected one that says '{text}'", fault.text));
+        let (what, said) = match &outcome.verdict {
+            Verdict::GuestFault(fault) => ("guest fault", &fault.text),
+            Verdict::Inconsistent { reason } => ("inconsistent", reason),
+            Verdict::Breach(breach) => ("breach", &breach.reason),
+            _ => return,
+        };
+        if let Some(text) = self.contains.as_ref().filter(|text| !said.contains(*text)) {
+            found.push(format!("{what} '{said}', expected one that says '{text}'"));
         }
     }
 

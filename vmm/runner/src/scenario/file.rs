@@ -44,6 +44,7 @@ pub(super) struct Entry {
     pub alternate: Pairs,
     #[serde(default)]
     pub exclude: Vec<Spanned<Pairs>>,
+    pub order: Option<Spanned<String>>,
     #[serde(default)]
     pub holds: Vec<Spanned<String>>,
     #[serde(default)]

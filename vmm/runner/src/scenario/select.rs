@@ -20,6 +20,7 @@ use super::stories::{ALL_PATTERNS, of_patterns};
 use super::{Scenario, Size};
 use crate::layout::Layout;
 use crate::nearest::{did_you_mean_or, did_you_mean_these};
+use crate::oracle::order::Mode;
 
 /// Characters of a name in front of the `@` beyond which it is no name, whatever there is.
 const LONGEST: usize = 200;
@@ -39,11 +40,13 @@ pub struct Request {
     pub seed: u64,
     /// A layout of the user's own, in place of those that scenarios name.
     pub layout: Option<Arc<Layout>>,
+    /// How the order of MTRR programming is looked at, instead of how the scenarios declare it.
+    pub order: Option<Mode>,
 }
 
 impl Default for Request {
     fn default() -> Self {
-        Self { names: Vec::new(), vcpus: Vec::new(), set: Vec::new(), repeat: 1, seed: 0, layout: None }
+        Self { names: Vec::new(), vcpus: Vec::new(), set: Vec::new(), repeat: 1, seed: 0, layout: None, order: None }
     }
 }
 
@@ -83,6 +86,10 @@ pub struct Run {
     pub alternating: u64,
     /// Where vCPUs are held, and what goes wrong.
     pub injected: Arc<Injected>,
+    /// How the order of MTRR programming is looked at.
+    pub order: Mode,
+    /// How the scenario declares that it is to be looked at.
+    pub declared_order: Mode,
     /// What is expected of the cell as it is declared.
     pub expectation: Arc<Expectation>,
     /// What amounts in the expectation refer to.
@@ -338,7 +345,8 @@ impl Selector<'_> {
         let alternating = checked.alternate.iter().fold(0, |bits, axis| bits | 1 << axis.knob.number);
         for cell in cells {
             let run = first_run(&checked.scenario.name(), &checked.case, cell, &checked.injection, self.request)?;
-            let run = Run { alternating, ..run };
+            let order = self.request.order.unwrap_or(checked.order);
+            let run = Run { alternating, order, declared_order: checked.order, ..run };
             if self.names.insert(Arc::clone(&run.name)) {
                 self.cells.push(run);
             }
@@ -386,6 +394,8 @@ fn first_run(
         layout,
         alternating: 0,
         injected: Arc::new(injected),
+        order: request.order.unwrap_or_default(),
+        declared_order: Mode::Off,
         expectation: Arc::clone(&cell.expectation),
         size,
     })

@@ -7,6 +7,7 @@ use stallbench_state::mtrr::MemoryType;
 
 use super::*;
 use crate::layout;
+use crate::oracle::order::Mode;
 
 fn case(takes: &[&Knob]) -> CaseInfo {
     let knobs = takes.iter().fold(0, |mask, knob| mask | 1 << knob.number);
@@ -22,7 +23,8 @@ fn plan(set: &[(&Knob, u64)]) -> RunPlan {
     knob::ALL.iter().for_each(|knob| knobs[knob.number as usize] = knob.default_value());
     set.iter().for_each(|(knob, value)| knobs[knob.number as usize] = *value);
     let budget = Duration::from_secs(1);
-    RunPlan { case: 0, vcpus: 2, knobs, seed: 1, injected: Arc::default(), layout: None, budget }
+    let (injected, order) = (Arc::default(), Mode::Off);
+    RunPlan { case: 0, vcpus: 2, knobs, seed: 1, injected, layout: None, order, budget }
 }
 
 fn machine(states: &[MtrrState]) -> MachineState {
