@@ -13,7 +13,7 @@ use stallbench_state::memory::Memory;
 use stallbench_state::program::Program;
 
 use crate::oracle::order::{MSRS, Mode, Recorder, Run, Step, Violation, judge};
-use crate::outcome::{Breach, OrderOutcome, RunOutcome, Verdict};
+use crate::outcome::{Breach, BreachKind, OrderOutcome, RunOutcome, Verdict};
 
 /// Violations that a report lists.
 const LISTED: usize = 16;
@@ -49,7 +49,8 @@ impl Look {
         Ok(Self { mode, recorder: Some(recorder), reason })
     }
 
-    /// Behind its end. A pass becomes what the first violation is; any other verdict stays.
+    /// Behind its end. A pass becomes what the first violation is, and so does a breach that a stop happened to find of caches
+    /// that were off at the wrong time: here it has its step. Any other verdict stays.
     pub(super) fn end(self, machine: &Machine, outcome: RunOutcome) -> RunOutcome {
         let Some(recorder) = &self.recorder else { return outcome };
         let finished = matches!(outcome.verdict, Verdict::Pass | Verdict::Inconsistent { .. } | Verdict::Breach(_));
@@ -65,6 +66,7 @@ impl Look {
         };
         let verdict = match (outcome.verdict, judged.violations.first()) {
             (Verdict::Pass, Some(first)) => verdict_of(first),
+            (Verdict::Breach(Breach { kind: BreachKind::CacheOff, .. }), Some(first)) => verdict_of(first),
             (verdict, _) => verdict,
         };
         RunOutcome { verdict, order, ..outcome }

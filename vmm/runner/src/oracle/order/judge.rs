@@ -171,13 +171,15 @@ struct Walk<'j> {
     mtrr: MtrrState,
     visit: Option<Visit>,
     cycle: Cycle,
+    /// Its first write since its MTRRs were last on came before all others were inside.
+    began_early: bool,
     last: u64,
 }
 
 impl<'j> Walk<'j> {
     fn new(vcpu: usize, run: Run, judged: &'j mut Judged, visits: &'j mut Vec<Visit>) -> Self {
         let (mtrr, cycle) = (MtrrState::at_start(), Cycle::default());
-        Self { vcpu, run, judged, visits, mtrr, visit: None, cycle, last: 0 }
+        Self { vcpu, run, judged, visits, mtrr, visit: None, cycle, began_early: false, last: 0 }
     }
 
     fn ok(&mut self, step: Step) {
@@ -269,12 +271,14 @@ impl<'j> Walk<'j> {
             return;
         }
         let outside = entry.outside;
-        let (verb, first) = (if outside.len() == 1 { "is" } else { "are" }, self.mtrr.default_type & ENABLED != 0);
+        let verb = if outside.len() == 1 { "is" } else { "are" };
         let what = || format!("{doing} while {outside} {verb} outside of the rendezvous");
-        if outside.is_empty() {
-            self.ok(Step::Barrier);
-        } else {
-            self.violated(entry.number, if first { Step::Barrier } else { Step::LastBarrier }, what());
+        if self.mtrr.default_type & ENABLED != 0 {
+            self.check(entry, Step::Barrier, outside.is_empty(), what);
+            self.began_early = !outside.is_empty();
+        } else if !outside.is_empty() && !self.began_early {
+            // All had come, and one has left.
+            self.violated(entry.number, Step::LastBarrier, what());
         }
     }
 

@@ -249,13 +249,21 @@ fn write_while_another_vcpu_is_elsewhere_shows_at_the_access() {
     script.program(0, None);
     script.logs[0].entries.retain(|entry| matches!(entry.what, What::Write { .. }));
     let judged = script.judged(Mode::Filter);
-    assert_eq!(violated(&judged), [(0, 3), (0, 14)]);
+    assert_eq!(violated(&judged), [(0, 3)]);
     assert_eq!(
         judged.violations[0].to_string(),
         "vcpu0 step 3: writes 0x2ff=0x0 while vcpu1, vcpu2 are outside of the rendezvous"
     );
     script.logs[0].entries.iter_mut().for_each(|entry| entry.set_up = true);
     assert_eq!(violated(&script.judged(Mode::Filter)), [], "nobody is waited for when the case sets up");
+}
+
+#[test]
+fn write_when_another_vcpu_has_left_shows_at_the_access() {
+    let mut script = filtered(None);
+    let last = script.logs[1].entries.last_mut().expect("it writes");
+    last.outside = [0].into_iter().collect();
+    assert_eq!(violated(&script.judged(Mode::Filter)), [(1, 14)]);
 }
 
 #[test]
