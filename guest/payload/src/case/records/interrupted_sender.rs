@@ -1,13 +1,15 @@
-//! C17: a synchronous call from an interrupt, on a CPU that is about to send the interrupt of a call to the same target.
+//! C17: a call from an interrupt, on a CPU that is about to send the interrupt of a call to the same target.
 //!
 //! ```text
 //! task:    queues a record for CPU 1, whose inbox was empty: so it owes an interrupt
-//! handler:   queues another: the inbox is not empty, no interrupt is owed; waits for CPU 1
+//! handler:   wait=1: queues another: the inbox is not empty, no interrupt is owed; waits for CPU 1
+//!            wait=0: waits for this CPU's own record, which the task has queued
 //! task:    would send the interrupt now
 //! ```
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use stallbench_abi::knob::{WAIT, answer};
 use stallbench_abi::layout::vector;
 use stallbench_rt::{apic, boot, pause_point, this, words};
 
@@ -19,8 +21,8 @@ use crate::root::root;
 case!(
     CALL_IN_INTERRUPT,
     "call-in-interrupt",
-    "an interrupt whose handler has a synchronous call to make, to the target of a call that the task is in",
-    [CALL, APIC, FIX],
+    "an interrupt whose handler has a call to make, to the target of a call that the task is in",
+    [CALL, APIC, WAIT, FIX],
     call_in_interrupt
 );
 
@@ -47,15 +49,15 @@ fn call_in_interrupt() {
         words::name("left", &words.left);
         words::name("inbox", call::newest(TARGET));
         words.left.store(2, Ordering::Relaxed);
-        synchronous_call();
+        make_call();
         while words.interrupted_sender.deferred.swap(0, Ordering::SeqCst) != 0 {
-            synchronous_call();
+            make_call();
         }
     }
 }
 
-fn synchronous_call() {
-    assert!(call::single(TARGET, Function { run: ends, info: 0 }, true).is_ok());
+fn make_call() {
+    assert!(call::single(TARGET, Function { run: ends, info: 0 }, boot::word(&WAIT) == answer::YES).is_ok());
 }
 
 fn ends(_info: u64) {
@@ -67,6 +69,6 @@ fn interrupt() {
     if is_fixed() {
         root().records.interrupted_sender.deferred.store(1, Ordering::SeqCst);
     } else {
-        synchronous_call();
+        make_call();
     }
 }

@@ -42,7 +42,7 @@ pub(super) struct Words {
     lock: SpinLock,
     /// 1 once the caller holds it.
     locked: AtomicU32,
-    /// Works that have been queued. They are queued in a fixed order: a queue of its own lock would tell nothing more.
+    /// Works that have been queued: one after the other, so that the inbox needs no lock.
     queued: AtomicU32,
     /// The functions of the works, by their place.
     works: [AtomicU32; WORKS],
