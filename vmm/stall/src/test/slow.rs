@@ -86,7 +86,7 @@ fn vcpu_at_work_for_which_nobody_waits_is_no_root() {
 #[test]
 fn waits_that_can_never_end_have_no_busy_root() {
     let mut world = World::new(3);
-    world.waits(0, gate(&[1]));
+    world.waits(0, Spin { need: Need::ALL, ..gate(&[1, 2]) });
     world.waits(1, gate(&[0]));
     world.runs(2);
     // The two take no interrupt of any kind, so that nothing that vcpu2 does can reach them.
