@@ -186,6 +186,9 @@ impl Problems {
 
     /// Both cover all memory.
     fn other_types(&mut self, vcpu: usize, map: &[Region], layout: &[Region]) {
+        if map == layout {
+            return;
+        }
         for expected in layout {
             let other = map.iter().find(|region| {
                 region.effective != expected.effective && region.start < expected.end && expected.start < region.end
