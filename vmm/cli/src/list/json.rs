@@ -95,14 +95,10 @@ fn scenario(scenario: &Scenario, checked: &Checked) -> Result<Value, ScenarioErr
         "matrix": axes(&checked.matrix),
         "alternate": axes(&checked.alternate),
         "order": scenario.order(),
-        "holds": injected(checked, "hold"),
-        "faults": injected(checked, "fault"),
+        "holds": checked.injection.holds().collect::<Vec<_>>(),
+        "faults": checked.injection.faults().map(|(by, what)| json!({ "what": what, "by": by })).collect::<Vec<_>>(),
         "expectations": expectations,
     }))
-}
-
-fn injected<'a>(checked: &'a Checked, kind: &str) -> Vec<&'a str> {
-    checked.injection.texts().filter(|(what, _)| *what == kind).map(|(_, text)| text).collect()
 }
 
 fn axes(axes: &[Axis]) -> Value {

@@ -20,6 +20,7 @@ use stallbench_state::program::PointInfo;
 use super::amount::{Amount, Size};
 use super::error::Problem;
 use crate::nearest::did_you_mean_or;
+use crate::outcome::InjectedBy;
 
 /// Delivery modes of the interrupt command register (SDM 3A 11.6.1) that carry no vector of their own.
 const NMI: u32 = 0b100 << 8;
@@ -118,10 +119,20 @@ impl Injection {
         self.holds.is_empty() && self.faults.is_empty()
     }
 
-    /// The holds and faults as declared, a text each.
+    /// The holds as declared, a text each.
+    pub fn holds(&self) -> impl Iterator<Item = &str> {
+        self.holds.iter().map(|hold| hold.text.as_str())
+    }
+
+    /// The faults as declared, a text each, and who injects it.
+    pub fn faults(&self) -> impl Iterator<Item = (InjectedBy, &str)> {
+        let by = |kind: FaultKind| if kind.is_of_host() { InjectedBy::Host } else { InjectedBy::Guest };
+        self.faults.iter().map(move |fault| (by(fault.kind), fault.text.as_str()))
+    }
+
+    /// Holds and faults, as a list of what is injected says them: `hold`, `guest-injected` or `host-injected`, and the text.
     pub fn texts(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        let holds = self.holds.iter().map(|hold| ("hold", hold.text.as_str()));
-        holds.chain(self.faults.iter().map(|fault| ("fault", fault.text.as_str())))
+        self.holds().map(|hold| ("hold", hold)).chain(self.faults().map(|(by, fault)| (by.word(), fault)))
     }
 
     /// For a run of this size of an image with these points.
