@@ -100,7 +100,17 @@ fn json_lines_hold_what_is_documented_and_nothing_else() {
     if kvm_is_missing() {
         return;
     }
-    let names = [STALLED, PASSING, "call/broken-promise", "mtrr/timed-out", "mtrr/forgotten-write"];
+    let names = [
+        STALLED,
+        PASSING,
+        "call/broken-promise",
+        "mtrr/timed-out",
+        "mtrr/forgotten-write",
+        "rendezvous/stack-record@vcpus=2",
+        "rendezvous/caches-off-alone@vcpus=2",
+        "acceptance/unwoken@vcpus=2",
+        "slow/busy-member@vcpus=2",
+    ];
     let output = stallbench(&[&["run", "--report", "jsonl=-"][..], &names].concat());
     let lines = json_lines(text(&output.stdout));
     let types: Vec<_> = lines.iter().map(|line| line["type"].as_str().unwrap()).collect();

@@ -144,6 +144,9 @@ fn one_does(analysis: &Analysis<'_>, wait: &Wait<'_>, vcpu: usize, history: &His
         return "running its callback".into();
     }
     match &analysis.vcpus[vcpu].activity {
+        Activity::Idle if analysis.view.declared.init_lost.contains(vcpu) => {
+            "idle, its INIT was lost (host-injected)".into()
+        }
         Activity::Idle if history.unhandled(vcpu).is_some() => "idle, its record queued, no interrupt pending".into(),
         Activity::Idle => match history.dropped(vcpu) {
             Some(dropped) => format!("idle, its {dropped} was dropped (guest-injected)"),

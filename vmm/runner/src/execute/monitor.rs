@@ -100,8 +100,8 @@ pub(super) struct Monitor<'m> {
     denied: Vec<Contradiction>,
     /// The host's part in holds and faults.
     quiet: Quiet<'m>,
-    /// The first look at which caches were off that had to be on.
-    cache_off: Option<Breach>,
+    /// The look at which caches were off that had to be on, and whether the place has a name.
+    cache_off: Option<(Breach, bool)>,
     /// Who was found busy for longest while others waited for it.
     slow: Option<SlowOutcome>,
 }
@@ -161,7 +161,7 @@ impl<'m> Monitor<'m> {
             ran: &self.ran,
             ran_before: self.ran_before.as_deref(),
             denied: &self.denied,
-            cache_off: self.cache_off.as_ref(),
+            cache_off: self.cache_off.as_ref().map(|(breach, _)| breach),
             watch: &self.watch,
             latency,
         };
@@ -266,10 +266,19 @@ impl<'m> Monitor<'m> {
     fn look(&mut self, what: Capture) -> Option<Look<'m>> {
         let mut paused = self.machine.pause(STOP_DEADLINE).ok()?;
         let captured = Captured::of(&mut paused, self.machine, what, self.quiet.kept_out());
-        if self.cache_off.is_none() {
-            self.cache_off = captured.cache_off(self.machine, self.program);
-        }
+        self.note_cache_off(&captured);
         Some(Look { _paused: paused, captured })
+    }
+
+    /// Keeps the first look at which caches were off, or the first at a place that has a name: a wait site, a pause point.
+    fn note_cache_off(&mut self, captured: &Captured) {
+        if self.cache_off.as_ref().is_some_and(|(_, has_name)| *has_name) {
+            return;
+        }
+        let found = captured.cache_off(self.machine, self.program);
+        if found.as_ref().is_some_and(|(_, has_name)| *has_name || self.cache_off.is_none()) {
+            self.cache_off = found;
+        }
     }
 
     /// The first look, and where it finds waits that can never end, the second.

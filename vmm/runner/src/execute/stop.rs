@@ -31,11 +31,13 @@ impl Captured {
         Self { machine: state, published, kept_out, init_lost }
     }
 
-    /// The vCPU whose caches are off while another is elsewhere, if there is one.
-    pub(super) fn cache_off(&self, machine: &Machine, program: &Program) -> Option<Breach> {
+    /// The vCPU whose caches are off while another is elsewhere, if there is one, and whether it is at a wait site.
+    pub(super) fn cache_off(&self, machine: &Machine, program: &Program) -> Option<(Breach, bool)> {
         let found = cache_off::find(&self.machine, &self.published)?;
-        let site = self.analysis(machine, program).site(found.vcpu);
-        Some(Breach { kind: BreachKind::CacheOff, vcpu: found.vcpu, site, reason: found.reason() })
+        let analysis = self.analysis(machine, program);
+        let site = analysis.site(found.vcpu);
+        let breach = Breach { kind: BreachKind::CacheOff, vcpu: found.vcpu, site, reason: found.reason() };
+        Some((breach, analysis.wait(found.vcpu).is_some()))
     }
 
     /// Looks at what was captured; the words that waits look at are read now.

@@ -633,6 +633,7 @@ fn vcpu_that_halts_on_because_its_init_was_lost_is_absent() {
     let stall = world.stall().expect("a stall");
     assert_eq!((stall.kind, stall.culprit.as_ref().map(|c| c.vcpu)), (StallKind::AbsentMember, Some(1)));
     assert_eq!(reason(&stall), "its INIT was lost (host-injected), while vcpu0 waits for it in bring_up");
+    assert_eq!(stall.waits[0].awaited_do, "idle, its INIT was lost (host-injected)");
 }
 
 #[test]
