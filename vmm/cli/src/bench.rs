@@ -29,10 +29,15 @@ pub(crate) struct Arguments {
     /// Time the scenarios of 16 to 255 vCPUs too
     #[arg(long)]
     scale: bool,
+    /// Time the ways to look at the order of MTRR programming too
+    #[arg(long)]
+    order: bool,
 }
 
 /// The stall that the figures are about.
 const STALLED: &str = "mtrr/stack-broadcast@vcpus=4";
+/// The scenario whose order is looked at.
+const ORDERED: &str = "mtrr/order@vcpus=4,global-pages=on";
 /// The smallest scenario that passes.
 const SMALLEST: &str = "call/smallest@vcpus=2";
 
@@ -62,6 +67,9 @@ pub(crate) fn bench(arguments: &Arguments) -> Result<Exit, Failure> {
     )?);
     if arguments.table {
         figures.push(process::figure("table", "run table, cells up to 8 vCPUs, two host CPUs", "30 s", &["table"], 1)?);
+    }
+    if arguments.order {
+        figures.extend(machine::orders(&host, &guest, ORDERED, runs)?);
     }
     if arguments.scale {
         figures.extend(scale(&host, &guest, runs)?);
@@ -107,7 +115,7 @@ mod test {
     #[test]
     fn measured_scenarios_are_in_the_catalogue() {
         let catalogue = Catalogue::default();
-        for name in [STALLED, SMALLEST] {
+        for name in [STALLED, SMALLEST, ORDERED] {
             assert!(catalogue.named(name).is_ok(), "{name}");
         }
     }

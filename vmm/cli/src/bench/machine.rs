@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use stallbench_abi::port::Doorbell;
 use stallbench_core::{Capture, HostKvm, Machine, MachineConfig, MachineEvent};
 use stallbench_runner::execute::{boot_block, execute};
+use stallbench_runner::oracle::order::Mode;
+use stallbench_runner::outcome::OrderOutcome;
 use stallbench_runner::scenario::{Catalogue, Request, Run, Selection};
 
 use super::figure::Figure;
@@ -88,6 +90,29 @@ pub(super) fn all_up(host: &HostKvm, guest: &Guest, name: &str, vcpus: usize, ru
         None,
         times,
     ))
+}
+
+/// One scenario, with each way to look at the order of its MTRR programming.
+pub(super) fn orders(host: &HostKvm, guest: &Guest, name: &str, runs: usize) -> Result<Vec<Figure>, Failure> {
+    let declared = the_run(guest, name, None)?;
+    let mut figures = Vec::new();
+    for order in Mode::ALL {
+        let run = Run { order, ..declared.clone() };
+        let mut times = Vec::with_capacity(runs);
+        let mut seen = OrderOutcome::default();
+        for _ in 0..runs {
+            let outcome = outcome_of(host, guest, &run)?;
+            times.push(outcome.wall);
+            seen = outcome.order;
+        }
+        let what = match order {
+            Mode::Off => format!("{name}, --order off"),
+            Mode::Filter => format!("the same, {} accesses stop their vCPU", seen.accesses),
+            Mode::Step => format!("the same, and {} instructions do, in the last run", seen.instructions),
+        };
+        figures.push(Figure::times(format!("order-{order}-4"), what, None, times));
+    }
+    Ok(figures)
 }
 
 /// Each cell of a subject, if there is one of that name.
