@@ -1,21 +1,27 @@
-# Reads what `run` printed. Names the runs that ended with the one fault that is known of QEMU's TCG (docs/hosts.md): vCPU 0 shut
-# down, and with that reset, while it booted and had started nobody. Fails where there is none, where there are more than `most`,
-# and where anything else went wrong: that is never repeated.
+# Reads what `run` printed. Names the runs that ended with the one fault that is known of the emulator (docs/hosts.md). Fails where
+# there is none, where there are more than `most`, and where anything else went wrong: that is never repeated.
+#
+# vendor=amd, QEMU's TCG: vCPU 0 was shut down, and with that reset, while it booted and had started nobody.
+# vendor=intel, Bochs: a vCPU was about to take an NMI until the budget was used up.
 
 / NOT AS EXPECTED$/ {
   inside = 1
   unexpected++
   name = previous
   sub(/ #[0-9]+$/, "", name)
-  vcpus = $1 == "GUEST-FAULT" ? $2 : -1
-  shutdown = booting = not_started = 0
+  verdict = $1
+  vcpus = $2
+  shutdown = booting = not_started = nmi = 0
 }
 inside && /^  vcpu0: triple fault, at 0xfff0( |$)/ { shutdown = 1 }
 inside && /^  vcpu0 +booting: / { booting = 1 }
 inside && /^  vcpu[0-9]+ +off: not started \(Uninitialized\)/ { not_started++ }
+inside && /^  (vcpu[0-9]+ [^;:]*; )*vcpu[0-9]+ about to take Nmi;/ { nmi = 1 }
 inside && /^$/ {
   inside = 0
-  if (shutdown && booting && not_started == vcpus - 1) known[++count] = name
+  lost = verdict == "GUEST-FAULT" && shutdown && booting && not_started == vcpus - 1
+  stuck = verdict == "BUDGET" && nmi
+  if (vendor == "amd" ? lost : stuck) known[++count] = name
 }
 /^[0-9]+ runs?: .*; [0-9]+ not as expected \(/ {
   text = $0
