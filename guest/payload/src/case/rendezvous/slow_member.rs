@@ -49,6 +49,7 @@ fn slow_member() {
 /// multi_cpu_stop() of all that have nothing to run but to wait for who does.
 fn waits_in_multi_cpu_stop(_info: u64) {
     let were = cpu::disable_interrupts();
+    pause_point!("multi_cpu_stop/prepared");
     ack();
     wait_for_all();
     cpu::restore_interrupts(were);
