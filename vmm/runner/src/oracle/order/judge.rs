@@ -100,6 +100,14 @@ impl Judged {
     }
 }
 
+impl Judged {
+    /// That a step without a trace at an MTRR is missing says nothing where something was not seen.
+    fn forget_unseen(&mut self) {
+        self.findings.retain(|(step, _)| !UNSEEN.contains(step));
+        self.violations.retain(|violation| !UNSEEN.contains(&violation.step));
+    }
+}
+
 /// Judges what a recorder has kept of a run.
 pub fn judge(run: Run, recorder: &Recorder) -> Judged {
     judge_logs(run, &recorder.logs())
@@ -120,6 +128,9 @@ pub(super) fn judge_logs(run: Run, logs: &[Log]) -> Judged {
     }
     judged.visits = visits.len() as u64;
     meetings(run, &visits, &mut judged);
+    if judged.gap.is_some() {
+        judged.forget_unseen();
+    }
     judged.violations.sort_by_key(|violation| violation.number);
     judged
 }
