@@ -162,6 +162,24 @@ fn duplicated_interrupt_finds_nothing_left_to_do() {
 }
 
 #[test]
+fn delayed_interrupt_arrives_when_it_is_let_go_and_not_before() {
+    let delayed = |until: &str, expect: &str| {
+        run(&format!(
+            "subject = 'mine'\nabout = 'of a user'\n[[scenario]]\nname = 'late'\ncase = 'set-mtrr'\nstory = 'a late interrupt'\n\
+             vcpus = [2]\nset = {{ call = 'llist' }}\nfaults = ['delay ipi call-single from 0 to 1 until {until}']\n\
+             [[scenario.expect]]\n{expect}\nbecause = 'everything waits for the interrupt'\n"
+        ))
+    };
+    // Behind the call, which returns without it.
+    let ran = delayed("0 at set_mtrr/A1", "verdict = 'pass'\nwords = { count = 0 }");
+    ran.assert_expected();
+    assert_eq!(ran.result()["injected"]["faults"][0]["hits"], json!(1));
+    // Behind the wait for what it would bring about.
+    let ran = delayed("0 at set_mtrr/begin#2", "verdict = 'stall'\nkind = 'lost-interrupt'\nwords = { count = 1 }");
+    ran.assert_expected();
+}
+
+#[test]
 fn vcpu_that_is_never_started_is_named_as_absent() {
     let ran = run(
         "subject = 'mine'\nabout = 'of a user'\n[[scenario]]\nname = 'a'\ncase = 'monarch'\nstory = 's'\nvcpus = [3]\n\
