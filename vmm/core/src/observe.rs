@@ -217,8 +217,9 @@ impl Telling {
         self.inside = place != Place::Exit;
         self.observer.stepped(moment, place, memory);
         match place {
-            Place::Entry => Some(kvm_guest_debug { control: STEP, ..Default::default() }),
-            Place::Inside => None,
+            // For each step anew: where KVM emulates an instruction it writes RFLAGS back without TF, unless RIP is still where
+            // this was last asked for (`__kvm_set_rflags()` in arch/x86/kvm/x86.c).
+            Place::Entry | Place::Inside => Some(kvm_guest_debug { control: STEP, ..Default::default() }),
             Place::Exit => Some(at_entries(&procedure)),
         }
     }
@@ -264,8 +265,8 @@ mod test {
         let mut control = |rip| telling.stopped(&at(rip), &memory).map(|debug| debug.control);
         assert_eq!(control(0x1234), None, "a stop that nobody asked for changes nothing");
         assert_eq!(control(0x1000), Some(STEP));
-        assert_eq!(control(0x1001), None);
-        assert_eq!(control(0x3000), None, "an entry within is a step");
+        assert_eq!(control(0x1001), Some(STEP), "each step is asked for");
+        assert_eq!(control(0x3000), Some(STEP), "an entry within is a step");
         assert_eq!(control(0x2000), Some(BREAK));
         assert_eq!(control(0x2000), None, "an exit that is told twice ends nothing more");
         assert_eq!(control(0x3000), Some(STEP));

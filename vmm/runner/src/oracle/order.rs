@@ -1,6 +1,6 @@
 //! The order in which MTRRs are programmed, checked against the manual's procedure for several processors (SDM 3A 12.11.8).
 //!
-//! A [`Recorder`] is told by the vCPUs' own threads what they do ([`stallbench_core::observe`]); [`judge`] goes through what it has
+//! A [`Recorder`] is told by the vCPUs' own threads what they do ([`stallbench_core::observe`]); [`judge()`] goes through what it has
 //! kept, vCPU by vCPU, once the run is over. Every access to an MTRR leaves a trace; what does not is seen by single steps alone,
 //! and is not observed without them: never taken for granted. docs/order.md says what each step is checked by.
 

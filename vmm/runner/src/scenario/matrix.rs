@@ -332,6 +332,9 @@ mod test {
         assert!(rule("verdict='stall'").contains("verdict 'stall' needs a kind"));
         assert!(rule("verdict='pass'\nkind='deadlock'").contains("unknown kind 'deadlock', expected none"));
         assert!(rule("verdict='pas'").contains("did you mean pass"));
-        assert!(rule("verdict='pass'\ncontains='x'").contains("contains belongs to verdict 'guest-fault, inconsistent or breach' only"));
+        assert!(
+            rule("verdict='pass'\ncontains='x'")
+                .contains("contains belongs to verdict 'guest-fault, inconsistent or breach' only")
+        );
     }
 }
