@@ -16,7 +16,7 @@
 inside && /^  vcpu0: triple fault, at 0xfff0( |$)/ { shutdown = 1 }
 inside && /^  vcpu0 +booting: / { booting = 1 }
 inside && /^  vcpu[0-9]+ +off: not started \(Uninitialized\)/ { not_started++ }
-inside && /^  (vcpu[0-9]+ [^;:]*; )*vcpu[0-9]+ about to take Nmi;/ { nmi = 1 }
+inside && /^  (vcpu[0-9]+ [^;:]*; )*vcpu[0-9]+ about to take an NMI;/ { nmi = 1 }
 inside && /^$/ {
   inside = 0
   lost = verdict == "GUEST-FAULT" && shutdown && booting && not_started == vcpus - 1

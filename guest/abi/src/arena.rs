@@ -33,7 +33,7 @@ pub const fn reference(object: u64, generation: u32) -> u64 {
     object | (generation as u64) << 32
 }
 
-/// Address of the object of a [`reference`], and its generation; 0 where whoever made it knew of none.
+/// Address of the object of a [`reference()`], and its generation; 0 where whoever made it knew of none.
 pub const fn object_of(reference: u64) -> (u64, u32) {
     (reference & u32::MAX as u64, (reference >> 32) as u32)
 }
