@@ -5,34 +5,31 @@
 
 use core::arch::asm;
 
+/// The instruction, and its entry in the image's table.
+macro_rules! edge {
+    ($kind:ident) => {
+        // SAFETY: does nothing; the entry in the image's table says so of this address.
+        unsafe {
+            asm!(
+                "2: nop",
+                ".pushsection .stallbench.edges, \"a\", @progbits",
+                ".quad 2b, {edge}",
+                ".popsection",
+                edge = const stallbench_abi::image::EdgeKind::$kind.0,
+                options(nostack, preserves_flags),
+            );
+        }
+    };
+}
+
 /// This vCPU enters the procedure.
 #[inline(never)]
 pub fn enter() {
-    // SAFETY: does nothing; the entry in the image's table says so of this address.
-    unsafe {
-        asm!(
-            "2: nop",
-            ".pushsection .stallbench.edges, \"a\", @progbits",
-            ".quad 2b, {edge}",
-            ".popsection",
-            edge = const stallbench_abi::image::EdgeKind::ENTRY.0,
-            options(nostack, preserves_flags),
-        );
-    }
+    edge!(ENTRY);
 }
 
 /// This vCPU leaves the procedure.
 #[inline(never)]
 pub fn leave() {
-    // SAFETY: as in `enter`.
-    unsafe {
-        asm!(
-            "2: nop",
-            ".pushsection .stallbench.edges, \"a\", @progbits",
-            ".quad 2b, {edge}",
-            ".popsection",
-            edge = const stallbench_abi::image::EdgeKind::EXIT.0,
-            options(nostack, preserves_flags),
-        );
-    }
+    edge!(EXIT);
 }

@@ -75,11 +75,18 @@ impl From<RangeInput> for Range {
 
 /// generic_set_mtrr(): programs one range. `skip` leaves the write itself out.
 pub(crate) fn set(range: Range, skip: bool) {
+    programmed(|| {
+        if !skip {
+            write_range(range);
+        }
+    });
+}
+
+/// Writes MTRRs as the procedure asks for.
+fn programmed(write: impl FnOnce()) {
     let were = skip::disable_interrupts();
     prepare();
-    if !skip {
-        write_range(range);
-    }
+    write();
     post();
     cpu::restore_interrupts(were);
 }
@@ -111,28 +118,24 @@ pub(super) struct State {
 
 /// Programs this processor alone with the state of [`mtrr`], and saves all its registers for the others.
 pub(crate) fn set_own_and_save() {
-    procedure::enter();
-    let were = skip::disable_interrupts();
-    let range = PHYS_BASE_0 + 2 * mtrr::RANGE as u32;
-    prepare();
-    cpu::write_msr(range, mtrr::RANGE_BASE);
-    cpu::write_msr(range + 1, mtrr::RANGE_MASK);
-    write_whole(&WholeInput { default_type: mtrr::DEFAULT_TYPE, fixed: mtrr::FIXED, pat: mtrr::PAT });
-    post();
-    save();
-    cpu::restore_interrupts(were);
-    procedure::leave();
+    set_alone_and_save(|| {
+        let range = PHYS_BASE_0 + 2 * mtrr::RANGE as u32;
+        cpu::write_msr(range, mtrr::RANGE_BASE);
+        cpu::write_msr(range + 1, mtrr::RANGE_MASK);
+        write_whole(&WholeInput { default_type: mtrr::DEFAULT_TYPE, fixed: mtrr::FIXED, pat: mtrr::PAT });
+    });
 }
 
 /// Programs all but the variable ranges of this processor alone, and saves all its registers for the others.
 pub(crate) fn set_whole_and_save(whole: &WholeInput) {
+    set_alone_and_save(|| write_whole(whole));
+}
+
+/// Nobody else programs meanwhile, so the registers can be saved behind the procedure.
+fn set_alone_and_save(write: impl FnOnce()) {
     procedure::enter();
-    let were = skip::disable_interrupts();
-    prepare();
-    write_whole(whole);
-    post();
+    programmed(write);
     save();
-    cpu::restore_interrupts(were);
     procedure::leave();
 }
 
@@ -159,13 +162,11 @@ fn save() {
 
 /// generic_set_all(): gives this processor the saved state, PAT included. `skip` leaves the writes out.
 pub(crate) fn set_all(skip: bool) {
-    let were = skip::disable_interrupts();
-    prepare();
-    if !skip {
-        write_all();
-    }
-    post();
-    cpu::restore_interrupts(were);
+    programmed(|| {
+        if !skip {
+            write_all();
+        }
+    });
 }
 
 /// set_mtrr_state(): writes what differs, and says which classes of registers did.

@@ -46,9 +46,7 @@ impl<'p> Quiet<'p> {
 
     /// Whether somebody is held that the host has still to let go: what is stuck before that is not where it all ends.
     pub(super) fn is_due(&self, machine: &Machine) -> bool {
-        let page = page(machine);
-        let holds = || self.injected.holds.iter().zip(&page.holds);
-        holds().any(|((_, hold), state)| hold.release == Release::QUIET && state.held != 0 && state.released == 0)
+        self.held_until_quiet(&page(machine)).is_some()
     }
 
     /// Takes the next step if nothing can move: whether it did.
@@ -101,12 +99,13 @@ impl<'p> Quiet<'p> {
 
     /// Lets the first go of those that are held until now.
     fn release_hold(&self, paused: &Paused<'_>, page: &PausePage) -> bool {
-        let waits = |(index, (_, hold)): &(usize, &(String, Hold))| {
-            let state = page.holds[*index];
-            hold.release == Release::QUIET && state.held != 0 && state.released == 0
-        };
-        let first = self.injected.holds.iter().enumerate().find(waits);
-        first.is_some_and(|(index, _)| paused.write_u32(released(index), 1))
+        self.held_until_quiet(page).is_some_and(|index| paused.write_u32(released(index), 1))
+    }
+
+    /// The first hold that holds somebody whom the host is to let go.
+    fn held_until_quiet(&self, page: &PausePage) -> Option<usize> {
+        let mut holds = self.injected.holds.iter().zip(&page.holds);
+        holds.position(|((_, hold), state)| hold.release == Release::QUIET && state.held != 0 && state.released == 0)
     }
 
     /// Lets a vCPU in that is kept out until now.
