@@ -11,7 +11,7 @@ use stallbench_abi::pause::{ANY_VCPU, Arrival, HOLDS, Hold, HoldState, PausePage
 
 use crate::mask::Mask;
 use crate::wait::Condition;
-use crate::{apic, boot, event, this, wait_until};
+use crate::{apic, boot, cpu, event, this, wait_until};
 
 /// The descriptor of a pause point.
 pub const fn point(name: &str) -> Point {
@@ -38,9 +38,11 @@ pub fn arrive(point: &'static Point) {
     }
 }
 
-/// Lets go whoever waits for this, then stays if it is to.
+/// Lets go whoever waits for this, and stays if it is to.
 #[inline(never)]
 fn arrived(point: u64) {
+    let were = cpu::disable_interrupts();
+    let stays = holds().fold(0_u32, |stays, (index, hold)| stays | u32::from(is_to_stay(index, hold, point)) << index);
     apic::release_deferred(point);
     for (index, hold) in holds() {
         for (number, until) in hold.until.iter().enumerate() {
@@ -49,12 +51,18 @@ fn arrived(point: u64) {
             }
         }
     }
-    for (index, hold) in holds() {
-        let arrived = state_word(index, core::mem::offset_of!(HoldState, arrived));
-        if counts(&hold.at, point, arrived) {
-            stay(index, hold, point);
-        }
+    cpu::restore_interrupts(were);
+    holds().filter(|(index, _)| stays >> index & 1 != 0).for_each(|(index, hold)| stay(index, hold, point));
+}
+
+/// Whether this arrival is the one that is held. It counts as held from here on: before anybody is let go, whose interrupt may
+/// come ahead of the wait.
+fn is_to_stay(index: usize, hold: &Hold, point: u64) -> bool {
+    let is_held = counts(&hold.at, point, state_word(index, core::mem::offset_of!(HoldState, arrived)));
+    if is_held {
+        state_word(index, core::mem::offset_of!(HoldState, held)).store(this::vcpu() as u32 + 1, Ordering::SeqCst);
     }
+    is_held
 }
 
 fn holds() -> impl Iterator<Item = (usize, &'static Hold)> {
@@ -69,7 +77,6 @@ pub(crate) fn counts(arrival: &Arrival, point: u64, count: &AtomicU32) -> bool {
 }
 
 fn stay(index: usize, hold: &'static Hold, point: u64) {
-    state_word(index, core::mem::offset_of!(HoldState, held)).store(this::vcpu() as u32 + 1, Ordering::SeqCst);
     event::record(EventKind::PAUSE, index as u32, point, 0);
     this::progress();
     let condition = Condition::of(released(index), 1).any(awaited(hold));
