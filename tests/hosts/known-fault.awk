@@ -13,7 +13,7 @@
   shutdown = nmi = 0
 }
 inside && /^  vcpu[0-9]+: triple fault, at 0xfff0( |$)/ { shutdown = 1 }
-inside && /^  (vcpu[0-9]+ [^;:]*; )*vcpu[0-9]+ about to take an NMI;/ { nmi = 1 }
+inside && /^  (vcpu[0-9]+ [^;:]*; )*vcpu[0-9]+ is about to take an NMI;/ { nmi = 1 }
 inside && /^$/ {
   inside = 0
   lost = verdict == "GUEST-FAULT" && shutdown

@@ -204,7 +204,7 @@ fn describe(activity: &Activity<'_>, code: &dyn Code) -> String {
         Activity::Waiting(wait) => format!("waits in {} for {}", site_name(wait), wait.site.word),
         Activity::Idle => "idle".into(),
         Activity::Halted => "halted with interrupts off".into(),
-        Activity::Interrupting(deliverable) => format!("about to take {deliverable}"),
+        Activity::Interrupting(deliverable) => format!("is about to take {deliverable}"),
         Activity::KeptOut(deliverable) => format!("halted with {deliverable} deliverable, not woken (host-injected)"),
         Activity::Timer => "its APIC timer is not masked".into(),
         Activity::Absent(mp_state) => format!("not started ({mp_state:?})"),
