@@ -11,10 +11,12 @@
 //! | [`memory`] | reading guest memory |
 //! | [`published`] | what the vCPUs publish about themselves, read from guest memory |
 //! | [`program`] | a guest's ELF file: cases, wait sites, symbols |
+//! | [`certificate`] | proofs that a machine makes no progress any more |
 //! | [`host`] | the fingerprint of the KVM host |
 #![forbid(unsafe_code)]
 
 pub mod apic;
+pub mod certificate;
 pub mod host;
 pub mod machine;
 pub mod memory;
