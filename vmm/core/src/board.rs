@@ -29,6 +29,8 @@ pub(crate) enum Order {
     Pause,
     /// Stand still, and answer with the state of the vCPU.
     Capture(Capture),
+    /// Stand still, let the visitor in, and say when it has gone.
+    Visit,
     /// End.
     Stop,
 }

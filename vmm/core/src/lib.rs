@@ -41,5 +41,6 @@ pub use boot::image::ImageError;
 pub use event::{Fault, MachineEvent};
 pub use host::{HostError, HostKvm, remedy_of_exhaustion};
 pub use kick::KickCounters;
-pub use machine::{CreateError, Machine, MachineConfig, PauseError, Paused, StartError};
+pub use machine::{CreateError, Machine, MachineConfig, PauseError, Paused, StartError, VisitError};
 pub use vcpu::kept::Keep;
+pub use vcpu::visit::{StepError, Visited, Visitor};

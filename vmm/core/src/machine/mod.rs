@@ -17,7 +17,7 @@ use stallbench_abi::layout::{private, private_area};
 use stallbench_state::memory::Memory;
 
 pub use error::{CreateError, StartError};
-pub use paused::{PauseError, Paused};
+pub use paused::{PauseError, Paused, VisitError};
 
 use crate::board::{Board, Order};
 use crate::boot::{self, registers};
@@ -133,6 +133,7 @@ impl Machine {
             sync_registers: host.has("sync-regs"),
             turn: crowded.then_some(config.turn),
             kept: (0..config.vcpus).map(|_| Kept::default()).collect(),
+            visitor: Mutex::new(None),
         });
         let mut machine = Self {
             prepared: Vec::with_capacity(config.vcpus),

@@ -1,6 +1,6 @@
 //! Stopping all vCPUs of a machine, and reading their state while they stand still.
 
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use stallbench_state::machine::{MachineState, Unread, VcpuState};
@@ -10,6 +10,7 @@ use super::Machine;
 use crate::board::{Capture, Order};
 use crate::kick::Requests;
 use crate::vcpu::kept::Keep;
+use crate::vcpu::visit::Visitor;
 
 /// How long the capture of a vCPU that stands still may take.
 const CAPTURE: Duration = Duration::from_secs(2);
@@ -21,6 +22,15 @@ pub enum PauseError {
     /// These vCPUs did not leave the guest in time.
     #[error("stop vcpus {0:?} in time")]
     Late(Vec<usize>),
+}
+
+/// Why a visit came to nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum VisitError {
+    /// It took longer than its deadline.
+    #[error("visit all vcpus in time")]
+    Late,
 }
 
 /// A machine whose vCPUs all stand still, outside the guest and with their accesses completed. They go on when it is dropped.
@@ -51,6 +61,28 @@ impl<'a> Paused<'a> {
         let answers = board.collect(CAPTURE).into_iter().map(Option::flatten).enumerate();
         MachineState {
             vcpus: answers.map(|(vcpu, state)| state.map_or_else(|| unread(vcpu), |state| *state)).collect(),
+        }
+    }
+
+    /// Has each vCPU visited, one after the other. Where that takes longer than `deadline` the visit ends: then something of it is
+    /// missing.
+    pub fn visit<V: Visitor + 'static>(&self, visitor: V, deadline: Duration) -> Result<V, VisitError> {
+        let visiting = Arc::new(Mutex::new(visitor));
+        let shared = &self.machine.shared;
+        *shared.visitor.lock().unwrap_or_else(PoisonError::into_inner) = Some(visiting.clone());
+        shared.board.post(Order::Visit);
+        let all_came = |answers: Vec<_>| answers.iter().all(Option::is_some);
+        let came = all_came(shared.board.collect(deadline));
+        // An instruction that does not end keeps its thread in the kernel.
+        if !came {
+            shared.board.post(Order::Pause);
+            self.machine.seats.iter().for_each(|seat| seat.kick(Requests::ATTEND));
+            shared.board.collect(deadline);
+        }
+        *shared.visitor.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        match Arc::try_unwrap(visiting) {
+            Ok(visitor) if came => Ok(visitor.into_inner().unwrap_or_else(PoisonError::into_inner)),
+            _ => Err(VisitError::Late),
         }
     }
 

@@ -61,6 +61,10 @@ impl Vcpu {
             posted = match posted.order {
                 Order::Stop => return State::Stopped,
                 Order::Run => self.shared.board.after(posted.number),
+                Order::Visit => {
+                    self.visited(State::KeptOut);
+                    self.answer(posted)
+                }
                 Order::Pause | Order::Capture(_) => self.answer(posted),
             };
         }

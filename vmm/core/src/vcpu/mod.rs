@@ -21,11 +21,13 @@ mod capture;
 mod exit;
 pub(crate) mod kept;
 mod turns;
+pub(crate) mod visit;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use kvm_bindings::kvm_guest_debug;
 use kvm_ioctls::{SyncReg, VcpuFd};
 use stallbench_abi::layout::{private, private_area};
 use stallbench_abi::port::Doorbell;
@@ -43,6 +45,7 @@ use crate::observe::{MsrAccess, Telling};
 use exit::{Exit, Msr};
 use kept::Kept;
 use turns::Turns;
+use visit::Visiting;
 
 /// Accesses in a row that are completed for a vCPU that is to stand still: an instruction has few, a `rep outs` any number.
 const ACCESSES_TO_COMPLETE: usize = 16;
@@ -67,6 +70,8 @@ pub(crate) struct Shared {
     pub(crate) turn: Option<Duration>,
     /// Which vCPUs are kept out of the guest.
     pub(crate) kept: Vec<Kept>,
+    /// Who is to be let in at a visit.
+    pub(crate) visitor: Mutex<Option<Visiting>>,
 }
 
 /// A vCPU and all that its thread works with.
@@ -84,6 +89,8 @@ pub(crate) struct Vcpu {
     entered: bool,
     /// Whom it tells of accesses and steps, where somebody wants to know.
     telling: Option<Telling>,
+    /// How it is debugged while it runs.
+    debug: kvm_guest_debug,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,13 +108,24 @@ impl Vcpu {
             fd.set_sync_valid_reg(SyncReg::Register);
             fd.set_sync_valid_reg(SyncReg::SystemRegister);
         }
-        Self { index, fd, link, shared, interrupted: false, access_pending: false, entered: false, telling: None }
+        Self {
+            index,
+            fd,
+            link,
+            shared,
+            interrupted: false,
+            access_pending: false,
+            entered: false,
+            telling: None,
+            debug: kvm_guest_debug::default(),
+        }
     }
 
     /// Has somebody told of its accesses and steps from its first instruction on.
     pub(crate) fn tell(&mut self, telling: Telling) -> Result<(), kvm_ioctls::Error> {
         if let Some(debug) = telling.at_first() {
             self.fd.set_guest_debug(&debug)?;
+            self.debug = debug;
         }
         self.telling = Some(telling);
         Ok(())
@@ -190,9 +208,11 @@ impl Vcpu {
         let (Ok(registers), Ok(system)) = (registers, system) else { return State::Running };
         let moment = telling.moment(self.index, registers, &system);
         let debug = telling.stopped(&moment, &self.shared.memory);
-        match debug.map(|debug| self.fd.set_guest_debug(&debug)) {
-            Some(Err(error)) => self.failed(Fault::Debug { errno: error.errno() }),
-            _ => State::Running,
+        let Some(debug) = debug else { return State::Running };
+        self.debug = debug;
+        match self.fd.set_guest_debug(&debug) {
+            Err(error) => self.failed(Fault::Debug { errno: error.errno() }),
+            Ok(()) => State::Running,
         }
     }
 
@@ -227,7 +247,11 @@ impl Vcpu {
             if posted.order == Order::Stop {
                 return State::Stopped;
             }
+            let died = posted.order == Order::Visit && self.visited(State::Attending) == State::Parked;
             posted = self.answer(posted);
+            if died {
+                return State::Parked;
+            }
         }
         // All vCPUs wake at once, each with a claim to a CPU saved up. Whoever woke them has to come first: it takes the turns.
         turns.give_up(&self.link);
@@ -239,6 +263,9 @@ impl Vcpu {
         self.complete_access();
         let mut posted = self.shared.board.current();
         while posted.order != Order::Stop {
+            if posted.order == Order::Visit {
+                self.visited(State::Parked);
+            }
             posted = self.answer(posted);
         }
         State::Stopped
@@ -248,7 +275,7 @@ impl Vcpu {
     fn answer(&mut self, posted: Posted) -> Posted {
         let board = &self.shared.board;
         match posted.order {
-            Order::Pause => board.answer(posted.number, self.index, None),
+            Order::Pause | Order::Visit => board.answer(posted.number, self.index, None),
             Order::Capture(what) => board.answer(posted.number, self.index, Some(Box::new(self.capture(what)))),
             Order::Run | Order::Stop => {}
         }

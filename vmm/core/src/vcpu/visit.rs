@@ -1,0 +1,178 @@
+//! A visit to the vCPUs of a stopped machine: looking at registers, executing single instructions, putting a vCPU elsewhere.
+//!
+//! Each vCPU is visited by its own thread, one after the other, so that only one executes at a time. Interrupts are held back at
+//! each step (`KVM_GUESTDBG_BLOCKIRQ`): whether one could be taken is a question of its own, and on some hosts a whole
+//! handler would run inside of one step.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kvm_bindings::{KVM_GUESTDBG_BLOCKIRQ, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, kvm_guest_debug, kvm_regs};
+use stallbench_state::machine::Registers;
+use thiserror::Error;
+
+use super::exit::{self, Exit};
+use super::{State, Vcpu};
+use crate::board::Order;
+use crate::event::{Fault, MachineEvent};
+use crate::memory::GuestMemory;
+
+/// One instruction, and no interrupt.
+const STEP: u32 = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_BLOCKIRQ;
+/// Entries that one step may take: a signal that was on its way, or KVM with something to do first, ends one without a step.
+const ENTRIES: usize = 64;
+
+/// What visits vCPUs.
+pub trait Visitor: fmt::Debug + Send {
+    /// Called once for each vCPU, by its thread; all others stand still. Their order is not defined.
+    fn visit(&mut self, vcpu: &mut Visited<'_>);
+}
+
+/// A visitor on its way from thread to thread.
+pub(crate) type Visiting = Arc<Mutex<dyn Visitor>>;
+
+/// Why a vCPU could not be stepped. Each message is a fragment that reads well after "failed to".
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum StepError {
+    /// It is dead, or was never started.
+    #[error("step a vcpu that does not run")]
+    NotRunning,
+    /// KVM refused.
+    #[error("step it: {ioctl}: errno {errno}")]
+    Refused {
+        /// Which call.
+        ioctl: &'static str,
+        /// What KVM said.
+        errno: i32,
+    },
+    /// The guest died of it; the machine tells so by an event too.
+    #[error("step it: {0}")]
+    Fault(Fault),
+    /// The instruction ended with something else than a step: an access to a device.
+    #[error("step it: the instruction stops the vcpu")]
+    Stopped,
+    /// The instruction did not end in time.
+    #[error("step it: the instruction does not end")]
+    Endless,
+}
+
+/// A vCPU that is visited.
+#[derive(Debug)]
+pub struct Visited<'a> {
+    vcpu: &'a mut Vcpu,
+    /// It is neither dead nor kept out.
+    runs: bool,
+    stepped: bool,
+}
+
+impl Visited<'_> {
+    /// Its number.
+    pub fn index(&self) -> usize {
+        self.vcpu.index
+    }
+
+    /// Guest memory: nobody else writes it meanwhile.
+    pub fn memory(&self) -> &GuestMemory {
+        &self.vcpu.shared.memory
+    }
+
+    /// Writes guest memory: whether all of it is.
+    #[must_use]
+    pub fn write(&self, address: u64, bytes: &[u8]) -> bool {
+        self.vcpu.shared.memory.write(address, bytes)
+    }
+
+    /// Its general registers.
+    pub fn registers(&self) -> Result<Registers, StepError> {
+        self.vcpu.registers().0.map_err(|_| StepError::Refused { ioctl: "KVM_GET_REGS", errno: libc::EIO })
+    }
+
+    /// Puts it elsewhere: gives it these general registers.
+    pub fn place(&mut self, registers: &Registers) -> Result<(), StepError> {
+        self.vcpu.fd.set_regs(&kvm_registers(registers)).map_err(|error| refused("KVM_SET_REGS", &error))?;
+        // What came with the last `KVM_RUN` is not true any more.
+        self.vcpu.entered = false;
+        Ok(())
+    }
+
+    /// Executes one instruction, and gives the registers behind it. `hlt` is not to be stepped: it would wait in the kernel.
+    ///
+    /// Of an instruction with a `rep` prefix this may be a turn only, and on some processors a step at the first touch of a page
+    /// executes nothing at all: RIP is what it was then.
+    pub fn step(&mut self) -> Result<Registers, StepError> {
+        if !self.runs {
+            return Err(StepError::NotRunning);
+        }
+        for _ in 0..ENTRIES {
+            match self.enter()? {
+                Exit::Debug => return self.registers(),
+                Exit::Interrupted if self.is_abandoned() => return Err(StepError::Endless),
+                Exit::Interrupted | Exit::Again => {}
+                Exit::Fault(fault) => return Err(self.died(fault)),
+                Exit::Doorbell(_) | Exit::Yield | Exit::Msr(_) | Exit::Nothing => return Err(StepError::Stopped),
+            }
+        }
+        Err(StepError::Endless)
+    }
+
+    fn enter(&mut self) -> Result<Exit, StepError> {
+        // For each entry anew, see `crate::observe`.
+        let debug = kvm_guest_debug { control: STEP, ..Default::default() };
+        self.vcpu.fd.set_guest_debug(&debug).map_err(|error| refused("KVM_SET_GUEST_DEBUG", &error))?;
+        self.stepped = true;
+        let exit = exit::run(&mut self.vcpu.fd);
+        self.vcpu.access_pending = exit.is_access();
+        self.vcpu.entered = true;
+        Ok(exit)
+    }
+
+    /// After an interruption: whether whoever asked for the visit does not wait for it any longer. The kick may be an earlier one.
+    fn is_abandoned(&self) -> bool {
+        self.vcpu.link.take(true);
+        self.vcpu.shared.board.current().order != Order::Visit
+    }
+
+    fn died(&mut self, fault: Fault) -> StepError {
+        self.runs = false;
+        self.vcpu.shared.events.send(MachineEvent::Fault { vcpu: self.vcpu.index, fault: fault.clone() });
+        StepError::Fault(fault)
+    }
+}
+
+impl Vcpu {
+    /// Lets the visitor in who is there. Gives what the thread is to do from then on: what it did, or park a vCPU that died.
+    pub(super) fn visited(&mut self, before: State) -> State {
+        let visiting = self.shared.visitor.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(visitor) = visiting else { return before };
+        let runs = before == State::Attending && !self.is_kept_out();
+        let mut visited = Visited { vcpu: self, runs, stepped: false };
+        visitor.lock().unwrap_or_else(PoisonError::into_inner).visit(&mut visited);
+        match visited {
+            Visited { runs: false, .. } if runs => State::Parked,
+            Visited { stepped: true, .. } => self.end_steps(before),
+            _ => before,
+        }
+    }
+
+    /// Debugs the vCPU as before.
+    fn end_steps(&mut self, before: State) -> State {
+        if self.complete_access() == State::Parked {
+            return State::Parked;
+        }
+        match self.fd.set_guest_debug(&self.debug) {
+            Ok(()) => before,
+            Err(error) => self.failed(Fault::Debug { errno: error.errno() }),
+        }
+    }
+}
+
+fn refused(ioctl: &'static str, error: &kvm_ioctls::Error) -> StepError {
+    StepError::Refused { ioctl, errno: error.errno() }
+}
+
+fn kvm_registers(registers: &Registers) -> kvm_regs {
+    let &Registers { rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp, r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags } =
+        registers;
+    kvm_regs { rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp, r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags }
+}
