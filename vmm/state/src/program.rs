@@ -7,6 +7,7 @@
 mod error;
 mod file;
 mod notes;
+mod plain;
 mod sections;
 mod segments;
 mod symbols;
@@ -18,6 +19,7 @@ use std::sync::OnceLock;
 use stallbench_abi::image::{Edge, EdgeKind, SiteKind, SiteRange};
 
 pub use error::{Dynamic, ProgramError, Record};
+pub use plain::{Loaded, Payload, PlainProgram, Taken};
 pub use segments::Segment;
 use symbols::Symbols;
 

@@ -22,20 +22,26 @@ pub enum ProgramError {
     /// It does not start as an ELF file does.
     #[error("is no ELF file")]
     NotElf,
-    /// A 32-bit ELF file.
-    #[error("is a 32-bit ELF file, a guest has 64 bits")]
-    Class32,
-    /// A big-endian ELF file.
-    #[error("is a big-endian ELF file, a guest is little-endian")]
-    BigEndian,
+    /// An ELF file of another class: of 32 bits.
+    #[error("is an ELF file of class {found} (EI_CLASS; 1 is 32-bit), a guest has 64 bits (2)")]
+    Class {
+        /// `EI_CLASS`.
+        found: u8,
+    },
+    /// A big-endian ELF file, or one of an unknown order.
+    #[error("is an ELF file of byte order {found} (EI_DATA; 2 is big-endian), a guest is little-endian (1)")]
+    ByteOrder {
+        /// `EI_DATA`.
+        found: u8,
+    },
     /// An ELF file for another processor.
-    #[error("is an ELF file for machine {found}, a guest is for x86-64 (62)")]
+    #[error("is an ELF file for machine {found} (e_machine), a guest is for x86-64 (62)")]
     Machine {
         /// `e_machine`.
         found: u16,
     },
     /// An object file, shared library, position-independent program or core dump.
-    #[error("is an ELF file of type {found} ({name}), a guest is a static executable (2)", name = type_name(*.found))]
+    #[error("is an ELF file of type {found} (e_type: {name}), a guest is a static executable (2)", name = type_name(*.found))]
     NotExecutable {
         /// `e_type`.
         found: u16,
@@ -137,8 +143,44 @@ pub enum ProgramError {
         /// Address of the second.
         second: u64,
     },
+    /// Two segments of a plain guest overlap in memory.
+    #[error("has segments at {first:#x} and {second:#x} (p_paddr) that overlap")]
+    SegmentsMeet {
+        /// Address of the first.
+        first: u64,
+        /// Address of the second.
+        second: u64,
+    },
+    /// A segment of a plain guest does not lie in its memory.
+    #[error(
+        "has a segment at {address:#x} (p_paddr), {size:#x} bytes (p_memsz): it does not fit in {memory:#x} bytes of memory"
+    )]
+    SegmentBeyond {
+        /// `p_paddr`.
+        address: u64,
+        /// `p_memsz`.
+        size: u64,
+        /// Bytes of memory.
+        memory: u64,
+    },
+    /// A segment of a plain guest lies where something else does.
+    #[error(
+        "has a segment at {address:#x} (p_paddr), {size:#x} bytes (p_memsz): it overlaps {what}, {from:#x}..{to:#x}"
+    )]
+    SegmentTaken {
+        /// `p_paddr`.
+        address: u64,
+        /// `p_memsz`.
+        size: u64,
+        /// What lies there.
+        what: &'static str,
+        /// Its first byte.
+        from: u64,
+        /// The byte behind its last.
+        to: u64,
+    },
     /// The entry point lies in no code.
-    #[error("starts at {entry:#x}, where it has no code")]
+    #[error("starts at {entry:#x} (e_entry), where it has no code")]
     Entry {
         /// `e_entry`.
         entry: u64,

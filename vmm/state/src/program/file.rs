@@ -76,10 +76,10 @@ fn check_ident(bytes: &[u8]) -> Result<(), ProgramError> {
         return Err(ProgramError::NotElf);
     };
     if ident[4] != ELFCLASS64.0 {
-        return Err(ProgramError::Class32);
+        return Err(ProgramError::Class { found: ident[4] });
     }
     if ident[5] != ELFDATA2LSB.0 {
-        return Err(ProgramError::BigEndian);
+        return Err(ProgramError::ByteOrder { found: ident[5] });
     }
     Ok(())
 }

@@ -18,6 +18,11 @@ pub(super) fn check_version(file: &File<'_>) -> Result<(), ProgramError> {
     }
 }
 
+/// Whether a file has the contract's note, of whatever version.
+pub(super) fn is_there(file: &File<'_>) -> Result<bool, ProgramError> {
+    Ok(version(file)?.is_some())
+}
+
 /// What says that the file wants a dynamic loader, if anything does.
 pub(super) fn dynamic(file: &File<'_>) -> Option<Dynamic> {
     file.program_headers.iter().find_map(|header| match header.p_type(LE) {

@@ -98,8 +98,8 @@ fn segments_of_a_proper_file_are_in_order() {
 fn file_of_another_kind_is_named() {
     assert_eq!(Program::parse(&b"#!/bin/sh\n"[..]).unwrap_err(), ProgramError::NotElf);
     assert_eq!(Program::parse(&[][..]).unwrap_err(), ProgramError::NotElf);
-    assert_eq!(error(|elf| elf.class = 1), ProgramError::Class32);
-    assert_eq!(error(|elf| elf.data = 2), ProgramError::BigEndian);
+    assert_eq!(error(|elf| elf.class = 1), ProgramError::Class { found: 1 });
+    assert_eq!(error(|elf| elf.data = 2), ProgramError::ByteOrder { found: 2 });
     assert_eq!(error(|elf| elf.machine = 183), ProgramError::Machine { found: 183 });
     assert_eq!(error(|elf| elf.kind = 3), ProgramError::NotExecutable { found: 3 });
     assert_eq!(error(|elf| elf.headers[2].kind = 3), ProgramError::Dynamic(Dynamic::Interpreter));
