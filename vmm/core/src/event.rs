@@ -31,6 +31,13 @@ pub enum MachineEvent {
         /// The line, whatever the guest wrote.
         text: String,
     },
+    /// A plain guest ended its run by the exit port. The vCPU is parked for good.
+    Ended {
+        /// The vCPU.
+        vcpu: usize,
+        /// What it wrote.
+        status: u32,
+    },
     /// The vCPU cannot go on. It is parked for good.
     Fault {
         /// The vCPU.
@@ -183,7 +190,7 @@ fn ringer(event: &MachineEvent) -> Option<usize> {
     match event {
         MachineEvent::Doorbell { doorbell: Doorbell::EPITAPH, .. } => None,
         MachineEvent::Doorbell { vcpu, .. } | MachineEvent::Log { vcpu, .. } => Some(*vcpu),
-        MachineEvent::Fault { .. } | MachineEvent::ThreadDied { .. } => None,
+        MachineEvent::Ended { .. } | MachineEvent::Fault { .. } | MachineEvent::ThreadDied { .. } => None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! A minimal multi-vCPU VMM on KVM, as a library.
 //!
-//! It makes a machine, boots a guest that keeps the contract of `stallbench-abi`, runs one thread a vCPU, stops all of them on
-//! demand and captures their state. It knows no scenario, no stall and no report: whoever drives a machine pulls its state
+//! It makes a machine, boots a guest that keeps the contract of `stallbench-abi` or a plain one that keeps none, runs one thread
+//! a vCPU, stops all of them on demand and captures their state. It knows no scenario, no stall and no report: whoever drives a machine pulls its state
 //! through [`Machine`] and is told of doorbells and faults by [`Machine::next_event`].
 //!
 //! | module | what it owns | thread |
@@ -14,6 +14,7 @@
 //! | [`event`] | what vCPUs tell the outside | both |
 //! | [`observe`] | being told of accesses and instructions as they happen | the vCPU's |
 //! | [`probe`] | questions that no capability answers, asked by tiny guests | caller's |
+//! | `serial` | the serial port of a plain guest | the vCPUs' |
 //! | `board` | orders to all vCPUs' threads, and their answers | both |
 //! | `kick`, `flag` | getting a vCPU out of `KVM_RUN` | both |
 //! | `vcpu` | the loop of a vCPU's thread, its exits, its capture | the vCPU's |
@@ -34,13 +35,18 @@ mod flag;
 mod kick;
 #[cfg(test)]
 mod sample;
+mod serial;
 mod vcpu;
 
 pub use board::Capture;
 pub use boot::image::ImageError;
+pub use boot::plain::{MOST_MEMORY, taken};
 pub use event::{Fault, MachineEvent};
 pub use host::{HostError, HostKvm, remedy_of_exhaustion};
 pub use kick::KickCounters;
-pub use machine::{CreateError, Machine, MachineConfig, PauseError, Paused, StartError, VisitError};
+pub use machine::{
+    CreateError, Machine, MachineConfig, NmiError, PauseError, Paused, PlainConfig, StartError, VisitError,
+};
+pub use serial::Console;
 pub use vcpu::kept::Keep;
 pub use vcpu::visit::{StepError, Visited, Visitor};

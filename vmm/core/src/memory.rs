@@ -1,7 +1,8 @@
 //! Guest memory and its KVM slots.
 //!
-//! Three regions, a slot each (`abi::layout`): what the guest is made of, the arena that vCPUs share, and page tables with the
-//! private areas. They are anonymous and without huge pages, so that a guest costs the host what it touches.
+//! A guest of the contract has three regions, a slot each (`abi::layout`): what the guest is made of, the arena that vCPUs share,
+//! and page tables with the private areas. A plain guest has one. They are anonymous and without huge pages, so that a guest
+//! costs the host what it touches.
 #![expect(unsafe_code, reason = "a KVM memory slot names memory by its address")]
 
 use std::io;
@@ -46,8 +47,16 @@ impl GuestMemory {
     /// Maps memory for `vcpus` vCPUs; all of it reads as zeros.
     pub(crate) fn new(vcpus: usize) -> Result<Self, MemoryError> {
         let region = |start: u64, end: u64| (GuestAddress(start), (end - start) as usize);
-        let regions = [region(0, CONTROL_END), region(ARENA, ARENA + ARENA_SIZE), region(TABLES, memory_end(vcpus))];
-        let memory = Self { map: GuestMemoryMmap::from_ranges(&regions)? };
+        Self::of(&[region(0, CONTROL_END), region(ARENA, ARENA + ARENA_SIZE), region(TABLES, memory_end(vcpus))])
+    }
+
+    /// Maps that many bytes of memory from address 0 on, for a plain guest.
+    pub(crate) fn plain(size: u64) -> Result<Self, MemoryError> {
+        Self::of(&[(GuestAddress(0), size as usize)])
+    }
+
+    fn of(regions: &[(GuestAddress, usize)]) -> Result<Self, MemoryError> {
+        let memory = Self { map: GuestMemoryMmap::from_ranges(regions)? };
         memory.map.iter().try_for_each(keep_huge_pages_out).map_err(MemoryError::HugePages)?;
         Ok(memory)
     }
@@ -68,6 +77,11 @@ impl GuestMemory {
             unsafe { vm.set_user_memory_region(region) }.map_err(|source| MemoryError::Slot { slot, source })?;
         }
         Ok(())
+    }
+
+    /// Bytes of memory.
+    pub(crate) fn size(&self) -> u64 {
+        self.map.iter().map(GuestMemoryRegion::len).sum()
     }
 
     /// The mapping, for the image loader.

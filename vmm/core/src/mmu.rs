@@ -21,9 +21,12 @@ const PAGES_PER_VCPU: u64 = 64;
 /// Shadow pages of the tables that vCPUs share.
 const PAGES_SHARED: u64 = 512;
 
-/// Gives KVM as many shadow pages as `vcpus` vCPUs can use.
-pub(crate) fn make_room(vm: &VmFd, vcpus: usize) -> io::Result<()> {
-    let pages = PAGES_SHARED + PAGES_PER_VCPU * vcpus as u64;
+/// Guest pages to a shadow page, by KVM's own rule.
+const BYTES_PER_PAGE: u64 = 50 * 4096;
+
+/// Gives KVM as many shadow pages as `vcpus` vCPUs with that much memory can use.
+pub(crate) fn make_room(vm: &VmFd, vcpus: usize, memory: u64) -> io::Result<()> {
+    let pages = (PAGES_SHARED + PAGES_PER_VCPU * vcpus as u64).max(memory / BYTES_PER_PAGE);
     // SAFETY: the descriptor is a VM's, and the argument is a number, not an address.
     let result = unsafe { ioctl_with_val(&vm.as_raw_fd(), KVM_SET_NR_MMU_PAGES(), pages) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }

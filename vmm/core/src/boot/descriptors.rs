@@ -11,9 +11,9 @@ use stallbench_abi::layout::{
 use crate::memory::GuestMemory;
 
 /// 64-bit code, ring 0, accessed (SDM 3A 3.4.5).
-const CODE: u64 = 0x00af_9b00_0000_ffff;
+pub(super) const CODE: u64 = 0x00af_9b00_0000_ffff;
 /// Data, ring 0, accessed.
-const DATA: u64 = 0x00cf_9300_0000_ffff;
+pub(super) const DATA: u64 = 0x00cf_9300_0000_ffff;
 /// Types of a 64-bit TSS: the processor makes it busy when it is loaded.
 const TSS_AVAILABLE: u64 = 0x9;
 const TSS_BUSY: u64 = 0xb;

@@ -15,7 +15,7 @@ use thiserror::Error;
 use crate::cpuid;
 
 /// RFLAGS with nothing but the bit that is always 1.
-const RFLAGS: u64 = 2;
+pub(super) const RFLAGS: u64 = 2;
 
 /// Why a vCPU could not be given its registers. It names the ioctl.
 #[derive(Debug, Error)]
@@ -26,7 +26,7 @@ pub struct RegisterError {
     source: kvm_ioctls::Error,
 }
 
-fn failed(what: &'static str, ioctl: &'static str) -> impl Fn(kvm_ioctls::Error) -> RegisterError {
+pub(crate) fn failed(what: &'static str, ioctl: &'static str) -> impl Fn(kvm_ioctls::Error) -> RegisterError {
     move |source| RegisterError { what, ioctl, source }
 }
 

@@ -23,11 +23,11 @@ mod bit {
 }
 
 /// An entry that refers to a table: the leaf decides about access.
-const TABLE: u64 = bit::PRESENT | bit::WRITABLE | bit::ACCESSED;
+pub(super) const TABLE: u64 = bit::PRESENT | bit::WRITABLE | bit::ACCESSED;
 /// What every leaf has.
 const LEAF: u64 = bit::PRESENT | bit::ACCESSED | bit::DIRTY;
 /// Bytes that one entry of a page directory covers.
-const LARGE_PAGE: u64 = 1 << 21;
+pub(super) const LARGE_PAGE: u64 = 1 << 21;
 /// Entries of a table.
 const ENTRIES: u64 = 512;
 
@@ -114,7 +114,14 @@ fn map(memory: &GuestMemory, table: u64, page: u64, access: Access) {
     entry(memory, table, page / PAGE, page | access.bits());
 }
 
-fn entry(memory: &GuestMemory, table: u64, index: u64, value: u64) {
+/// Bits of a large page that everything is allowed on.
+pub(super) fn large(uncached: bool) -> u64 {
+    let cache = if uncached { bit::CACHE_DISABLED | bit::WRITE_THROUGH } else { 0 };
+    LEAF | bit::WRITABLE | bit::LARGE | cache
+}
+
+/// Writes an entry of a table.
+pub(super) fn entry(memory: &GuestMemory, table: u64, index: u64, value: u64) {
     write(memory.write_u64(table + index % ENTRIES * 8, value));
 }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use stallbench_state::program::ProgramError;
 use thiserror::Error;
 
 use crate::boot::image::ImageError;
@@ -43,6 +44,17 @@ pub enum CreateError {
     /// The image cannot be loaded.
     #[error("boot the image")]
     Image(#[from] ImageError),
+    /// A plain guest's memory has no room for the stacks.
+    #[error("give {vcpus} vcpus their stacks in {memory:#x} bytes of memory")]
+    Stacks {
+        /// Number of vCPUs.
+        vcpus: usize,
+        /// Bytes of memory.
+        memory: u64,
+    },
+    /// A plain guest cannot be loaded.
+    #[error("load the payload: it")]
+    Payload(#[from] ProgramError),
     /// KVM gave no vCPU.
     #[error("create vcpu {vcpu} (KVM_CREATE_VCPU)")]
     Vcpu {

@@ -2,6 +2,7 @@
 
 mod error;
 mod paused;
+mod plain;
 #[cfg(test)]
 mod test;
 
@@ -11,15 +12,17 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap};
-use kvm_ioctls::VmFd;
+use kvm_ioctls::{VcpuFd, VmFd};
 use stallbench_abi::boot::BootBlock;
 use stallbench_abi::layout::{private, private_area};
 use stallbench_state::memory::Memory;
 
 pub use error::{CreateError, StartError};
 pub use paused::{PauseError, Paused, VisitError};
+pub use plain::{NmiError, PlainConfig};
 
 use crate::board::{Board, Order};
+use crate::boot::registers::RegisterError;
 use crate::boot::{self, registers};
 use crate::clock::CpuClock;
 use crate::event::{Events, MachineEvent};
@@ -29,6 +32,7 @@ use crate::kick::{self, KickCounters, Link, Requests};
 use crate::memory::GuestMemory;
 use crate::mmu;
 use crate::observe::{self, MsrRange, ObserveError, Observer, Procedure, Telling};
+use crate::serial::Serial;
 use crate::vcpu::kept::Kept;
 use crate::vcpu::{Shared, Vcpu};
 
@@ -121,9 +125,24 @@ impl Machine {
         check(host, config, boot_block)?;
         let vm = create_vm(host)?;
         let memory = GuestMemory::new(config.vcpus)?;
-        memory.attach(&vm)?;
-        mmu::make_room(&vm, config.vcpus).map_err(CreateError::Mmu)?;
         let entry = boot::prepare(&memory, image, boot_block, config.vcpus)?;
+        let mut machine = Self::empty(host, vm, memory, config, None)?;
+        for vcpu in 0..config.vcpus {
+            machine.add_vcpu(host, vcpu, |fd| if vcpu == 0 { registers::enter(fd, entry) } else { Ok(()) })?;
+        }
+        Ok(machine)
+    }
+
+    /// A machine without vCPUs; for a plain guest with a serial port.
+    fn empty(
+        host: &HostKvm,
+        vm: VmFd,
+        memory: GuestMemory,
+        config: &MachineConfig,
+        serial: Option<Serial>,
+    ) -> Result<Self, CreateError> {
+        memory.attach(&vm)?;
+        mmu::make_room(&vm, config.vcpus, memory.size()).map_err(CreateError::Mmu)?;
         let crowded = config.vcpus > host.fingerprint().host_cpus;
         let shared = Arc::new(Shared {
             memory,
@@ -134,8 +153,9 @@ impl Machine {
             turn: crowded.then_some(config.turn),
             kept: (0..config.vcpus).map(|_| Kept::default()).collect(),
             visitor: Mutex::new(None),
+            serial,
         });
-        let mut machine = Self {
+        Ok(Self {
             prepared: Vec::with_capacity(config.vcpus),
             seats: Vec::with_capacity(config.vcpus),
             shared,
@@ -144,21 +164,22 @@ impl Machine {
             crowded,
             clocks_read: AtomicBool::new(false),
             vm,
-        };
-        for vcpu in 0..config.vcpus {
-            machine.add_vcpu(host, vcpu, config.vcpus, entry)?;
-        }
-        Ok(machine)
+        })
     }
 
-    fn add_vcpu(&mut self, host: &HostKvm, vcpu: usize, vcpus: usize, entry: u64) -> Result<(), CreateError> {
+    /// Adds the next vCPU, put where it starts by `enter`.
+    fn add_vcpu(
+        &mut self,
+        host: &HostKvm,
+        vcpu: usize,
+        enter: impl FnOnce(&VcpuFd) -> Result<(), RegisterError>,
+    ) -> Result<(), CreateError> {
         let failed = |source| CreateError::Vcpu { vcpu, source };
         let not_prepared = |source| CreateError::Registers { vcpu, source };
+        let vcpus = self.shared.kept.len();
         let fd = self.vm.create_vcpu(vcpu as u64).map_err(failed)?;
         registers::configure(&fd, vcpu, vcpus, host.has("enforce-pv-feature-cpuid")).map_err(not_prepared)?;
-        if vcpu == 0 {
-            registers::enter(&fd, entry).map_err(not_prepared)?;
-        }
+        enter(&fd).map_err(not_prepared)?;
         let link = Arc::new(Link::new(ImmediateExit::of(&fd).map_err(failed)?));
         self.prepared.push(Vcpu::new(vcpu, fd, Arc::clone(&link), Arc::clone(&self.shared)));
         self.seats.push(Seat { link, thread: None });
@@ -301,14 +322,16 @@ impl Drop for Machine {
 }
 
 fn check(host: &HostKvm, config: &MachineConfig, boot_block: &BootBlock) -> Result<(), CreateError> {
-    let (asked, most) = (config.vcpus, host.max_vcpus());
-    if asked == 0 || asked > most {
-        return Err(CreateError::Vcpus { asked, most });
+    check_vcpus(host, config.vcpus)?;
+    match boot_block.vcpus {
+        told if told as usize != config.vcpus => Err(CreateError::BootBlock { asked: config.vcpus, told }),
+        _ => Ok(()),
     }
-    if boot_block.vcpus as usize != asked {
-        return Err(CreateError::BootBlock { asked, told: boot_block.vcpus });
-    }
-    Ok(())
+}
+
+fn check_vcpus(host: &HostKvm, asked: usize) -> Result<(), CreateError> {
+    let most = host.max_vcpus();
+    if asked == 0 || asked > most { Err(CreateError::Vcpus { asked, most }) } else { Ok(()) }
 }
 
 /// A VM with local APICs in the kernel and nothing else of an irqchip: the whole one costs 6 to 12 ms (KVM api.rst 7.5).

@@ -8,6 +8,10 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use stallbench_abi::port::{self, Doorbell};
 
 use crate::event::Fault;
+use crate::serial::Serial;
+
+/// The port by which a plain guest ends its run.
+const EXIT_PORT: u16 = 0xf4;
 
 /// Why `KVM_RUN` came back.
 #[derive(Debug)]
@@ -20,6 +24,10 @@ pub(super) enum Exit {
     Doorbell(Doorbell),
     /// A spin that yields.
     Yield,
+    /// A plain guest used its serial port, which has been done.
+    Serial,
+    /// A plain guest ended its run with this status.
+    Ended(u32),
     /// An access to a model-specific register that is to be told, and has still to be done.
     Msr(Msr),
     /// A breakpoint or a single step.
@@ -41,15 +49,27 @@ pub(super) struct Msr {
 impl Exit {
     /// Whether KVM has still to complete the access that ended `KVM_RUN` (KVM api.rst 5, `KVM_EXIT_IO`).
     pub(super) fn is_access(&self) -> bool {
-        matches!(self, Self::Doorbell(_) | Self::Yield | Self::Nothing | Self::Msr(_))
+        matches!(self, Self::Doorbell(_) | Self::Yield | Self::Serial | Self::Ended(_) | Self::Nothing | Self::Msr(_))
     }
 }
 
-/// Runs the guest until the next exit.
-pub(super) fn run(vcpu: &mut VcpuFd) -> Exit {
+/// Runs the guest until the next exit. A plain guest has a serial port.
+pub(super) fn run(vcpu: &mut VcpuFd, serial: Option<&Serial>) -> Exit {
     let fault = match vcpu.run() {
-        Ok(VcpuExit::IoOut(port, data)) => return output(port, data),
-        Ok(VcpuExit::IoIn(_, data) | VcpuExit::MmioRead(_, data)) => {
+        Ok(VcpuExit::IoOut(port, data)) => {
+            let Some(serial) = serial else { return output(port, data) };
+            return match port {
+                EXIT_PORT => Exit::Ended(leading(data) & access_mask(vcpu.get_kvm_run())),
+                _ if serial.write(port, data) => Exit::Serial,
+                _ => Exit::Nothing,
+            };
+        }
+        Ok(VcpuExit::IoIn(port, data)) => {
+            data.fill(0xff);
+            let answered = serial.is_some_and(|serial| serial.read(port, data));
+            return if answered { Exit::Serial } else { Exit::Nothing };
+        }
+        Ok(VcpuExit::MmioRead(_, data)) => {
             data.fill(0xff);
             return Exit::Nothing;
         }
@@ -83,6 +103,19 @@ fn output(port: u16, data: &[u8]) -> Exit {
         (port::YIELD, _) => Exit::Yield,
         _ => Exit::Nothing,
     }
+}
+
+/// The first four bytes of what is written, or those that there are.
+fn leading(data: &[u8]) -> u32 {
+    data.iter().take(4).rev().fold(0, |value, byte| value << 8 | u32::from(*byte))
+}
+
+/// The bits of the first access of `KVM_EXIT_IO`: KVM tells several accesses of a string instruction at once.
+fn access_mask(run: &kvm_run) -> u32 {
+    // SAFETY: the exit reason says that this member of the union is the one that the kernel wrote; all of its fields are plain
+    // numbers.
+    let size = unsafe { run.__bindgen_anon_1.io }.size;
+    u32::MAX >> (32 - 8 * u32::from(size.clamp(1, 4)))
 }
 
 fn failed(errno: i32) -> Exit {
@@ -130,6 +163,16 @@ mod test {
         assert!(matches!(output(port::DOORBELL, &[0xff; 4]), Exit::Doorbell(Doorbell(u32::MAX))));
         assert!(matches!(output(port::YIELD, &[0]), Exit::Yield));
         assert!(matches!(output(0x3f8, &[0]), Exit::Nothing));
+    }
+
+    #[test]
+    fn status_is_the_first_access_to_the_exit_port() {
+        assert_eq!((leading(&[7]), leading(&[1, 2]), leading(&[0, 0, 0, 1, 9])), (7, 0x201, 0x0100_0000));
+        let mut run = kvm_run::default();
+        for (size, mask) in [(1, 0xff), (2, 0xffff), (4, u32::MAX), (0, 0xff), (9, u32::MAX)] {
+            run.__bindgen_anon_1.io.size = size;
+            assert_eq!(access_mask(&run), mask, "{size}");
+        }
     }
 
     #[test]

@@ -42,6 +42,7 @@ use crate::event::{Events, Fault, MachineEvent};
 use crate::kick::{Link, Requests};
 use crate::memory::GuestMemory;
 use crate::observe::{MsrAccess, Telling};
+use crate::serial::Serial;
 use exit::{Exit, Msr};
 use kept::Kept;
 use turns::Turns;
@@ -70,6 +71,8 @@ pub(crate) struct Shared {
     pub(crate) turn: Option<Duration>,
     /// Which vCPUs are kept out of the guest.
     pub(crate) kept: Vec<Kept>,
+    /// The serial port of a plain guest; one of the contract has none.
+    pub(crate) serial: Option<Serial>,
     /// Who is to be let in at a visit.
     pub(crate) visitor: Mutex<Option<Visiting>>,
 }
@@ -135,7 +138,7 @@ impl Vcpu {
     pub(crate) fn run(mut self) {
         let _obituary = Obituary { vcpu: self.index, shared: Arc::clone(&self.shared) };
         // Made here: its alarm is for the calling thread.
-        let mut turns = Turns::new(self.shared.turn);
+        let mut turns = Turns::new(self.shared.turn, self.shared.serial.is_none());
         let mut state = State::Running;
         loop {
             state = match state {
@@ -169,17 +172,18 @@ impl Vcpu {
 
     fn enter(&mut self, turns: &mut Turns) -> State {
         self.link.count_entry();
-        let exit = exit::run(&mut self.fd);
+        let exit = exit::run(&mut self.fd, self.shared.serial.as_ref());
         self.access_pending = exit.is_access();
         self.entered = true;
         match exit {
             Exit::Interrupted => self.interrupted = true,
-            Exit::Again => {}
+            Exit::Again | Exit::Serial => {}
             Exit::Yield => turns.give_up(&self.link),
             Exit::Nothing => self.count_ignored(),
             Exit::Msr(msr) => self.accessed(msr),
             Exit::Debug => return self.stepped(),
             Exit::Doorbell(doorbell) => return self.rung(doorbell),
+            Exit::Ended(status) => return self.ended(status),
             Exit::Fault(fault) => return self.failed(fault),
         }
         State::Running
@@ -292,16 +296,22 @@ impl Vcpu {
             self.link.hold_back();
             // A second access of the same instruction is dropped: a vCPU that is to stand still rings no doorbell. One to a
             // register is another instruction's.
-            let exit = exit::run(&mut self.fd);
+            let exit = exit::run(&mut self.fd, self.shared.serial.as_ref());
             self.access_pending = exit.is_access();
             match exit {
                 Exit::Fault(fault) => return self.failed(fault),
+                Exit::Ended(status) => return self.ended(status),
                 Exit::Msr(msr) => self.accessed(msr),
                 Exit::Debug if self.stepped() == State::Parked => return State::Parked,
                 _ => {}
             }
         }
         State::Attending
+    }
+
+    fn ended(&self, status: u32) -> State {
+        self.shared.events.send(MachineEvent::Ended { vcpu: self.index, status });
+        State::Parked
     }
 
     fn failed(&self, fault: Fault) -> State {

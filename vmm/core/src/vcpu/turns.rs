@@ -1,8 +1,8 @@
 //! Turns, where vCPUs outnumber CPUs.
 //!
 //! A vCPU that spins keeps its CPU for a whole slice of the scheduler, to no use; one that works may hold the very lock that all
-//! others spin for, and is best left alone. A guest says which of the two it does by the wait that it publishes. It is only a
-//! claim, but all that depends on it is who runs when.
+//! others spin for, and is best left alone. A guest of the contract says which of the two it does by the wait that it publishes. It
+//! is only a claim, but all that depends on it is who runs when. A plain guest says nothing: each of its vCPUs has one turn.
 //!
 //! Each thread ends its own turns, by an alarm. One that halts sets none, so as not to be woken; whoever watches the machine
 //! kicks it ([`crate::Machine::enforce_turns`]) once it has used up a turn all the same, and its alarms begin anew.
@@ -25,6 +25,8 @@ const AT_WORK: u32 = 8;
 #[derive(Debug)]
 pub(super) struct Turns {
     turn: Duration,
+    /// The guest publishes its waits.
+    publishes: bool,
     /// None where every vCPU has a CPU to itself.
     alarm: Option<Alarm>,
     /// CPU time of the thread when its turn began.
@@ -33,9 +35,9 @@ pub(super) struct Turns {
 
 impl Turns {
     /// Turns of this length for the calling thread, if it has to take turns at all.
-    pub(super) fn new(turn: Option<Duration>) -> Self {
+    pub(super) fn new(turn: Option<Duration>, publishes: bool) -> Self {
         let alarm = turn.and_then(|_| Alarm::new());
-        Self { turn: turn.unwrap_or_default(), alarm, began: Duration::ZERO }
+        Self { turn: turn.unwrap_or_default(), publishes, alarm, began: Duration::ZERO }
     }
 
     /// Lets another thread have the CPU, and begins a new turn when this one has it again.
@@ -56,7 +58,8 @@ impl Turns {
         // is no more than half a turn, the turn is over, rather than half as long again. Where it is more, the thread halted or
         // hardly ran; then no alarm is set, so as not to wake a vCPU that halts, and whoever watches the machine ends the turn.
         let allowance = self.turn / 2;
-        let over = used + allowance >= length(memory, vcpu, self.turn);
+        let length = if self.publishes { length(memory, vcpu, self.turn) } else { self.turn };
+        let over = used + allowance >= length;
         if !over && used >= allowance {
             self.set_alarm();
         }

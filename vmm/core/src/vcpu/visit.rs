@@ -110,7 +110,10 @@ impl Visited<'_> {
                 Exit::Interrupted if self.is_abandoned() => return Err(StepError::Endless),
                 Exit::Interrupted | Exit::Again => {}
                 Exit::Fault(fault) => return Err(self.died(fault)),
-                Exit::Doorbell(_) | Exit::Yield | Exit::Msr(_) | Exit::Nothing => return Err(StepError::Stopped),
+                Exit::Ended(status) => return Err(self.ended(status)),
+                Exit::Doorbell(_) | Exit::Yield | Exit::Serial | Exit::Msr(_) | Exit::Nothing => {
+                    return Err(StepError::Stopped);
+                }
             }
         }
         Err(StepError::Endless)
@@ -121,7 +124,7 @@ impl Visited<'_> {
         let debug = kvm_guest_debug { control: STEP, ..Default::default() };
         self.vcpu.fd.set_guest_debug(&debug).map_err(|error| refused("KVM_SET_GUEST_DEBUG", &error))?;
         self.stepped = true;
-        let exit = exit::run(&mut self.vcpu.fd);
+        let exit = exit::run(&mut self.vcpu.fd, self.vcpu.shared.serial.as_ref());
         self.vcpu.access_pending = exit.is_access();
         self.vcpu.entered = true;
         Ok(exit)
@@ -131,6 +134,12 @@ impl Visited<'_> {
     fn is_abandoned(&self) -> bool {
         self.vcpu.link.take(true);
         self.vcpu.shared.board.current().order != Order::Visit
+    }
+
+    fn ended(&mut self, status: u32) -> StepError {
+        self.runs = false;
+        self.vcpu.ended(status);
+        StepError::Stopped
     }
 
     fn died(&mut self, fault: Fault) -> StepError {
