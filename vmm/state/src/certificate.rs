@@ -12,6 +12,7 @@ mod bytes;
 mod word;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 pub use bytes::Bytes;
@@ -218,6 +219,11 @@ impl Certificate {
         Ok(serde_json::from_slice(text)?)
     }
 
+    /// What [`Self::payload`] says of a payload that is this file.
+    pub fn digest(payload: &[u8]) -> String {
+        Sha256::digest(payload).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// The file.
     pub fn to_json(&self) -> String {
         let mut json = serde_json::to_string(self).expect("strings, numbers and lists of them");
@@ -348,6 +354,13 @@ mod test {
     fn other_version_is_refused_whatever_it_holds() {
         let refused = Certificate::parse(br#"{"stallbench_certificate": 2, "new": []}"#);
         assert!(matches!(refused, Err(CertificateError::Version { found: 2 })));
+    }
+
+    /// FIPS 180-4, example of one block.
+    #[test]
+    fn digest_is_that_of_the_standard() {
+        let digest = Certificate::digest(b"abc");
+        assert_eq!(digest, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     }
 
     #[test]
