@@ -9,6 +9,7 @@
 //! | [`activity`] | what each vCPU does |
 //! | [`graph`] | who can still act: the fixpoint |
 //! | [`analysis`] | all of that for one captured machine |
+//! | [`proof`] | the stopped machine as a closed system, and its certificate |
 //! | [`lifetime`] | objects whose life is over |
 //! | [`mod@conclude`] | two captures to a verdict with kind and culprit |
 //! | [`mod@slow`] | who is busy while others wait |
@@ -24,6 +25,7 @@ mod culprit;
 pub mod graph;
 mod history;
 pub mod lifetime;
+pub mod proof;
 pub mod report;
 mod root;
 pub mod set;

@@ -1,0 +1,189 @@
+//! From what was traced and explored to a proof.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use stallbench_state::apic::LocalApic;
+use stallbench_state::certificate::{
+    self, Bytes, Component, Does, Edge, Memory as Contents, Processor, RFLAGS, Span, State, VcpuState, Word,
+};
+use stallbench_state::machine::{Events, Registers};
+use stallbench_state::memory::Memory;
+
+use super::aside::{Aside, Unknown};
+use super::joint::{Joint, byte_of};
+use super::trace::{End, Step, Trace, key};
+use super::{PAGE, Proof, Prover, Role, Unproved, pages, spans};
+
+/// Puts the proof together, once nothing is missing.
+pub(super) fn proof(prover: &Prover, memory: &dyn Memory) -> Result<Proof, Unproved> {
+    let alone = (0..prover.roles.len()).filter(|vcpu| !prover.joints.iter().any(|joint| joint.has(*vcpu)));
+    let mut parts: Vec<_> = alone.map(|vcpu| Part::alone(prover, vcpu)).collect();
+    parts.extend(prover.joints.iter().map(Part::joint));
+    check_independence(&parts)?;
+    let used: BTreeSet<u64> = parts.iter().flat_map(|part| pages(part.touched.iter().copied())).collect();
+    let contents = Contents::take(used, |page, bytes| memory.read(page, bytes));
+    let missing = || Unproved::NoState { vcpu: 0, why: "memory that was read cannot be read again".to_owned() };
+    Ok(Proof {
+        processors: (0..prover.roles.len()).map(|vcpu| processor(prover, vcpu)).collect(),
+        components: parts.into_iter().map(|part| part.component).collect(),
+        memory: contents.ok_or_else(missing)?,
+        livelock: prover.joints.iter().any(Joint::changes),
+        steps: prover.steps,
+    })
+}
+
+/// A component, with the bytes by which it could meet others.
+struct Part {
+    component: Component,
+    touched: BTreeSet<u64>,
+    changed: BTreeSet<u64>,
+}
+
+impl Part {
+    fn alone(prover: &Prover, vcpu: usize) -> Self {
+        let touched = prover.touched(vcpu, false);
+        let changed = prover.changed(vcpu, false);
+        let mut component = match (&prover.traces[vcpu], prover.asides.get(&vcpu)) {
+            (Some(trace), Some(aside)) => set_aside(trace, aside),
+            (Some(trace), None) => cycle(trace),
+            (None, _) => at_rest(prover, vcpu),
+        };
+        component.vcpus = vec![vcpu];
+        component.edges.iter_mut().for_each(|edge| edge.vcpu = vcpu);
+        // A vCPU that comes to its end has read its last instruction.
+        let last = prover.traces[vcpu].iter().filter(|trace| trace.end == End::Halts);
+        let last = last.flat_map(|trace| trace.decode.fetched.iter().chain(&trace.decode.tables).copied());
+        Self { component, touched: touched.into_iter().chain(last).collect(), changed }
+    }
+
+    fn joint(joint: &Joint) -> Self {
+        let changed: BTreeSet<u64> = joint.base.keys().copied().collect();
+        let cells = spans(&changed);
+        let state = |state: &super::joint::JointState| State {
+            vcpus: state
+                .vcpus
+                .iter()
+                .map(|(does, registers)| VcpuState { does: *does, registers: *registers, aside: Vec::new() })
+                .collect(),
+            cells: cells.iter().map(|span| bytes(span, |at| byte_of(joint, state, at))).collect(),
+        };
+        let mut touched = joint.touched.clone();
+        touched.extend(joint.decode.fetched.iter().flat_map(|page| *page..page + PAGE));
+        touched.extend(joint.decode.tables.iter().flat_map(|entry| *entry..entry + 8));
+        let component = Component {
+            vcpus: joint.vcpus.clone(),
+            states: joint.states.iter().map(state).collect(),
+            edges: joint.edges.clone(),
+            aside: Vec::new(),
+            cells,
+        };
+        Self { component, touched, changed }
+    }
+}
+
+/// No component changes what another one touches: then all combinations of their states are closed under every order.
+fn check_independence(parts: &[Part]) -> Result<(), Unproved> {
+    for (index, part) in parts.iter().enumerate() {
+        for other in parts.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, other)| other) {
+            if let Some(at) = part.changed.iter().find(|at| other.touched.contains(at)) {
+                let what = format!("memory at {at:#x}, which vcpus {:?} touch", other.component.vcpus);
+                return Err(Unproved::Changing { vcpu: part.component.vcpus[0], what });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn at_rest(prover: &Prover, vcpu: usize) -> Component {
+    let registers = prover.question.machine.vcpus[vcpu].registers.clone().unwrap_or_default();
+    let does = if prover.roles[vcpu] == Role::Absent { Does::Absent } else { Does::Halts };
+    let state = VcpuState { does, registers: key(&registers), aside: Vec::new() };
+    Component { states: vec![State { vcpus: vec![state], cells: Vec::new() }], ..Component::default() }
+}
+
+/// The states of a vCPU that comes back, or that halts next.
+fn cycle(trace: &Trace) -> Component {
+    if trace.end == End::Halts {
+        return halting(trace);
+    }
+    let steps = trace.cycle();
+    let changed = steps.iter().flat_map(Step::written).filter(|(_, before, after)| before != after);
+    let changed: BTreeSet<u64> = changed.map(|(at, ..)| at).collect();
+    states(steps, &changed, |_| Vec::new())
+}
+
+fn halting(trace: &Trace) -> Component {
+    /// Length of `hlt`.
+    const HLT: u64 = 1;
+    let state = |does, registers: &Registers| State {
+        vcpus: vec![VcpuState { does, registers: key(registers), aside: Vec::new() }],
+        cells: Vec::new(),
+    };
+    let halted = Registers { rip: trace.last.rip.wrapping_add(HLT), ..trace.last };
+    Component {
+        states: vec![state(Does::Runs, &trace.last), state(Does::Halts, &halted)],
+        edges: vec![Edge { from: 0, vcpu: 0, to: 1 }],
+        ..Component::default()
+    }
+}
+
+/// The states of a vCPU that goes round in one path, with what is set aside.
+fn set_aside(trace: &Trace, aside: &Aside) -> Component {
+    let steps = &trace.steps[aside.from..];
+    let changed = steps.iter().flat_map(Step::written).filter(|(_, before, after)| before != after);
+    let changed: BTreeSet<u64> = changed.map(|(at, ..)| at).filter(|at| !aside.memory.contains(at)).collect();
+    let component = states(steps, &changed, |index| asides(&aside.at[index]));
+    Component { aside: spans(&aside.memory), ..component }
+}
+
+fn asides(unknown: &Unknown) -> Vec<certificate::Aside> {
+    let registers = unknown.registers.iter().enumerate().filter_map(|(register, bounds)| {
+        bounds.map(|bounds| certificate::Aside { register, least: Word(bounds.least), most: Word(bounds.most) })
+    });
+    let flags = (unknown.flags != 0).then_some(certificate::Aside {
+        register: RFLAGS,
+        least: Word(0),
+        most: Word(unknown.flags),
+    });
+    registers.chain(flags).collect()
+}
+
+/// A state before each step, the last leading to the first.
+fn states(steps: &[Step], changed: &BTreeSet<u64>, asides: impl Fn(usize) -> Vec<certificate::Aside>) -> Component {
+    let mut now = BTreeMap::new();
+    for (at, before, _) in steps.iter().flat_map(Step::written) {
+        now.entry(at).or_insert(before);
+    }
+    let cells = spans(changed);
+    let mut component = Component { cells: cells.clone(), ..Component::default() };
+    for (index, step) in steps.iter().enumerate() {
+        let vcpu = VcpuState { does: Does::Runs, registers: key(&step.registers), aside: asides(index) };
+        let held = cells.iter().map(|span| bytes(span, |at| now.get(&at).copied().unwrap_or_default())).collect();
+        component.states.push(State { vcpus: vec![vcpu], cells: held });
+        component.edges.push(Edge { from: index, vcpu: 0, to: (index + 1) % steps.len() });
+        now.extend(step.written().map(|(at, _, after)| (at, after)));
+    }
+    component
+}
+
+fn bytes(span: &Span, byte: impl Fn(u64) -> u8) -> Bytes {
+    Bytes((span.address.0..span.address.0 + span.size).map(byte).collect())
+}
+
+fn processor(prover: &Prover, vcpu: usize) -> Processor {
+    let captured = &prover.question.machine.vcpus[vcpu];
+    let system = captured.system.clone().unwrap_or_default();
+    let apic: LocalApic = captured.apic.clone().unwrap_or_default();
+    let events: Events = captured.events.clone().unwrap_or_default();
+    let words = |set: [u32; 8]| set.map(|word| Word(word.into()));
+    Processor {
+        tpr: Word(apic.tpr.into()),
+        svr: Word(apic.svr.into()),
+        irr: words(apic.irr),
+        isr: words(apic.isr),
+        lvt_timer: Word(apic.lvt_timer.into()),
+        nmi_pending: events.nmi_pending,
+        nmi_masked: events.nmi_masked,
+        ..Processor::with_system(&system)
+    }
+}

@@ -1,0 +1,286 @@
+//! vCPUs that pass changing memory to each other: all states that they can come to, in every order.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use iced_x86::{Mnemonic, OpKind};
+use stallbench_state::certificate::{Does, Edge};
+use stallbench_state::machine::{MachineState, Registers};
+
+use super::effect::{Decode, Effect};
+use super::trace::{self, End, Key, key};
+use super::{Prover, Role, Steps, Unproved, no_interrupt};
+
+/// Size of the largest word that stores can be passed in without one being seen ahead of the other.
+const WORD: u64 = 8;
+
+/// What a vCPU does, and its registers.
+type VcpuAt = (Does, Key);
+
+/// A state of them: what each does, and the bytes that are not what they were at first.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct JointState {
+    pub(super) vcpus: Vec<VcpuAt>,
+    pub(super) cells: BTreeMap<u64, u8>,
+}
+
+/// The states of some vCPUs, as far as they are known.
+#[derive(Debug)]
+pub(super) struct Joint {
+    pub(super) vcpus: Vec<usize>,
+    pub(super) states: Vec<JointState>,
+    pub(super) edges: Vec<Edge>,
+    known: HashMap<JointState, usize>,
+    /// States from here on, up to those that are known now, are expanded at the visits under way.
+    level: usize,
+    expanded: usize,
+    found: Vec<(usize, usize, JointState)>,
+    /// What bytes that change held at first.
+    pub(super) base: BTreeMap<u64, u8>,
+    pub(super) touched: BTreeSet<u64>,
+    /// Bytes that plain stores write.
+    plain: BTreeSet<u64>,
+    pub(super) decode: Decode,
+}
+
+/// Finds who has to be looked at together. All others are alone.
+pub(super) fn of(prover: &Prover, unstable: &BTreeSet<usize>) -> Result<Vec<Joint>, Unproved> {
+    let whole = !unstable.is_empty();
+    let vcpus = prover.roles.len();
+    let touched: Vec<_> = (0..vcpus).map(|vcpu| prover.touched(vcpu, whole)).collect();
+    let changed: Vec<_> = (0..vcpus).map(|vcpu| prover.changed(vcpu, whole)).collect();
+    let mut group: Vec<usize> = (0..vcpus).collect();
+    for one in 0..vcpus {
+        for other in (0..vcpus).filter(|other| *other != one) {
+            if changed[one].iter().any(|at| touched[other].contains(at)) {
+                let (from, to) = (group[other], group[one]);
+                group.iter_mut().filter(|group| **group == from).for_each(|group| *group = to);
+            }
+        }
+    }
+    let members = |of: usize| (0..vcpus).filter(|vcpu| group[*vcpu] == of).collect::<Vec<_>>();
+    let groups = (0..vcpus).map(members).filter(|members| members.len() > 1);
+    let joints: Vec<_> = groups.map(|members| Joint::new(prover, members)).collect();
+    match unstable.iter().find(|vcpu| !joints.iter().any(|joint| joint.has(**vcpu))) {
+        Some(vcpu) => Err(Unproved::Changing { vcpu: *vcpu, what: "what it reads is changed meanwhile".to_owned() }),
+        None => Ok(joints),
+    }
+}
+
+impl Joint {
+    fn new(prover: &Prover, vcpus: Vec<usize>) -> Self {
+        let state = |vcpu: &usize| {
+            let registers = prover.traces[*vcpu].as_ref().map(|trace| trace.last);
+            let captured = prover.question.machine.vcpus[*vcpu].registers.clone().unwrap_or_default();
+            let does = match prover.roles[*vcpu] {
+                Role::Runs => Does::Runs,
+                Role::Halts => Does::Halts,
+                Role::Absent => Does::Absent,
+            };
+            (does, key(&registers.unwrap_or(captured)))
+        };
+        let first = JointState { vcpus: vcpus.iter().map(state).collect(), cells: BTreeMap::new() };
+        Self {
+            vcpus,
+            states: vec![first.clone()],
+            edges: Vec::new(),
+            known: HashMap::from([(first, 0)]),
+            level: 0,
+            expanded: 1,
+            found: Vec::new(),
+            base: BTreeMap::new(),
+            touched: BTreeSet::new(),
+            plain: BTreeSet::new(),
+            decode: Decode::new(),
+        }
+    }
+
+    pub(super) fn has(&self, vcpu: usize) -> bool {
+        self.vcpus.contains(&vcpu)
+    }
+
+    /// Takes in what the last visits found: whether more are needed.
+    pub(super) fn proceed(&mut self, limit: usize) -> Result<bool, Unproved> {
+        for (from, vcpu, state) in std::mem::take(&mut self.found) {
+            let to = match self.known.get(&state) {
+                Some(known) => *known,
+                None => {
+                    self.known.insert(state.clone(), self.states.len());
+                    self.states.push(state);
+                    self.states.len() - 1
+                }
+            };
+            self.edges.push(Edge { from, vcpu, to });
+        }
+        if self.states.len() > limit {
+            return Err(Unproved::TooMany { vcpus: self.vcpus.clone(), states: limit });
+        }
+        (self.level, self.expanded) = (self.expanded, self.states.len());
+        if self.level < self.expanded {
+            return Ok(true);
+        }
+        self.check_late().map(|()| false)
+    }
+
+    /// Executes one instruction of a vCPU in each state of the level.
+    pub(super) fn visit(
+        &mut self,
+        vcpu: &mut dyn Steps,
+        machine: &MachineState,
+        steps: &mut usize,
+    ) -> Result<(), Unproved> {
+        let index = vcpu.vcpu();
+        let Some(place) = self.vcpus.iter().position(|member| *member == index) else { return Ok(()) };
+        let expanded = self.expand_level(vcpu, place, machine, steps);
+        // Whatever came of it: the machine goes on from where it was.
+        self.restore(vcpu, place).and(expanded)
+    }
+
+    fn expand_level(
+        &mut self,
+        vcpu: &mut dyn Steps,
+        place: usize,
+        machine: &MachineState,
+        steps: &mut usize,
+    ) -> Result<(), Unproved> {
+        let index = vcpu.vcpu();
+        for from in self.level..self.expanded {
+            let state = self.states[from].clone();
+            let (does, registers) = state.vcpus[place];
+            let registers = Registers::from(&registers);
+            if does != Does::Absent {
+                no_interrupt(&machine.vcpus[index], &registers)?;
+            }
+            if does == Does::Runs {
+                let after = self.expand(vcpu, machine, &state, registers)?;
+                *steps += 1;
+                let mut next = JointState { cells: after.1, ..state };
+                next.vcpus[place] = after.0;
+                self.found.push((from, index, next));
+            }
+        }
+        Ok(())
+    }
+
+    fn expand(
+        &mut self,
+        vcpu: &mut dyn Steps,
+        machine: &MachineState,
+        state: &JointState,
+        registers: Registers,
+    ) -> Result<(VcpuAt, BTreeMap<u64, u8>), Unproved> {
+        let index = vcpu.vcpu();
+        let system = machine.vcpus[index].system.clone().unwrap_or_default();
+        self.write(vcpu, &state.cells)?;
+        let effect = self.decode.at(&registers, &system, vcpu.memory());
+        let effect = effect.map_err(|refusal| trace::refused(index, &registers, refusal))?;
+        if effect.instruction.mnemonic() == Mnemonic::Hlt {
+            let halted = Registers { rip: effect.instruction.next_ip(), ..registers };
+            return Ok(((Does::Halts, key(&halted)), state.cells.clone()));
+        }
+        self.note(&effect);
+        vcpu.place(&registers).map_err(|why| trace::cannot_step(vcpu, why))?;
+        let (step, after) = trace::execute(vcpu, registers, effect)?;
+        let mut cells = state.cells.clone();
+        for (at, before, after) in step.written() {
+            if before == after && !self.base.contains_key(&at) {
+                continue;
+            }
+            let base = *self.base.entry(at).or_insert(before);
+            if after == base {
+                cells.remove(&at);
+            } else {
+                cells.insert(at, after);
+            }
+        }
+        Ok(((Does::Runs, key(&after)), cells))
+    }
+
+    fn note(&mut self, effect: &Effect) {
+        self.touched.extend(effect.touches.iter().flat_map(|touch| touch.bytes()));
+        let instruction = &effect.instruction;
+        let exchanges = instruction.mnemonic() == Mnemonic::Xchg
+            && (0..instruction.op_count()).any(|n| instruction.op_kind(n) == OpKind::Memory);
+        if !(instruction.has_lock_prefix() || exchanges) {
+            let written = effect.touches.iter().filter(|touch| touch.writes);
+            self.plain.extend(written.flat_map(|touch| touch.bytes()));
+        }
+    }
+
+    /// Makes memory what it is in a state.
+    fn write(&self, vcpu: &mut dyn Steps, cells: &BTreeMap<u64, u8>) -> Result<(), Unproved> {
+        let all = self.base.iter().map(|(at, base)| (*at, cells.get(at).copied().unwrap_or(*base)));
+        match all.into_iter().all(|(at, byte)| vcpu.write(at, &[byte])) {
+            true => Ok(()),
+            false => Err(trace::cannot_step(vcpu, "its memory cannot be written".to_owned())),
+        }
+    }
+
+    /// Puts a vCPU back where it was at first.
+    fn restore(&mut self, vcpu: &mut dyn Steps, place: usize) -> Result<(), Unproved> {
+        self.write(vcpu, &BTreeMap::new())?;
+        let (does, registers) = self.states[0].vcpus[place];
+        if does != Does::Runs {
+            return Ok(());
+        }
+        vcpu.place(&Registers::from(&registers)).map_err(|why| trace::cannot_step(vcpu, why))
+    }
+
+    /// Orders in which stores are seen late are orders in which they are made, if all of them go to one word, or each empties the
+    /// store buffer (SDM 3A 9.2.2, 9.2.3).
+    fn check_late(&self) -> Result<(), Unproved> {
+        let mut words: Vec<_> = self.plain.iter().filter(|at| self.base.contains_key(at)).map(|at| at / WORD).collect();
+        words.dedup();
+        match words.len() {
+            0 | 1 => Ok(()),
+            _ => Err(Unproved::Late { vcpus: self.vcpus.clone() }),
+        }
+    }
+
+    /// Whether memory changes that more than one of them touches.
+    pub(super) fn changes(&self) -> bool {
+        !self.base.is_empty()
+    }
+}
+
+impl Prover {
+    /// Bytes that a vCPU touches where it goes round: its instructions and page tables too.
+    pub(super) fn touched(&self, vcpu: usize, whole: bool) -> BTreeSet<u64> {
+        let Some(trace) = &self.traces[vcpu] else { return BTreeSet::new() };
+        let steps = self.round(vcpu, whole);
+        let mut touched: BTreeSet<_> =
+            steps.iter().flat_map(|step| &step.effect.touches).flat_map(|touch| touch.bytes()).collect();
+        if let Some(aside) = self.asides.get(&vcpu) {
+            touched.extend(&aside.reads);
+        }
+        if trace.end != End::Halts || whole {
+            touched.extend(trace.decode.fetched.iter().flat_map(|page| *page..page + super::PAGE));
+            touched.extend(trace.decode.tables.iter().flat_map(|entry| *entry..entry + WORD));
+        }
+        touched
+    }
+
+    /// Bytes that it changes there.
+    pub(super) fn changed(&self, vcpu: usize, whole: bool) -> BTreeSet<u64> {
+        let written = self.round(vcpu, whole).iter().flat_map(super::trace::Step::written);
+        let mut changed: BTreeSet<_> =
+            written.filter(|(_, before, after)| before != after).map(|(at, ..)| at).collect();
+        if let Some(aside) = self.asides.get(&vcpu) {
+            changed.extend(&aside.memory);
+        }
+        changed
+    }
+
+    fn round(&self, vcpu: usize, whole: bool) -> &[trace::Step] {
+        match (&self.traces[vcpu], self.asides.get(&vcpu)) {
+            (None, _) => &[],
+            (Some(trace), _) if whole => &trace.steps,
+            (Some(trace), Some(aside)) => &trace.steps[aside.from..],
+            (Some(trace), None) => trace.cycle(),
+        }
+    }
+}
+
+/// A byte at an address, as a state has it.
+pub(super) fn byte_of(joint: &Joint, state: &JointState, at: u64) -> u8 {
+    state.cells.get(&at).or_else(|| joint.base.get(&at)).copied().unwrap_or_default()
+}
