@@ -2,22 +2,19 @@
 
 use std::time::Duration;
 
-use kvm_bindings::{KVM_MP_STATE_RUNNABLE, kvm_mp_state, kvm_msi};
+use kvm_bindings::{KVM_MP_STATE_RUNNABLE, kvm_mp_state};
 use kvm_ioctls::VcpuFd;
 use stallbench_state::program::PlainProgram;
 use thiserror::Error;
 
-use super::{CreateError, Machine, MachineConfig, check_vcpus, create_vm};
+use super::paused::VisitError;
+use super::{CreateError, Machine, MachineConfig, Paused, check_vcpus, create_vm};
 use crate::boot::plain;
 use crate::boot::registers::RegisterError;
 use crate::host::HostKvm;
 use crate::memory::GuestMemory;
 use crate::serial::{Console, Serial};
-
-/// Address of a message-signalled interrupt; the destination's id stands in bits 19:12 (SDM 3A 11.11.1).
-const MSI_ADDRESS: u32 = 0xfee0_0000;
-/// Its data: delivery mode NMI (SDM 3A 11.11.2).
-const MSI_NMI: u32 = 0b100 << 8;
+use crate::vcpu::visit::{StepError, Visited, Visitor};
 
 /// What a machine for a plain guest is to be like.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,14 +37,17 @@ pub enum NmiError {
     #[error("send an nmi to vcpu {0}: there is no such vcpu")]
     NoVcpu(usize),
     /// KVM refused.
-    #[error("send an nmi to vcpu {vcpu} (KVM_SIGNAL_MSI)")]
+    #[error("send an nmi to vcpu {vcpu}")]
     Refused {
         /// The vCPU.
         vcpu: usize,
         /// Why.
         #[source]
-        source: kvm_ioctls::Error,
+        source: StepError,
     },
+    /// Its thread did not come to it.
+    #[error(transparent)]
+    Visit(VisitError),
 }
 
 impl Machine {
@@ -75,14 +75,31 @@ impl Machine {
     pub fn console(&self) -> Console {
         self.shared.serial.as_ref().map(Serial::console).unwrap_or_default()
     }
+}
 
-    /// Sends an NMI to a vCPU. It is pending there when this returns, whatever the vCPU does meanwhile: false where its local
-    /// APIC took none, since the guest switched it off.
-    pub fn nmi(&self, vcpu: usize) -> Result<bool, NmiError> {
-        // Ids are below 255, which is broadcast.
-        let id = u32::try_from(vcpu).ok().filter(|_| vcpu < self.vcpus()).ok_or(NmiError::NoVcpu(vcpu))?;
-        let message = kvm_msi { address_lo: MSI_ADDRESS | id << 12, data: MSI_NMI, ..Default::default() };
-        self.vm.signal_msi(message).map(|taken| taken > 0).map_err(|source| NmiError::Refused { vcpu, source })
+impl Paused<'_> {
+    /// Sends an NMI to a vCPU: it takes it when it goes on, unless it holds NMIs back.
+    pub fn nmi(&self, vcpu: usize, deadline: Duration) -> Result<(), NmiError> {
+        let sender = self.visit(NmiSender { vcpu, sent: None }, deadline).map_err(NmiError::Visit)?;
+        match sender.sent {
+            None => Err(NmiError::NoVcpu(vcpu)),
+            Some(sent) => sent.map_err(|source| NmiError::Refused { vcpu, source }),
+        }
+    }
+}
+
+/// Sends an NMI to the vCPU of that number when it comes to it.
+#[derive(Debug)]
+struct NmiSender {
+    vcpu: usize,
+    sent: Option<Result<(), StepError>>,
+}
+
+impl Visitor for NmiSender {
+    fn visit(&mut self, vcpu: &mut Visited<'_>) {
+        if vcpu.index() == self.vcpu {
+            self.sent = Some(vcpu.nmi());
+        }
     }
 }
 

@@ -96,6 +96,11 @@ impl Visited<'_> {
         Ok(())
     }
 
+    /// Sends it an NMI, which is pending from then on, whatever it does and however its local APIC stands (KVM api.rst 4.64).
+    pub fn nmi(&self) -> Result<(), StepError> {
+        self.vcpu.fd.nmi().map_err(|error| refused("KVM_NMI", &error))
+    }
+
     /// Executes one instruction, and gives the registers behind it. `hlt` is not to be stepped: it would wait in the kernel.
     ///
     /// Of an instruction with a `rep` prefix this may be a turn only, and on some processors a step at the first touch of a page
