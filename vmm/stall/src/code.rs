@@ -1,6 +1,6 @@
 //! What an analysis needs to know of a guest's code: its wait sites and its symbols.
 
-use stallbench_state::program::{Program, SiteInfo};
+use stallbench_state::program::{PlainProgram, Program, SiteInfo};
 
 /// The code of a guest.
 pub trait Code {
@@ -21,6 +21,21 @@ impl Code for Program {
 
     fn site_of_rip(&self, rip: u64) -> Option<&SiteInfo> {
         self.site_of_rip(rip)
+    }
+
+    fn symbol(&self, address: u64) -> Option<(String, u64)> {
+        self.symbol(address)
+    }
+}
+
+/// A plain guest publishes nothing: it has no wait sites.
+impl Code for PlainProgram {
+    fn site_at(&self, _: u64) -> Option<&SiteInfo> {
+        None
+    }
+
+    fn site_of_rip(&self, _: u64) -> Option<&SiteInfo> {
+        None
     }
 
     fn symbol(&self, address: u64) -> Option<(String, u64)> {

@@ -128,14 +128,6 @@ impl PlainProgram {
     pub fn symbol(&self, address: u64) -> Option<(String, u64)> {
         self.symbols.get_or_init(|| Symbols::read(&self.bytes, &self.linked)).find(&self.bytes, address)
     }
-
-    /// An address for people: `function+0x12`, or the number alone.
-    pub fn place(&self, address: u64) -> String {
-        match self.symbol(address) {
-            Some((name, offset)) => format!("{name}+{offset:#x}"),
-            None => format!("{address:#x}"),
-        }
-    }
 }
 
 impl fmt::Debug for PlainProgram {
