@@ -5,6 +5,7 @@
 //! DIR/mtrr/stack-broadcast@vcpus=4/      a directory a run; `#2` and so on for repetitions
 //!     run.json                           scenario, case, vCPUs, knobs, seed, and the command that repeats it
 //!     log.txt                            lines that the guest logged, if there are any
+//!     console.txt                        what a plain guest wrote to its console, if anything
 //!     verdict.json                       the result as in the JSON lines, written last
 //! DIR/summary.json                       what all came to; written last
 //! ```
@@ -107,12 +108,15 @@ impl Evidence {
         if !run.scenario.starts_with("payload/") {
             command.push_str(&format!(" '{}'", run.name));
         } else {
-            command.push_str(&format!(" --case {} --vcpus {}", run.case_name, run.vcpus));
+            let case = if run.is_plain() { String::new() } else { format!(" --case {}", run.case_name) };
+            command.push_str(&format!("{case} --vcpus {}", run.vcpus));
         }
         for setting in &run.set {
             command.push_str(&format!(" --set {}={}", setting.knob.name, setting.text));
         }
-        command.push_str(&format!(" --seed {}", run.seed));
+        if !run.is_plain() {
+            command.push_str(&format!(" --seed {}", run.seed));
+        }
         command
     }
 
@@ -153,6 +157,9 @@ impl Report for Arc<Evidence> {
             let lines: String =
                 result.outcome.log.iter().map(|line| format!("vcpu{} {}\n", line.vcpu, line.text)).collect();
             fs::write(directory.join("log.txt"), lines)?;
+        }
+        if let Some(console) = &result.outcome.console {
+            fs::write(directory.join("console.txt"), &console.text)?;
         }
         write_json(&directory.join("verdict.json"), &result_json(result)?)
     }

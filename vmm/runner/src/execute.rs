@@ -13,7 +13,7 @@ use stallbench_abi::knob::KNOB_SLOTS;
 use stallbench_abi::layout::{ARENA, ARENA_SIZE, GHOST, PAGE};
 use stallbench_abi::pause::{HOLDS, Hold};
 use stallbench_core::observe::ObserveError;
-use stallbench_core::{CreateError, Fault, HostKvm, Machine, MachineConfig, StartError};
+use stallbench_core::{CreateError, Fault, HostKvm, Machine, MachineConfig, NmiError, StartError};
 use stallbench_stall::Policy;
 use stallbench_state::program::Program;
 use thiserror::Error;
@@ -27,6 +27,8 @@ mod ending;
 mod fault;
 mod monitor;
 mod order;
+mod patience;
+pub mod plain;
 mod quiet;
 mod slice;
 mod stop;
@@ -91,6 +93,9 @@ pub enum ExecuteError {
         #[source]
         source: ObserveError,
     },
+    /// An NMI that was asked for could not be sent.
+    #[error("do what the host was asked to do")]
+    Nmi(#[from] NmiError),
     /// Its threads could not be started.
     #[error("start a machine with {vcpus} vCPUs")]
     Start {

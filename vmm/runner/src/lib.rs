@@ -6,6 +6,7 @@ pub mod layout;
 pub mod nearest;
 pub mod oracle;
 pub mod outcome;
+pub mod plain;
 pub mod report;
 pub mod result;
 #[cfg(test)]

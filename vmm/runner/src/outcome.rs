@@ -183,6 +183,12 @@ pub struct RunOutcome {
     /// What vCPUs published and the machine denied.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub contradictions: Vec<Contradiction>,
+    /// Of a plain guest's stall: what each vCPU waits for, or changes for ever.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub loops: Vec<LoopOutcome>,
+    /// What a plain guest wrote to its console.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub console: Option<ConsoleOutcome>,
     /// A line for each vCPU.
     pub vcpu_states: Vec<VcpuSummary>,
     /// What was held and what was made to go wrong.
@@ -355,6 +361,8 @@ pub enum Wait0Outcome {
     Broken,
     /// Events were lost, so it cannot be known.
     NotObserved,
+    /// The guest keeps no contract.
+    NotApplicable,
 }
 
 /// Named words of the protocol, in the guest's order; a JSON object.
@@ -408,6 +416,55 @@ pub struct VcpuSummary {
     pub ran: Duration,
 }
 
+/// What a vCPU of a plain guest does in a stall, as its own instructions say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct LoopOutcome {
+    /// The vCPU.
+    pub vcpu: usize,
+    /// What it does, a fragment: `spins`, `halts with IF=0`.
+    pub does: String,
+    /// Where: `function+0x12`, or an address.
+    pub rip: String,
+    /// What it reads in every turn.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reads: Vec<ReadOutcome>,
+    /// What it changes that decides nothing, a fragment each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub aside: Vec<String>,
+    /// Who last wrote what it reads, where that was watched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_writer: Option<String>,
+}
+
+/// Memory that a vCPU reads in every turn of its loop.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ReadOutcome {
+    /// Where it lies.
+    pub address: Address,
+    /// Its size in bytes.
+    pub size: u8,
+    /// What it holds.
+    pub value: Address,
+    /// What would end the loop, a fragment: `when it becomes 0`; empty where that is not known.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub ends: String,
+}
+
+/// What a plain guest wrote to its console.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ConsoleOutcome {
+    /// The end of it; what is no UTF-8 is replaced.
+    pub text: String,
+    /// Bytes before it that were not kept.
+    #[serde(skip_serializing_if = "is_none_dropped")]
+    pub dropped: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+fn is_none_dropped(dropped: &u64) -> bool {
+    *dropped == 0
+}
+
 /// A line that a guest logged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LogLine {
@@ -430,6 +487,9 @@ pub struct WatchOutcome {
     pub kicks_acknowledged: u64,
     /// Kicks that came when there was nothing to do.
     pub kicks_stale: u64,
+    /// Wall time for which a plain guest stood still on suspicion, in nanoseconds.
+    #[serde(rename = "stopped_ns", serialize_with = "nanoseconds", skip_serializing_if = "Duration::is_zero")]
+    pub stopped: Duration,
 }
 
 fn nanoseconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

@@ -26,6 +26,8 @@ pub(crate) fn outcome(verdict: Verdict) -> RunOutcome {
         slow: None,
         contradictions: vec![],
         vcpu_states: vec![],
+        loops: vec![],
+        console: None,
         order: OrderOutcome::default(),
         injected: InjectionOutcome::default(),
         log: vec![],

@@ -34,7 +34,7 @@ pub use amount::{Amount, Size};
 pub use catalogue::{BUILT_IN, Catalogue};
 pub use compile::{Axis, Checked};
 pub use error::{Place, Problem, ScenarioError};
-pub use expectation::{Expectation, Root, culprit_of, phrase};
+pub use expectation::{Expectation, NoSuchVerdict, Root, culprit_of, phrase};
 pub use injection::{Injected, Injection};
 pub use knobs::{Case, Setting, expected as expected_values, text_of as text_of_value};
 pub use matrix::Cell;

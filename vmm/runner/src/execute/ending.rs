@@ -30,7 +30,7 @@ use crate::outcome::{
 };
 
 /// CPU time below which a vCPU that could have run was not run, in the last part of the budget.
-const STARVED_BELOW: Duration = Duration::from_micros(300);
+pub(super) const STARVED_BELOW: Duration = Duration::from_micros(300);
 
 /// What a run leaves behind.
 pub(super) struct Ending<'e> {
@@ -74,6 +74,8 @@ impl Ending<'_> {
             slow: self.slow(analysis, undecided),
             contradictions,
             vcpu_states: analysis.map(|analysis| self.vcpus(analysis)).unwrap_or_default(),
+            loops: Vec::new(),
+            console: None,
             order: OrderOutcome::default(),
             injected: InjectionOutcome::default(),
             log: Vec::new(),

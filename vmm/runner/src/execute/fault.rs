@@ -4,7 +4,7 @@ use stallbench_abi::layout::{private, private_area};
 use stallbench_abi::text;
 use stallbench_abi::vcpu::{Death, Epitaph, VcpuPage};
 use stallbench_core::Fault;
-use stallbench_stall::code::place;
+use stallbench_stall::code::{Code, place};
 use stallbench_state::machine::MachineState;
 use stallbench_state::memory::{Memory, read_plain};
 use stallbench_state::program::Program;
@@ -63,12 +63,17 @@ fn exception(vector: u32) -> String {
 }
 
 /// What KVM told about a vCPU that cannot go on. Where it was is read from its last state, if there is one.
-pub(super) fn of_kvm(program: &Program, vcpu: usize, fault: &Fault, state: Option<&MachineState>) -> GuestFault {
+pub(super) fn of_kvm(program: &dyn Code, vcpu: usize, fault: &Fault, state: Option<&MachineState>) -> GuestFault {
+    at(program, vcpu, fault.to_string(), state)
+}
+
+/// What happened to a vCPU, and where it was by its last state, if there is one.
+pub(super) fn at(program: &dyn Code, vcpu: usize, text: String, state: Option<&MachineState>) -> GuestFault {
     let registers = state.and_then(|state| state.vcpus.get(vcpu)?.registers.as_ref().ok());
     let rip = registers.map(|registers| registers.rip);
     GuestFault {
         vcpu,
-        text: fault.to_string(),
+        text,
         rip: rip.map(Address),
         symbol: rip.map(|rip| place(program, rip)).unwrap_or_default(),
         ..GuestFault::default()

@@ -27,6 +27,7 @@ use stallbench_state::memory::Memory;
 use stallbench_state::program::Program;
 
 use super::ending::Ending;
+use super::patience::Patience;
 use super::quiet::Quiet;
 use super::stop::{Captured, STOP_DEADLINE};
 use super::{ExecuteError, POLL, poll_interval};
@@ -43,7 +44,7 @@ const LOG_LINES: usize = 64;
 /// CPU time of a busy vCPU without progress from which on a report tells of it. It decides nothing.
 const SLOW: Duration = Duration::from_millis(5);
 /// Where the last part of a budget begins, in which a vCPU that gets no CPU time is starved.
-const LAST_PART: f64 = 0.75;
+pub(super) const LAST_PART: f64 = 0.75;
 
 /// How a run ended.
 pub(super) enum End {
@@ -83,7 +84,7 @@ pub(super) struct Monitor<'m> {
     machine: &'m Machine,
     program: &'m Program,
     policy: Policy,
-    began: Instant,
+    patience: Patience,
     budget: Duration,
     watch: Watch,
     progress: Vec<u64>,
@@ -123,13 +124,14 @@ impl<'m> Monitor<'m> {
         injected: &'m Injected,
     ) -> Self {
         let vcpus = machine.vcpus();
+        let patience = Patience::since(began);
         Self {
             machine,
             program,
             policy,
-            began,
+            patience,
             budget,
-            watch: Watch::new(policy, vcpus, began.elapsed()),
+            watch: Watch::new(policy, vcpus, patience.now()),
             progress: vec![0; vcpus],
             ran: vec![Duration::ZERO; vcpus],
             ran_before: None,
@@ -172,7 +174,7 @@ impl<'m> Monitor<'m> {
     }
 
     fn now(&self) -> Duration {
-        self.began.elapsed()
+        self.patience.now()
     }
 
     fn watch(&mut self, interrupted: &dyn Fn() -> bool) -> Found<'m> {
@@ -198,6 +200,7 @@ impl<'m> Monitor<'m> {
 
     /// Waits for an event, no longer than `interval`, and takes in what has changed.
     fn poll(&mut self, interval: Duration, interrupted: &dyn Fn() -> bool) -> Poll {
+        self.patience.tick();
         if let Some(end) = self.machine.next_event(interval).and_then(|event| self.event(event)) {
             return Poll::End(end);
         }
@@ -214,7 +217,7 @@ impl<'m> Monitor<'m> {
         if self.ran_before.is_none() && self.now() >= self.budget.mul_f64(LAST_PART) {
             self.ran_before = Some(self.ran.clone());
         }
-        match self.watch.observe(self.began.elapsed(), &self.progress, &self.ran) {
+        match self.watch.observe(self.now(), &self.progress, &self.ran) {
             Advice::Wait => Poll::Nothing,
             Advice::Suspect => Poll::Suspicious,
         }
@@ -230,7 +233,8 @@ impl<'m> Monitor<'m> {
             MachineEvent::ThreadDied { vcpu } => return Some(End::Failed(ExecuteError::ThreadDied { vcpu })),
             MachineEvent::Doorbell { doorbell: Doorbell::DONE, .. } => self.close_polls = CLOSE_POLLS,
             MachineEvent::Log { vcpu, text } if self.log.len() < LOG_LINES => self.log.push(LogLine { vcpu, text }),
-            MachineEvent::Doorbell { .. } | MachineEvent::Log { .. } => {}
+            // A guest of the contract has no exit port.
+            MachineEvent::Doorbell { .. } | MachineEvent::Log { .. } | MachineEvent::Ended { .. } => {}
         }
         None
     }
@@ -288,7 +292,7 @@ impl<'m> Monitor<'m> {
         let found = self.two_looks(interrupted);
         // Progress in between has set the watch back to its beginning, where it is to stay.
         if found.is_none() && self.watch.last_progress() == before {
-            self.watch.dismiss(self.began.elapsed());
+            self.watch.dismiss(self.now());
         }
         found
     }
@@ -365,7 +369,7 @@ pub(super) fn slow_outcome(analysis: &Analysis<'_>, watch: &Watch) -> Option<Slo
     Some(SlowOutcome { vcpu, doing, waiting: waiting.iter().collect(), ran: watch.ran_since_progress(vcpu) })
 }
 
-fn counts(counts: WatchOutcome, kicks: KickCounters) -> WatchOutcome {
+pub(super) fn counts(counts: WatchOutcome, kicks: KickCounters) -> WatchOutcome {
     let KickCounters { sent, acknowledged, stale } = kicks;
     WatchOutcome { kicks_sent: sent, kicks_acknowledged: acknowledged, kicks_stale: stale, ..counts }
 }

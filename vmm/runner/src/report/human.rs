@@ -10,7 +10,7 @@ use super::pipe::Pipe;
 use super::variants::Variants;
 use super::{Report, Start};
 use crate::oracle::order::{Finding, Mode};
-use crate::outcome::{Breach, RunOutcome, StallKind, Verdict, Wait0Outcome, WaitReport};
+use crate::outcome::{Breach, ReadOutcome, RunOutcome, StallKind, Verdict, Wait0Outcome, WaitReport};
 use crate::result::{RunResult, Summary};
 use crate::scenario::culprit_of;
 
@@ -145,7 +145,7 @@ fn coloured_block(result: &RunResult) -> String {
     for setting in &run.set {
         let _ = write!(text, " --set {}={}", setting.knob.name, setting.text);
     }
-    if run.seed > 0 {
+    if run.seed > 0 && !run.is_plain() {
         let _ = write!(text, " --seed {}", run.seed);
     }
     if run.repetition > 0 {
@@ -254,6 +254,7 @@ fn findings(text: &mut String, outcome: &RunOutcome) {
             let (vcpu, site) = culprit_of(outcome).unwrap_or_default();
             let _ = writeln!(text, "  {HEAD}culprit vcpu{vcpu}{HEAD:#} in {site}: {reason}{}", after("; ", &words));
         }
+        (Verdict::Stall(_), None) if !outcome.loops.is_empty() => loops(text, outcome),
         (Verdict::Stall(_), None) => {
             let _ = writeln!(
                 text,
@@ -275,6 +276,7 @@ fn findings(text: &mut String, outcome: &RunOutcome) {
     for contradiction in &outcome.contradictions {
         let _ = writeln!(text, "  {BAD}contradiction{BAD:#}: {contradiction}");
     }
+    console(text, outcome);
     for line in outcome.log.iter().take(MOST_LINES) {
         let _ = writeln!(text, "  {DIM}vcpu{} says{DIM:#} {}", line.vcpu, plain(&line.text));
     }
@@ -289,6 +291,49 @@ fn findings(text: &mut String, outcome: &RunOutcome) {
                 time(vcpu.ran)
             );
         }
+    }
+}
+
+/// What each vCPU of a plain guest does for ever.
+fn loops(text: &mut String, outcome: &RunOutcome) {
+    for one in outcome.loops.iter().take(MOST_WAITS) {
+        let _ = write!(text, "  vcpu{:<3} {} at {}", one.vcpu, plain(&one.does), one.rip);
+        for (index, read) in one.reads.iter().enumerate().take(MOST_WAITS) {
+            let separator = if index == 0 { ": reads" } else { "," };
+            let _ = write!(text, "{separator} {}", read_word(read));
+        }
+        if one.reads.len() > MOST_WAITS {
+            let _ = write!(text, " and {} more", one.reads.len() - MOST_WAITS);
+        }
+        if let Some(writer) = &one.last_writer {
+            let _ = write!(text, "; last written by {}", plain(writer));
+        }
+        if !one.aside.is_empty() {
+            let _ = write!(text, "; {DIM}set aside{DIM:#} {}", one.aside.join(", "));
+        }
+        text.push('\n');
+    }
+    if outcome.loops.len() > MOST_WAITS {
+        let _ = writeln!(text, "  … and {} more vCPUs", outcome.loops.len() - MOST_WAITS);
+    }
+}
+
+/// `0x400010 (4 bytes, 0x1), which ends it when it becomes 0`.
+fn read_word(read: &ReadOutcome) -> String {
+    let bytes = if read.size == 1 { "byte" } else { "bytes" };
+    format!("{} ({} {bytes}, {}){}", read.address, read.size, read.value, after(", which ends it ", &read.ends))
+}
+
+/// The end of what a plain guest wrote to its console.
+fn console(text: &mut String, outcome: &RunOutcome) {
+    let Some(console) = &outcome.console else { return };
+    let lines: Vec<_> = console.text.lines().collect();
+    let earlier = lines.len().saturating_sub(MOST_LINES);
+    if earlier > 0 || console.dropped > 0 {
+        let _ = writeln!(text, "  {DIM}console{DIM:#} … {earlier} lines and {} bytes before", console.dropped);
+    }
+    for line in &lines[earlier..] {
+        let _ = writeln!(text, "  {DIM}console{DIM:#} {}", plain(line));
     }
 }
 
@@ -456,7 +501,7 @@ mod test {
     use std::io::ErrorKind;
 
     use super::*;
-    use crate::outcome::{Address, Culprit, Stall, StallKind, Strength, Words};
+    use crate::outcome::{Address, ConsoleOutcome, Culprit, LoopOutcome, Stall, StallKind, Strength, Words};
     use crate::sample;
     use crate::scenario::{Expectation, Root};
 
@@ -510,6 +555,30 @@ mod test {
              \x20 vcpu0   call_many      waits for flag WAIT of record 0x400040 to clear   ← vcpu1 (running its callback)\n\
              \x20 vcpu1   ipi_handler B3 waits for gate 0x400060 to become 1, IF=0         ← vcpu0\n\
              \x20 culprit vcpu0 in call_many: wait=0 became wait=1; count=0 gate=0\n"
+        );
+    }
+
+    #[test]
+    fn block_of_a_plain_guests_stall_shows_what_each_vcpu_reads_and_its_console() {
+        let mut result = seed_deadlock();
+        let stall =
+            Stall { kind: StallKind::Livelock, strength: Strength::Proved, culprit: None, root: vec![], waits: vec![] };
+        let mut outcome = sample::outcome(Verdict::Stall(stall));
+        let (address, value) = (Address(0x40_0060), Address(1));
+        let reads = vec![ReadOutcome { address, size: 4, value, ends: "when it becomes 0".into() }];
+        let aside = vec!["rcx".into()];
+        let (does, rip, last_writer) = ("spins".into(), "lock+0x4".into(), Some("vcpu1 at main+0x9".into()));
+        outcome.loops = vec![LoopOutcome { vcpu: 0, does, rip, reads, aside, last_writer }];
+        outcome.console = Some(ConsoleOutcome { text: "hello\n\u{1b}[31mbye\r\n".into(), dropped: 0 });
+        result.run.expectation = Expectation::asked("stall").expect("a verdict").into();
+        assert_eq!(
+            block(&RunResult::new(result.run, outcome), false),
+            "call/sample@vcpus=2\n\
+             STALL livelock   2 vCPUs   proved   38 ms   as expected\n\
+             \x20 vcpu0   spins at lock+0x4: reads 0x400060 (4 bytes, 0x1), which ends it when it becomes 0; \
+             last written by vcpu1 at main+0x9; set aside rcx\n\
+             \x20 console hello\n\
+             \x20 console bye\n"
         );
     }
 

@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use thiserror::Error;
+
+use crate::nearest::did_you_mean;
 use crate::outcome::{BreachKind, RunOutcome, StallKind, Strength, Verdict, Wait0Outcome};
 
 use super::amount::{Amount, Size};
@@ -29,6 +32,25 @@ pub struct Expectation {
     pub because: String,
 }
 
+/// A verdict, or a kind of one, that does not exist.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("'{word}' is no {what}, expected {known}{nearest}")]
+pub struct NoSuchVerdict {
+    what: String,
+    word: String,
+    known: String,
+    nearest: String,
+}
+
+fn known(what: &str, word: &str, words: &[&'static str]) -> Result<&'static str, NoSuchVerdict> {
+    words.iter().find(|known| **known == word).copied().ok_or_else(|| NoSuchVerdict {
+        what: what.to_owned(),
+        word: word.to_owned(),
+        known: if words.is_empty() { "none".to_owned() } else { words.join(", ") },
+        nearest: did_you_mean(word, words.iter().copied()),
+    })
+}
+
 /// What is expected of a culprit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Root {
@@ -54,6 +76,15 @@ impl Expectation {
             contains: None,
             because: because.to_owned(),
         }
+    }
+
+    /// What `--expect` says: `VERDICT` or `VERDICT=KIND`.
+    pub fn asked(text: &str) -> Result<Self, NoSuchVerdict> {
+        let (verdict, kind) = text.split_once('=').map_or((text, None), |(verdict, kind)| (verdict, Some(kind)));
+        let verdict = known("verdict", verdict, &Verdict::WORDS)?;
+        let what = format!("kind of {verdict}");
+        let kind = kind.map(|kind| known(&what, kind, &kinds_of(verdict))).transpose()?;
+        Ok(Self { verdict, kind, ..Self::pass("--expect says so") })
     }
 
     /// What of an outcome is not as expected, a fragment each; empty when all is.
@@ -219,6 +250,18 @@ mod test {
     #[test]
     fn declared_stall_is_as_expected() {
         assert!(expected().differences(&deadlock(Some("call_many")), FOUR).is_empty());
+    }
+
+    #[test]
+    fn expectation_that_was_asked_for_is_a_verdict_with_or_without_a_kind() {
+        let asked = |text| Expectation::asked(text).map(|expected| (expected.verdict, expected.kind));
+        assert_eq!(asked("budget"), Ok(("budget", None)));
+        assert_eq!(asked("stall=livelock"), Ok(("stall", Some("livelock"))));
+        let error = |text| Expectation::asked(text).expect_err("it is refused").to_string();
+        assert!(error("stal").contains("did you mean stall"), "{}", error("stal"));
+        assert!(error("stall=").starts_with("'' is no kind of stall, expected deadlock, "), "{}", error("stall="));
+        assert!(error("stall=lifelock").contains("mean livelock"), "{}", error("stall=lifelock"));
+        assert_eq!(error("pass=x"), "'x' is no kind of pass, expected none");
     }
 
     #[test]

@@ -68,7 +68,7 @@ pub struct Run {
     pub name: Arc<str>,
     /// Number of the case in the image.
     pub case: usize,
-    /// Name of the case.
+    /// Name of the case; empty for a plain guest, which has none.
     pub case_name: Arc<str>,
     /// How many vCPUs.
     pub vcpus: usize,
@@ -94,6 +94,13 @@ pub struct Run {
     pub expectation: Arc<Expectation>,
     /// What amounts in the expectation refer to.
     pub size: Size,
+}
+
+impl Run {
+    /// Whether it is a plain guest's: then it has no case, no knobs and no seed.
+    pub fn is_plain(&self) -> bool {
+        self.case_name.is_empty()
+    }
 }
 
 impl Selection {
@@ -138,6 +145,36 @@ impl Selection {
             }
         }
         Ok(Self { cells: first, repeat: request.repeat })
+    }
+
+    /// A plain guest of that name, once for each number of vCPUs.
+    pub fn of_plain(
+        name: &str,
+        vcpus: &[usize],
+        repeat: u32,
+        expectation: &Arc<Expectation>,
+    ) -> Result<Self, ScenarioError> {
+        check_vcpus("--vcpus", vcpus, MAX_VCPUS)?;
+        let scenario: Arc<str> = format!("payload/{name}").into();
+        let run = |vcpus: &usize| Run {
+            scenario: Arc::clone(&scenario),
+            name: format!("{scenario}@vcpus={vcpus}").into(),
+            case: 0,
+            case_name: "".into(),
+            vcpus: *vcpus,
+            knobs: [0; KNOB_SLOTS],
+            set: Vec::new(),
+            seed: 0,
+            repetition: 0,
+            layout: None,
+            alternating: 0,
+            injected: Arc::default(),
+            order: Mode::Off,
+            declared_order: Mode::Off,
+            expectation: Arc::clone(expectation),
+            size: Size { vcpus: *vcpus, initiator: 0 },
+        };
+        Ok(Self { cells: vcpus.iter().map(run).collect(), repeat })
     }
 
     /// How many runs there are.

@@ -1,0 +1,59 @@
+//! One run of a plain guest: a guest that publishes nothing, so that only the machine itself can say what it does.
+//!
+//! Runs on the caller's thread, which is the monitor of the machine's vCPU threads. What ends a run is an exit, a fault, a proof,
+//! or the budget: nothing is concluded from standing still, since nobody knows what progress is. docs/plain-guests.md tells
+//! what a guest may expect.
+
+mod ending;
+mod monitor;
+mod schedule;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use stallbench_core::{HostKvm, Machine, PlainConfig};
+use stallbench_state::program::PlainProgram;
+
+use super::{ExecuteError, TURN, slice};
+use crate::outcome::RunOutcome;
+use crate::plain::{Aps, PlainOptions};
+use monitor::Monitor;
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct PlainPlan {
+    /// Number of vCPUs.
+    pub vcpus: usize,
+    /// What is asked for beside the guest.
+    pub options: Arc<PlainOptions>,
+    /// Time after which the run ends undecided.
+    pub budget: Duration,
+}
+
+/// Runs a plain guest once. When `interrupt` is set it ends early with verdict `budget`.
+///
+/// # Errors
+///
+/// Only what the host could not do; whatever the guest does is an outcome.
+pub fn execute(
+    host: &HostKvm,
+    program: &PlainProgram,
+    plan: &PlainPlan,
+    interrupt: &AtomicBool,
+) -> Result<RunOutcome, ExecuteError> {
+    let began = Instant::now();
+    let vcpus = plan.vcpus;
+    let all_started = plan.options.aps == Aps::Started;
+    let config = PlainConfig { vcpus, memory: plan.options.memory, all_started, turn: TURN };
+    let machine = Machine::plain(host, &config, program);
+    let mut machine = machine.map_err(|source| ExecuteError::Create { vcpus, source })?;
+    let _shortened = slice::shorten();
+    machine.start().map_err(|source| ExecuteError::Start { vcpus, source })?;
+    let crowded = vcpus > host.fingerprint().host_cpus;
+    let monitor = Monitor::new(&machine, program, plan, crowded);
+    let mut outcome = monitor.run(&|| interrupt.load(Ordering::Relaxed))?;
+    drop(machine);
+    outcome.wall = began.elapsed();
+    Ok(outcome)
+}

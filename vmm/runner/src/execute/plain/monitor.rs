@@ -1,0 +1,304 @@
+//! The watch over a plain guest.
+//!
+//! ```text
+//!                    ┌────────────── not proved ──────────────┐
+//!                    ▼                                        │
+//!                 polling ── an attempt is due, and each ── attempt ── proved, or all halt for good ──► verdict
+//!                    │       vCPU that could run has run      │
+//!                    └── exit port, fault, budget ──► verdict └── exit port, fault ──► verdict
+//! ```
+
+use std::time::{Duration, Instant};
+
+use stallbench_core::{Capture, Fault, Machine, MachineEvent, Paused};
+use stallbench_state::machine::{MachineState, MpState, RFLAGS_IF, VcpuState};
+use stallbench_state::program::PlainProgram;
+
+use super::PlainPlan;
+use super::ending::Ending;
+use super::schedule::Schedule;
+use crate::execute::ExecuteError;
+use crate::execute::monitor::{LAST_PART, counts};
+use crate::execute::patience::Patience;
+use crate::execute::stop::STOP_DEADLINE;
+use crate::outcome::{LoopOutcome, RunOutcome, Stall, WatchOutcome};
+use crate::plain::{GuestEnd, HostNmi};
+
+/// Longest wait for an event: how late an interrupt, an NMI or the budget can be.
+const POLL: Duration = Duration::from_millis(5);
+/// The same where the monitor sees to it that vCPUs take turns, or waits for one to run.
+const CLOSE_POLL: Duration = Duration::from_millis(1);
+
+/// How a run ended.
+pub(super) enum End {
+    /// A vCPU wrote this status to the exit port.
+    Status(usize, u32),
+    /// All vCPUs that came up halt with interrupts off, which is how the guest was to end.
+    Halted,
+    /// A proof that nothing goes on.
+    Stall(Proved),
+    /// A vCPU cannot go on.
+    Fault(usize, Fault),
+    /// The host cannot go on: no outcome.
+    Failed(ExecuteError),
+    /// The budget is over.
+    OverBudget,
+    /// Somebody interrupted.
+    Interrupted,
+}
+
+/// A proof, and what it says of each vCPU.
+pub(super) struct Proved {
+    pub(super) stall: Stall,
+    pub(super) loops: Vec<LoopOutcome>,
+}
+
+/// What an attempt at a proof came to.
+enum Attempt {
+    /// Nothing goes on. Nothing makes one yet.
+    #[expect(dead_code, reason = "the prover is to be put in")]
+    Proved(Proved),
+    /// Why that cannot be said.
+    Unproved(String),
+}
+
+/// What the host was asked to do to the guest, and what became of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Planned {
+    pub(super) nmi: HostNmi,
+    pub(super) sent: bool,
+}
+
+/// What is known of the vCPUs since they last stood still.
+struct LastLook {
+    /// Those that could run then.
+    could_run: Vec<usize>,
+    ran: Vec<Duration>,
+    entries: Vec<u64>,
+}
+
+/// Watches one machine.
+pub(super) struct Monitor<'m> {
+    machine: &'m Machine,
+    program: &'m PlainProgram,
+    plan: &'m PlainPlan,
+    crowded: bool,
+    patience: Patience,
+    schedule: Schedule,
+    planned: Vec<Planned>,
+    last_look: LastLook,
+    ran: Vec<Duration>,
+    /// CPU times at the beginning of the last part of the budget: who gets none from there on is starved.
+    ran_before: Option<Vec<Duration>>,
+    /// Why the last attempt proved nothing.
+    unproved: Option<String>,
+    /// How long the last attempt took.
+    latency: Duration,
+    counts: WatchOutcome,
+}
+
+impl<'m> Monitor<'m> {
+    pub(super) fn new(machine: &'m Machine, program: &'m PlainProgram, plan: &'m PlainPlan, crowded: bool) -> Self {
+        let vcpus = machine.vcpus();
+        let started = if plan.options.aps == crate::plain::Aps::Started { vcpus } else { 1 };
+        let (ran, entries) = (vec![Duration::ZERO; vcpus], vec![0; vcpus]);
+        let planned = |nmi: &HostNmi| Planned { nmi: *nmi, sent: false };
+        Self {
+            machine,
+            program,
+            plan,
+            crowded,
+            patience: Patience::since(Instant::now()),
+            schedule: Schedule::new(plan.options.suspect_every),
+            planned: plan.options.nmis.iter().map(planned).collect(),
+            last_look: LastLook { could_run: (0..started).collect(), ran: ran.clone(), entries },
+            ran,
+            ran_before: None,
+            unproved: None,
+            latency: Duration::ZERO,
+            counts: WatchOutcome::default(),
+        }
+    }
+
+    /// Watches until there is a verdict.
+    pub(super) fn run(mut self, interrupted: &dyn Fn() -> bool) -> Result<RunOutcome, ExecuteError> {
+        let (end, state) = loop {
+            if let Some(end) = self.poll(interrupted) {
+                break (end, None);
+            }
+            if self.is_attempt_due()
+                && let Some((end, state)) = self.attempt()
+            {
+                break (end, Some(state));
+            }
+        };
+        let state = state.or_else(|| self.capture());
+        self.machine.ran_into(&mut self.ran);
+        let ending = Ending {
+            machine: self.machine,
+            program: self.program,
+            end: self.plan.options.end,
+            state: state.as_ref(),
+            planned: &self.planned,
+            ran: &self.ran,
+            ran_before: self.ran_before.as_deref(),
+            unproved: self.unproved.as_deref(),
+            latency: self.latency,
+        };
+        let outcome = ending.outcome(end)?;
+        Ok(RunOutcome { watch: counts(self.counts, self.machine.kicks()), ..outcome })
+    }
+
+    /// Waits for an event, no longer than until something is due, and takes in what has changed.
+    fn poll(&mut self, interrupted: &dyn Fn() -> bool) -> Option<End> {
+        self.patience.tick();
+        if let Some(end) = self.machine.next_event(self.interval()).map(end_of) {
+            return Some(end);
+        }
+        if interrupted() {
+            return Some(End::Interrupted);
+        }
+        let now = self.patience.now();
+        if now >= self.plan.budget {
+            return Some(End::OverBudget);
+        }
+        self.counts.polls += 1;
+        self.machine.ran_into(&mut self.ran);
+        self.machine.enforce_turns();
+        if self.ran_before.is_none() && now >= self.plan.budget.mul_f64(LAST_PART) {
+            self.ran_before = Some(self.ran.clone());
+        }
+        self.send_nmis(now).err().map(End::Failed)
+    }
+
+    fn interval(&self) -> Duration {
+        let now = self.patience.now();
+        let due = self.planned.iter().filter(|planned| !planned.sent).map(|planned| planned.nmi.after);
+        let due = due.chain([self.plan.budget]).map(|at| at.saturating_sub(now)).min().unwrap_or(POLL);
+        let attempt = self.schedule.until(now);
+        // One that is due and not made waits for a vCPU to run.
+        let attempt = if attempt.is_zero() { CLOSE_POLL } else { attempt };
+        let most = if self.crowded { CLOSE_POLL } else { POLL };
+        due.min(attempt).min(most)
+    }
+
+    /// Sends what is due. Where the machine cannot be stopped for it, the next poll tries again.
+    fn send_nmis(&mut self, now: Duration) -> Result<(), ExecuteError> {
+        let due = |planned: &Planned| !planned.sent && planned.nmi.after <= now;
+        if !self.planned.iter().any(due) {
+            return Ok(());
+        }
+        let Ok(paused) = self.machine.pause(STOP_DEADLINE) else { return Ok(()) };
+        for planned in self.planned.iter_mut().filter(|planned| due(planned)) {
+            paused.nmi(planned.nmi.vcpu, STOP_DEADLINE)?;
+            planned.sent = true;
+        }
+        Ok(())
+    }
+
+    /// A vCPU that could run and was not let into the guest since it last stood still puts the next attempt off: it is starved,
+    /// and a guest is not to be blamed for what it did not get to do.
+    fn is_attempt_due(&self) -> bool {
+        if !self.schedule.until(self.patience.now()).is_zero() {
+            return false;
+        }
+        let entries = self.machine.entries();
+        let last = &self.last_look;
+        let ran = |vcpu: &usize| self.ran[*vcpu] > last.ran[*vcpu] && entries[*vcpu] > last.entries[*vcpu];
+        last.could_run.iter().all(ran)
+    }
+
+    /// Stops the machine and tries to prove that nothing goes on.
+    fn attempt(&mut self) -> Option<(End, MachineState)> {
+        self.counts.suspicions += 1;
+        let began = Instant::now();
+        let found = self.stopped();
+        self.latency = began.elapsed();
+        self.counts.stopped += self.latency;
+        self.schedule.attempted(self.patience.now());
+        found
+    }
+
+    fn stopped(&mut self) -> Option<(End, MachineState)> {
+        let paused = self.machine.pause(STOP_DEADLINE).ok()?;
+        let state = paused.capture(Capture::Control);
+        self.note_look(&state);
+        // Whoever ended or died stands still for a reason that its registers do not tell.
+        if let Some(event) = self.machine.next_event(Duration::ZERO) {
+            return Some((end_of(event), state));
+        }
+        if let Some(reason) = self.to_come() {
+            self.unproved = Some(reason);
+            return None;
+        }
+        if self.plan.options.end == GuestEnd::Halted && halts_for_good(&state) {
+            return Some((End::Halted, state));
+        }
+        match self.prove(&paused, &state) {
+            Attempt::Proved(proved) => Some((End::Stall(proved), state)),
+            Attempt::Unproved(reason) => {
+                self.unproved = Some(reason);
+                None
+            }
+        }
+    }
+
+    /// What the host will still do, of which nothing is known.
+    fn to_come(&self) -> Option<String> {
+        let planned = self.planned.iter().find(|planned| !planned.sent)?;
+        let HostNmi { vcpu, after } = planned.nmi;
+        Some(format!("the host has still to send vcpu{vcpu} an nmi, {} ms after the start", after.as_millis()))
+    }
+
+    fn prove(&self, _paused: &Paused<'_>, _state: &MachineState) -> Attempt {
+        Attempt::Unproved("no proof".into())
+    }
+
+    fn note_look(&mut self, state: &MachineState) {
+        self.machine.ran_into(&mut self.last_look.ran);
+        self.last_look.entries = self.machine.entries();
+        self.last_look.could_run = (0..state.vcpus.len()).filter(|&vcpu| could_run(&state.vcpus[vcpu])).collect();
+    }
+
+    /// The state at the end, where the machine can be stopped.
+    fn capture(&self) -> Option<MachineState> {
+        Some(self.machine.pause(STOP_DEADLINE).ok()?.capture(Capture::Control))
+    }
+}
+
+/// Whether a vCPU has something to execute.
+pub(super) fn could_run(vcpu: &VcpuState) -> bool {
+    let is_up = vcpu.mp_state.as_ref().is_ok_and(|mp_state| mp_state.is_up());
+    is_up && (vcpu.mp_state != Ok(MpState::Halted) || vcpu.deliverable().is_some())
+}
+
+/// Whether every vCPU that came up halts with interrupts off and nothing pending. The others are not up, so that nothing in the
+/// machine can change that.
+fn halts_for_good(state: &MachineState) -> bool {
+    state.vcpus.iter().all(|vcpu| match vcpu.mp_state {
+        Ok(MpState::Uninitialized | MpState::InitReceived) => vcpu.index != 0,
+        Ok(MpState::Halted) => is_off(vcpu),
+        _ => false,
+    })
+}
+
+fn is_off(vcpu: &VcpuState) -> bool {
+    let (Ok(registers), Ok(apic)) = (&vcpu.registers, &vcpu.apic) else { return false };
+    registers.rflags & RFLAGS_IF == 0 && apic.highest_requested().is_none() && vcpu.deliverable().is_none()
+}
+
+/// Every event of a plain guest ends its run.
+fn end_of(event: MachineEvent) -> End {
+    match event {
+        MachineEvent::Ended { vcpu, status } => End::Status(vcpu, status),
+        MachineEvent::Fault { vcpu, fault: fault @ (Fault::Run { .. } | Fault::Debug { .. }) } => {
+            End::Failed(ExecuteError::Run { vcpu, fault })
+        }
+        MachineEvent::Fault { vcpu, fault } => End::Fault(vcpu, fault),
+        MachineEvent::ThreadDied { vcpu } => End::Failed(ExecuteError::ThreadDied { vcpu }),
+        MachineEvent::Doorbell { vcpu, .. } | MachineEvent::Log { vcpu, .. } => {
+            let exit = "a doorbell without the contract".to_owned();
+            End::Fault(vcpu, Fault::Unexpected { exit })
+        }
+    }
+}
