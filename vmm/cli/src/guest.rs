@@ -1,4 +1,4 @@
-//! The guest image that a command works on: the built-in one, or a file of the user's.
+//! The guest that a command works on: the built-in image, or a file of the user's, which may be one that keeps no contract.
 
 use std::borrow::Cow;
 use std::fs;
@@ -6,12 +6,37 @@ use std::path::Path;
 
 use stallbench_runner::nearest::did_you_mean_or;
 use stallbench_runner::scenario::{Case, Problem};
-use stallbench_state::program::{CaseInfo, Program};
+use stallbench_state::program::{CaseInfo, Payload, PlainProgram, Program};
 
 use crate::exit::{Exit, Failure};
 
 /// Most bytes of a file that are read: an image has 1 MiB to lie in, and debug information on top.
 const MOST_BYTES: u64 = 256 << 20;
+
+/// What `--payload` names.
+#[derive(Debug)]
+pub(crate) enum Subject {
+    /// An image, or none: then it is the built-in one.
+    Image(Guest),
+    /// A plain guest.
+    Plain(Box<PlainProgram>),
+}
+
+impl Subject {
+    /// What lies in that file, or the built-in image.
+    pub(crate) fn open(payload: Option<&Path>) -> Result<Self, Failure> {
+        let Some(path) = payload else { return Ok(Self::Image(Guest::open(None)?)) };
+        let parsed = read(path).and_then(|bytes| Ok(Payload::parse(bytes)?));
+        match parsed.map_err(|failure| in_file(failure, path))? {
+            Payload::Contract(program) => Ok(Self::Image(Guest::File(program))),
+            Payload::Plain(program) => Ok(Self::Plain(program)),
+        }
+    }
+}
+
+fn in_file(failure: Failure, path: &Path) -> Failure {
+    failure.context(format_args!("--payload {}", path.display()))
+}
 
 /// An image.
 #[derive(Debug)]
@@ -25,7 +50,7 @@ impl Guest {
     pub(crate) fn open(payload: Option<&Path>) -> Result<Self, Failure> {
         match payload {
             None => Ok(Self::BuiltIn(stallbench_image::program())),
-            Some(path) => read(path).map_err(|failure| failure.context(format_args!("--payload {}", path.display()))),
+            Some(path) => image(path).map_err(|failure| in_file(failure, path)),
         }
     }
 
@@ -59,7 +84,11 @@ impl Guest {
     }
 }
 
-fn read(path: &Path) -> Result<Guest, Failure> {
+fn image(path: &Path) -> Result<Guest, Failure> {
+    Ok(Guest::File(Box::new(Program::parse(Cow::Owned(read(path)?))?)))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     let unreadable = |error: &std::io::Error| Failure::new(Exit::Usage, error);
     let metadata = fs::metadata(path).map_err(|error| unreadable(&error))?;
     if !metadata.is_file() {
@@ -71,6 +100,5 @@ fn read(path: &Path) -> Result<Guest, Failure> {
             metadata.len()
         )));
     }
-    let bytes = fs::read(path).map_err(|error| unreadable(&error))?;
-    Ok(Guest::File(Box::new(Program::parse(Cow::Owned(bytes))?)))
+    fs::read(path).map_err(|error| unreadable(&error))
 }

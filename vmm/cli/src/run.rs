@@ -1,5 +1,6 @@
 //! `stallbench run`: real guests on real KVM, in the order asked for, on several threads.
 
+mod plain;
 mod plan;
 mod progress;
 
@@ -12,16 +13,19 @@ use std::time::Duration;
 use clap::Args;
 use stallbench_core::HostKvm;
 use stallbench_runner::evidence::Evidence;
+use stallbench_runner::execute::plain::PlainPlan;
 use stallbench_runner::execute::{self, ExecuteError};
 use stallbench_runner::oracle::order::Mode;
 use stallbench_runner::outcome::RunOutcome;
+use stallbench_runner::plain::PlainOptions;
 use stallbench_runner::report::{Human, Kind, Reports, Start};
 use stallbench_runner::result::Summary;
 use stallbench_runner::scenario::{Run, Selection};
 use stallbench_runner::session;
+use stallbench_state::program::PlainProgram;
 
 use crate::exit::{Exit, Failure};
-use crate::guest::Guest;
+use crate::guest::{Guest, Subject};
 use crate::{interrupt, output};
 pub(crate) use plan::run_plan;
 use progress::Progress;
@@ -31,7 +35,7 @@ pub(crate) struct Arguments {
     /// Scenarios, patterns, subjects, groups, and files or directories of scenarios; without any, the default catalogue
     #[arg(value_name = "SCENARIO|FILE|DIR")]
     names: Vec<String>,
-    /// Run an image of your own, one case or all that it has
+    /// Run a guest of your own: an image that keeps the contract, one case or all that it has, or any other static ELF64 executable (a plain guest, docs/plain-guests.md)
     #[arg(long, value_name = "FILE.elf")]
     payload: Option<PathBuf>,
     /// Which case of --payload
@@ -67,6 +71,8 @@ pub(crate) struct Arguments {
     /// human, jsonl=FILE or junit=FILE, '-' for standard output; repeatable [default: human]
     #[arg(long, value_name = "REPORT")]
     report: Vec<Kind>,
+    #[command(flatten)]
+    plain: plain::Flags,
 }
 
 fn parse_seed(text: &str) -> Result<u64, String> {
@@ -79,8 +85,7 @@ fn parse_seed(text: &str) -> Result<u64, String> {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let kinds = plan::report_kinds(&arguments.report)?;
-    let guest = Guest::open(arguments.payload.as_deref())?;
-    let selection = plan::selection(arguments, &guest)?;
+    let (subject, selection) = select(arguments)?;
     if selection.is_empty() {
         return Err(Failure::nothing_selected(&plan::why_nothing(arguments)));
     }
@@ -91,13 +96,35 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let interrupted = interrupt::flag_on_signal()?;
     let progress = Progress::new(selection.len());
     let reports = open_reports(&kinds, evidence.as_ref());
-    Session { arguments, guest, selection, host, evidence, interrupted, progress }.run(reports)
+    Session { arguments, subject, selection, host, evidence, interrupted, progress }.run(reports)
+}
+
+/// What is run, and how often.
+fn select(arguments: &Arguments) -> Result<(Running, Selection), Failure> {
+    match Subject::open(arguments.payload.as_deref())? {
+        Subject::Image(guest) => {
+            arguments.plain.refuse(arguments.payload.as_deref())?;
+            let selection = plan::selection(arguments, &guest)?;
+            Ok((Running::Image(guest), selection))
+        }
+        Subject::Plain(program) => {
+            let options = arguments.plain.options();
+            let selection = plain::selection(arguments, &program, &options)?;
+            Ok((Running::Plain(program, Arc::new(options)), selection))
+        }
+    }
+}
+
+/// What each run executes.
+enum Running {
+    Image(Guest),
+    Plain(Box<PlainProgram>, Arc<PlainOptions>),
 }
 
 /// All that a session needs.
 struct Session<'a> {
     arguments: &'a Arguments,
-    guest: Guest,
+    subject: Running,
     selection: Selection,
     host: HostKvm,
     evidence: Option<Arc<Evidence>>,
@@ -129,8 +156,16 @@ impl Session<'_> {
         if let Some(evidence) = &self.evidence {
             evidence.run_begins(run);
         }
-        let plan = run_plan(run, Duration::from_millis(self.arguments.budget));
-        execute::execute(&self.host, self.guest.program(), &plan, &self.interrupted)
+        let budget = Duration::from_millis(self.arguments.budget);
+        match &self.subject {
+            Running::Image(guest) => {
+                execute::execute(&self.host, guest.program(), &run_plan(run, budget), &self.interrupted)
+            }
+            Running::Plain(program, options) => {
+                let plan = PlainPlan { vcpus: run.vcpus, options: Arc::clone(options), budget };
+                execute::plain::execute(&self.host, program, &plan, &self.interrupted)
+            }
+        }
     }
 
     fn start(&self) -> Start {

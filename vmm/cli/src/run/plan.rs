@@ -142,6 +142,7 @@ pub(super) fn evidence(arguments: &Arguments) -> Result<Option<Arc<Evidence>>, F
     if let Some(layout) = &arguments.layout {
         options.push_str(&format!(" --layout '{}'", layout.display()));
     }
+    options.push_str(&arguments.plain.to_string());
     let catalogue = Catalogue::default();
     for path in arguments.names.iter().filter(|name| catalogue.is_path(name)) {
         options.push_str(&format!(" '{path}'"));
