@@ -85,6 +85,13 @@ pub(crate) fn enter(
     vcpu.set_regs(&regs).map_err(failed("set its general registers", "KVM_SET_REGS"))
 }
 
+/// Lets a vCPU receive what comes by an address: KVM looks receivers up in a map, which a new vCPU is not in before something of
+/// its local APIC is set.
+pub(crate) fn receive(vcpu: &VcpuFd) -> Result<(), RegisterError> {
+    let apic = vcpu.get_lapic().map_err(failed("read its local apic", "KVM_GET_LAPIC"))?;
+    vcpu.set_lapic(&apic).map_err(failed("set its local apic", "KVM_SET_LAPIC"))
+}
+
 fn long_mode(sregs: &mut kvm_sregs) {
     sregs.cr0 = CR0;
     sregs.cr3 = ROOT;

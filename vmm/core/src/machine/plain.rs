@@ -62,10 +62,13 @@ impl Machine {
         plain::prepare(&memory, program)?;
         let mut machine = Self::empty(host, vm, memory, &MachineConfig { vcpus, turn }, Some(Serial::default()))?;
         for vcpu in 0..vcpus {
-            machine.add_vcpu(host, vcpu, |fd| match vcpu {
-                0 => plain::enter(fd, (0, vcpus), program.entry(), size),
-                _ if all_started => start(fd, (vcpu, vcpus), program.entry(), size),
-                _ => Ok(()),
+            machine.add_vcpu(host, vcpu, |fd| {
+                plain::receive(fd)?;
+                match vcpu {
+                    0 => plain::enter(fd, (0, vcpus), program.entry(), size),
+                    _ if all_started => start(fd, (vcpu, vcpus), program.entry(), size),
+                    _ => Ok(()),
+                }
             })?;
         }
         Ok(machine)
