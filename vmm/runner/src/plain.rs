@@ -213,7 +213,7 @@ pub enum OptionsError {
         vcpus: usize,
     },
     /// It does not fit.
-    #[error("it {0}")]
+    #[error(transparent)]
     Program(#[from] ProgramError),
     /// Ghost memory beyond its memory.
     #[error("--ghost {span}: not in the {memory:#x} bytes of memory")]

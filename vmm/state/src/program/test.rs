@@ -1,6 +1,7 @@
 //! What is read of a proper file, what is said about a broken one, and that none does harm.
 
 mod elf;
+mod plain;
 
 use object::elf::{PF_R, PF_W};
 use proptest::prelude::*;

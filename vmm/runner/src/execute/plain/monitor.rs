@@ -215,7 +215,7 @@ impl<'m> Monitor<'m> {
         let found = self.stopped();
         self.latency = began.elapsed();
         self.counts.stopped += self.latency;
-        self.schedule.attempted(self.patience.now());
+        self.schedule.attempted(self.patience.now(), self.latency);
         found
     }
 
