@@ -49,6 +49,7 @@ impl Ending<'_> {
             End::Interrupted => Verdict::Budget { reason: "interrupted".into() },
             End::OverBudget => self.over_budget(),
         };
+        let injected = self.injected(&verdict);
         Ok(RunOutcome {
             verdict,
             wall: Duration::ZERO,
@@ -65,7 +66,7 @@ impl Ending<'_> {
             loops,
             console: console(self.machine.console()),
             vcpu_states: self.summaries(),
-            injected: self.injected(),
+            injected,
             log: Vec::new(),
             watch: WatchOutcome::default(),
         })
@@ -130,14 +131,18 @@ impl Ending<'_> {
         text
     }
 
-    /// What the host was asked to do.
-    fn injected(&self) -> InjectionOutcome {
+    /// What the host was asked to do. That an NMI is still to come at the end of a budget is its reason, and nothing amiss.
+    fn injected(&self, verdict: &Verdict) -> InjectionOutcome {
+        let is_over = !matches!(verdict, Verdict::Budget { .. });
         let fault = |planned: &Planned| FaultOutcome {
             what: format!("nmi {}", planned.nmi),
             by: InjectedBy::Host,
             hits: u32::from(planned.sent),
         };
-        InjectionOutcome { holds: Vec::new(), faults: self.planned.iter().map(fault).collect() }
+        InjectionOutcome {
+            holds: Vec::new(),
+            faults: self.planned.iter().filter(|planned| planned.sent || is_over).map(fault).collect(),
+        }
     }
 }
 
