@@ -29,6 +29,7 @@ mod monitor;
 mod order;
 mod patience;
 pub mod plain;
+mod proof;
 mod quiet;
 mod slice;
 mod stop;

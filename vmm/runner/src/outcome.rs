@@ -3,10 +3,12 @@
 //! Filled by [`crate::execute`] and [`crate::oracle`], owned by nobody afterwards. The JSON names of its fields are stable.
 
 use core::time::Duration;
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
+use stallbench_stall::proof::{Proof, Unproved};
 pub use stallbench_stall::report::{Address, Contradiction, Culprit, Member, Stall, StallKind, Strength, WaitReport};
 
 use crate::oracle::order::{Finding, Mode, Step};
@@ -189,6 +191,9 @@ pub struct RunOutcome {
     /// What a plain guest wrote to its console.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub console: Option<ConsoleOutcome>,
+    /// The proof of a stall, or why there is none.
+    #[serde(skip_serializing_if = "ProofOutcome::is_empty")]
+    pub proof: ProofOutcome,
     /// A line for each vCPU.
     pub vcpu_states: Vec<VcpuSummary>,
     /// What was held and what was made to go wrong.
@@ -199,6 +204,58 @@ pub struct RunOutcome {
     pub log: Vec<LogLine>,
     /// What watching and stopping the machine took.
     pub watch: WatchOutcome,
+}
+
+/// What attempts at a proof came to.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ProofOutcome {
+    /// How many were made.
+    pub attempts: u64,
+    /// Instructions that the last one stepped.
+    pub steps: usize,
+    /// States of the machine that the proof is about: all combinations of those of its components.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub states: Option<u128>,
+    /// How long the machine stood still for the last attempt, in nanoseconds.
+    #[serde(rename = "took_ns", serialize_with = "nanoseconds")]
+    pub took: Duration,
+    /// How long it stood still for all of them, in nanoseconds.
+    #[serde(rename = "took_in_all_ns", serialize_with = "nanoseconds")]
+    pub took_in_all: Duration,
+    /// Why the last one came to no proof.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unproved: Option<String>,
+    /// Memory that vCPUs pass to each other changes for ever.
+    #[serde(skip)]
+    pub livelock: bool,
+    /// The proof itself.
+    #[serde(skip)]
+    pub proof: Option<Arc<Proof>>,
+}
+
+impl ProofOutcome {
+    /// Whether none was tried.
+    pub fn is_empty(&self) -> bool {
+        self.attempts == 0
+    }
+
+    /// Takes in what came of an attempt: whether it is a proof.
+    pub fn note(&mut self, result: Result<Proof, Unproved>, took: Duration) -> bool {
+        self.attempts += 1;
+        (self.took, self.took_in_all) = (took, self.took_in_all + took);
+        match result {
+            Ok(proof) => {
+                (self.steps, self.livelock, self.unproved) = (proof.steps, proof.livelock, None);
+                self.states = Some(proof.states());
+                self.proof = Some(Arc::new(proof));
+                true
+            }
+            Err(unproved) => {
+                self.unproved = Some(unproved.to_string());
+                false
+            }
+        }
+    }
 }
 
 /// What became of a scenario's holds and faults.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crate::oracle::order::Mode;
 use crate::outcome::{
-    ControlOutcome, InjectionOutcome, MtrrOutcome, OrderOutcome, RunOutcome, Verdict, Wait0Outcome, WatchOutcome, Words,
+    ControlOutcome, InjectionOutcome, MtrrOutcome, OrderOutcome, ProofOutcome, RunOutcome, Verdict, Wait0Outcome,
+    WatchOutcome, Words,
 };
 use crate::scenario::{Expectation, Run, Selection, Size};
 
@@ -14,6 +15,7 @@ pub(crate) const CUT: usize = 20;
 
 pub(crate) fn outcome(verdict: Verdict) -> RunOutcome {
     RunOutcome {
+        proof: ProofOutcome::default(),
         verdict,
         wall: Duration::from_millis(38),
         verdict_latency: Duration::from_micros(2_500),

@@ -3,13 +3,14 @@
 use core::time::Duration;
 
 use stallbench_abi::vcpu::Until;
+use stallbench_state::machine::{MpState, VcpuState};
 
-use crate::activity::Activity;
+use crate::activity::{Activity, HeldBack};
 use crate::analysis::Analysis;
 use crate::claim::Wait;
 use crate::culprit::culprit;
 use crate::history::{Callback, History};
-use crate::report::{Address, Contradiction, Member, Stall, Strength, WaitReport};
+use crate::report::{Address, Contradiction, Member, Stall, StallKind, Strength, WaitReport};
 use crate::root::{edges, root};
 use crate::set::VcpuSet;
 
@@ -40,7 +41,37 @@ pub fn conclude(first: &Analysis<'_>, second: &Analysis<'_>, ran_between: &[Ran]
     }
     let ran = |vcpu: usize| ran_between.get(vcpu).is_some_and(|ran| ran.is_enough(confirm));
     let holds = stuck.iter().all(|vcpu| ran(vcpu) && stood_still(first, second, vcpu));
-    holds.then(|| stall(second))
+    holds.then(|| stall(second, Strength::Observed))
+}
+
+/// The stall of a machine that is proved to come nowhere: what it hangs on is told by the waits that can never end, or where there
+/// are none, by what its vCPUs do.
+pub fn proved(analysis: &Analysis<'_>, livelock: bool) -> Stall {
+    match livelock || analysis.closure.stuck.is_empty() {
+        false => stall(analysis, Strength::Proved),
+        true => Stall {
+            kind: if livelock { StallKind::Livelock } else { kind_without_waits(&analysis.view.machine.vcpus) },
+            strength: Strength::Proved,
+            culprit: None,
+            root: Vec::new(),
+            waits: waits(analysis),
+        },
+    }
+}
+
+/// The kind of a stall that nobody publishes a wait of, by what its vCPUs do.
+pub fn kind_without_waits(vcpus: &[VcpuState]) -> StallKind {
+    let is = |vcpu: &VcpuState, mp_state| vcpu.mp_state == Ok(mp_state);
+    let idles = |vcpu: &VcpuState| vcpu.registers.as_ref().is_ok_and(|registers| registers.interrupts_enabled());
+    if vcpus.iter().any(|vcpu| HeldBack::of(vcpu).is_some()) {
+        StallKind::NotAccepting
+    } else if vcpus.iter().any(|vcpu| is(vcpu, MpState::Halted) && idles(vcpu)) {
+        StallKind::LostInterrupt
+    } else if vcpus.iter().any(|vcpu| is(vcpu, MpState::Halted)) {
+        StallKind::AbsentMember
+    } else {
+        StallKind::Deadlock
+    }
 }
 
 /// Whether a vCPU waits as it did, and has got nothing done since.
@@ -55,14 +86,14 @@ fn stood_still(first: &Analysis<'_>, second: &Analysis<'_>, vcpu: usize) -> bool
 }
 
 /// The stall of a machine with waits that can never end.
-fn stall(analysis: &Analysis<'_>) -> Stall {
+fn stall(analysis: &Analysis<'_>, strength: Strength) -> Stall {
     let history = History::new(analysis);
     let edges = edges(analysis);
     let root = root(analysis, &edges, &history);
     let culprit = culprit(analysis, &edges, root, &history);
     let waits = wait_reports(analysis, &edges, &history);
     let root_members = root.at.iter().map(|vcpu| Member { vcpu, doing: analysis.doing(vcpu) }).collect();
-    Stall { kind: root.kind, strength: Strength::Observed, culprit, root: root_members, waits }
+    Stall { kind: root.kind, strength, culprit, root: root_members, waits }
 }
 
 /// Every confirmed wait of a machine, whether or not it can end.

@@ -36,5 +36,5 @@ pub mod watch;
 mod test;
 
 pub use analysis::{Analysis, Declared, View};
-pub use conclude::{Ran, conclude};
+pub use conclude::{Ran, conclude, kind_without_waits, proved};
 pub use watch::{Advice, Policy, Watch};

@@ -205,19 +205,22 @@ impl Vcpu {
 
     /// Tells of a breakpoint or a step, and goes on as the observer's procedure wants it.
     fn stepped(&mut self) -> State {
-        let (registers, system) = self.registers();
-        let Some(telling) = &mut self.telling else {
+        if self.telling.is_none() {
             return self.failed(Fault::Unexpected { exit: "Debug".to_owned() });
-        };
-        let (Ok(registers), Ok(system)) = (registers, system) else { return State::Running };
-        let moment = telling.moment(self.index, registers, &system);
-        let debug = telling.stopped(&moment, &self.shared.memory);
-        let Some(debug) = debug else { return State::Running };
-        self.debug = debug;
-        match self.fd.set_guest_debug(&debug) {
-            Err(error) => self.failed(Fault::Debug { errno: error.errno() }),
-            Ok(()) => State::Running,
         }
+        match self.tell_step().map(|debug| self.fd.set_guest_debug(&debug)) {
+            Some(Err(error)) => self.failed(Fault::Debug { errno: error.errno() }),
+            _ => State::Running,
+        }
+    }
+
+    /// Tells of a breakpoint or a step. Gives how the vCPU is to be debugged from here on, where somebody is told.
+    fn tell_step(&mut self) -> Option<kvm_guest_debug> {
+        let (Ok(registers), Ok(system)) = self.registers() else { return None };
+        let telling = self.telling.as_mut()?;
+        let moment = telling.moment(self.index, registers, &system);
+        self.debug = telling.stopped(&moment, &self.shared.memory)?;
+        Some(self.debug)
     }
 
     fn count_ignored(&self) {

@@ -111,7 +111,11 @@ impl Visited<'_> {
         }
         for _ in 0..ENTRIES {
             match self.enter()? {
-                Exit::Debug => return self.registers(),
+                Exit::Debug => {
+                    // An observer is told of every instruction of its procedure, whoever steps it.
+                    self.vcpu.tell_step();
+                    return self.registers();
+                }
                 Exit::Interrupted if self.is_abandoned() => return Err(StepError::Endless),
                 Exit::Interrupted | Exit::Again => {}
                 Exit::Fault(fault) => return Err(self.died(fault)),

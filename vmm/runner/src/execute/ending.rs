@@ -25,8 +25,8 @@ use crate::oracle::calls::Calls;
 use crate::oracle::mtrr::{self, Expected};
 use crate::oracle::{control, irq_off, lifetime};
 use crate::outcome::{
-    Breach, Contradiction, ControlOutcome, InjectionOutcome, MtrrOutcome, OrderOutcome, RunOutcome, SlowOutcome,
-    VcpuSummary, Verdict, WatchOutcome, Words,
+    Breach, Contradiction, ControlOutcome, InjectionOutcome, MtrrOutcome, OrderOutcome, ProofOutcome, RunOutcome,
+    SlowOutcome, VcpuSummary, Verdict, WatchOutcome, Words,
 };
 
 /// CPU time below which a vCPU that could have run was not run, in the last part of the budget.
@@ -62,6 +62,7 @@ impl Ending<'_> {
         let verdict =
             self.verdict(end, analysis, (&mtrr, &control), calls.breach.iter().chain(&breaches), &contradictions)?;
         Ok(RunOutcome {
+            proof: ProofOutcome::default(),
             verdict,
             wall: Duration::ZERO,
             verdict_latency: self.latency,

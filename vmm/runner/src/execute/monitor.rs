@@ -16,23 +16,26 @@
 use std::mem::offset_of;
 use std::time::{Duration, Instant};
 
-use stallbench_abi::layout::{private, private_area};
+use stallbench_abi::layout::{GHOST, PAGE, private, private_area};
 use stallbench_abi::port::Doorbell;
 use stallbench_abi::vcpu::{Phase, VcpuPage};
 use stallbench_core::{Capture, Fault, KickCounters, Machine, MachineEvent, Paused};
+use stallbench_stall::proof::{Question, Unproved};
 use stallbench_stall::set::VcpuSet;
 use stallbench_stall::slow::{Slow, slow};
-use stallbench_stall::{Advice, Analysis, Policy, Ran, Watch, conclude};
+use stallbench_stall::{Advice, Analysis, Policy, Ran, Watch, conclude, proved};
+use stallbench_state::certificate::{Span, Word};
 use stallbench_state::memory::Memory;
 use stallbench_state::program::Program;
 
 use super::ending::Ending;
 use super::patience::Patience;
+use super::proof::{Reach, prove};
 use super::quiet::Quiet;
 use super::stop::{Captured, STOP_DEADLINE};
 use super::{ExecuteError, POLL, poll_interval};
 use crate::oracle::mtrr::Expected;
-use crate::outcome::{Breach, Contradiction, LogLine, RunOutcome, SlowOutcome, Stall, WatchOutcome};
+use crate::outcome::{Breach, Contradiction, LogLine, ProofOutcome, RunOutcome, SlowOutcome, Stall, WatchOutcome};
 use crate::scenario::Injected;
 
 /// Interval of the polls while something is about to be decided.
@@ -43,6 +46,10 @@ const CLOSE_POLLS: u32 = 20;
 const LOG_LINES: usize = 64;
 /// CPU time of a busy vCPU without progress from which on a report tells of it. It decides nothing.
 const SLOW: Duration = Duration::from_millis(5);
+/// How long nobody gets on before a proof is tried that no published wait hints at, and how much longer than the last such attempt
+/// took the guest runs until the next.
+const UNHINTED: Duration = Duration::from_millis(50);
+const UNHINTED_SHARE: u32 = 100;
 /// Where the last part of a budget begins, in which a vCPU that gets no CPU time is starved.
 pub(super) const LAST_PART: f64 = 0.75;
 
@@ -105,6 +112,12 @@ pub(super) struct Monitor<'m> {
     cache_off: Option<(Breach, bool)>,
     /// Who was found busy for longest while others waited for it.
     slow: Option<SlowOutcome>,
+    /// How far the next attempt at a proof goes.
+    reach: Reach,
+    /// When the next attempt is made at one that no published wait hints at.
+    next_attempt: Duration,
+    /// The last attempts: the proof, or why there is none.
+    proof: ProofOutcome,
 }
 
 /// Looks for the end of a run: the first as soon as all seem to rest, later ones ever less often.
@@ -143,6 +156,9 @@ impl<'m> Monitor<'m> {
             quiet: Quiet::new(injected),
             cache_off: None,
             slow: None,
+            reach: Reach::default(),
+            next_attempt: UNHINTED,
+            proof: ProofOutcome::default(),
         }
     }
 
@@ -170,7 +186,14 @@ impl<'m> Monitor<'m> {
         let outcome = ending.outcome(end)?;
         let injected = self.quiet.outcome(self.machine);
         let slow = outcome.slow.clone().or(self.slow).filter(|_| outcome.verdict.stall().is_none());
-        Ok(RunOutcome { injected, slow, log: self.log, watch: counts(self.counts, self.machine.kicks()), ..outcome })
+        Ok(RunOutcome {
+            injected,
+            slow,
+            proof: self.proof,
+            log: self.log,
+            watch: counts(self.counts, self.machine.kicks()),
+            ..outcome
+        })
     }
 
     fn now(&self) -> Duration {
@@ -298,14 +321,27 @@ impl<'m> Monitor<'m> {
     }
 
     fn two_looks(&mut self, interrupted: &dyn Fn() -> bool) -> Option<Found<'m>> {
-        let Look { _paused: paused, captured } = self.look(Capture::Control)?;
+        let Look { _paused: mut paused, captured } = self.look(Capture::Control)?;
         let first = captured.analysis(self.machine, self.program);
         self.denied = first.contradictions().cloned().collect();
         if self.quiet.step(&paused, self.machine, &captured, &first) {
             return None;
         }
         self.note_slow(&first);
-        if first.closure.stuck.is_empty() || self.quiet.is_due(self.machine) {
+        if self.quiet.is_due(self.machine) {
+            return None;
+        }
+        let is_hinted = !first.closure.stuck.is_empty();
+        if (is_hinted || self.now() >= self.next_attempt) && self.prove(&paused, &captured) {
+            let last = Captured::of(&mut paused, self.machine, Capture::Full, self.quiet.kept_out());
+            let analysis = last.analysis(self.machine, self.program);
+            let end = match analysis.is_quiescent() {
+                true => End::AtRest,
+                false => End::Stall(proved(&analysis, self.proof.livelock)),
+            };
+            return Some((end, Some(Look { _paused: paused, captured: last })));
+        }
+        if !is_hinted {
             return None;
         }
         // Before it goes on: an entry that is counted from here on comes after the first look.
@@ -319,6 +355,25 @@ impl<'m> Monitor<'m> {
         let analysis = second.captured.analysis(self.machine, self.program);
         let stall = conclude(&first, &analysis, &ran_between, self.policy.confirm)?;
         Some((End::Stall(stall), Some(second)))
+    }
+
+    /// Tries to prove that the stopped machine goes nowhere: whether it does not.
+    fn prove(&mut self, paused: &Paused<'_>, captured: &Captured) -> bool {
+        let question = Question {
+            machine: captured.machine.clone(),
+            ghost: ghost(self.machine.vcpus()),
+            host_action: None,
+            kept_out: captured.kept_out.iter().collect(),
+            limits: self.reach.limits,
+        };
+        let attempt = prove(paused, self.machine, question);
+        let halts = matches!(attempt.result, Err(Unproved::Halting { .. }));
+        let is_proved = self.proof.note(attempt.result, attempt.took);
+        if !is_proved && !halts {
+            self.reach.extend();
+            self.next_attempt = self.now() + (attempt.took * UNHINTED_SHARE).max(UNHINTED);
+        }
+        is_proved
     }
 
     /// Keeps the longest time that a busy vCPU had while others waited for it.
@@ -367,6 +422,13 @@ impl<'m> Monitor<'m> {
 pub(super) fn slow_outcome(analysis: &Analysis<'_>, watch: &Watch) -> Option<SlowOutcome> {
     let Slow { vcpu, doing, waiting } = slow(analysis)?;
     Some(SlowOutcome { vcpu, doing, waiting: waiting.iter().collect(), ran: watch.ran_since_progress(vcpu) })
+}
+
+/// What the contract declares to decide nothing: the ghost page and the event rings.
+fn ghost(vcpus: usize) -> Vec<Span> {
+    let ring = |vcpu| (private(vcpu) + private_area::RING, private_area::END - private_area::RING);
+    let spans = (0..vcpus).map(ring).chain([(GHOST, PAGE)]);
+    spans.map(|(address, size)| Span { address: Word(address), size }).collect()
 }
 
 pub(super) fn counts(counts: WatchOutcome, kicks: KickCounters) -> WatchOutcome {

@@ -6,12 +6,12 @@ use stallbench_state::apic::LocalApic;
 use stallbench_state::certificate::{
     self, Bytes, Component, Does, Edge, Memory as Contents, Processor, RFLAGS, Span, State, VcpuState, Word,
 };
-use stallbench_state::machine::{Events, Registers};
+use stallbench_state::machine::Events;
 use stallbench_state::memory::Memory;
 
 use super::aside::{Aside, Unknown};
 use super::joint::{Joint, byte_of};
-use super::trace::{End, Step, Trace, key};
+use super::trace::{Step, Trace, key};
 use super::{PAGE, Proof, Prover, Role, Unproved, pages, spans};
 
 /// Puts the proof together, once nothing is missing.
@@ -50,10 +50,7 @@ impl Part {
         };
         component.vcpus = vec![vcpu];
         component.edges.iter_mut().for_each(|edge| edge.vcpu = vcpu);
-        // A vCPU that comes to its end has read its last instruction.
-        let last = prover.traces[vcpu].iter().filter(|trace| trace.end == End::Halts);
-        let last = last.flat_map(|trace| trace.decode.fetched.iter().chain(&trace.decode.tables).copied());
-        Self { component, touched: touched.into_iter().chain(last).collect(), changed }
+        Self { component, touched, changed }
     }
 
     fn joint(joint: &Joint) -> Self {
@@ -101,30 +98,12 @@ fn at_rest(prover: &Prover, vcpu: usize) -> Component {
     Component { states: vec![State { vcpus: vec![state], cells: Vec::new() }], ..Component::default() }
 }
 
-/// The states of a vCPU that comes back, or that halts next.
+/// The states of a vCPU that comes back.
 fn cycle(trace: &Trace) -> Component {
-    if trace.end == End::Halts {
-        return halting(trace);
-    }
     let steps = trace.cycle();
     let changed = steps.iter().flat_map(Step::written).filter(|(_, before, after)| before != after);
     let changed: BTreeSet<u64> = changed.map(|(at, ..)| at).collect();
     states(steps, &changed, |_| Vec::new())
-}
-
-fn halting(trace: &Trace) -> Component {
-    /// Length of `hlt`.
-    const HLT: u64 = 1;
-    let state = |does, registers: &Registers| State {
-        vcpus: vec![VcpuState { does, registers: key(registers), aside: Vec::new() }],
-        cells: Vec::new(),
-    };
-    let halted = Registers { rip: trace.last.rip.wrapping_add(HLT), ..trace.last };
-    Component {
-        states: vec![state(Does::Runs, &trace.last), state(Does::Halts, &halted)],
-        edges: vec![Edge { from: 0, vcpu: 0, to: 1 }],
-        ..Component::default()
-    }
 }
 
 /// The states of a vCPU that goes round in one path, with what is set aside.

@@ -7,7 +7,7 @@ use stallbench_state::certificate::{Does, Edge};
 use stallbench_state::machine::{MachineState, Registers};
 
 use super::effect::{Decode, Effect};
-use super::trace::{self, End, Key, key};
+use super::trace::{self, Key, key};
 use super::{Prover, Role, Steps, Unproved, no_interrupt};
 
 /// Size of the largest word that stores can be passed in without one being seen ahead of the other.
@@ -252,10 +252,8 @@ impl Prover {
         if let Some(aside) = self.asides.get(&vcpu) {
             touched.extend(&aside.reads);
         }
-        if trace.end != End::Halts || whole {
-            touched.extend(trace.decode.fetched.iter().flat_map(|page| *page..page + super::PAGE));
-            touched.extend(trace.decode.tables.iter().flat_map(|entry| *entry..entry + WORD));
-        }
+        touched.extend(trace.decode.fetched.iter().flat_map(|page| *page..page + super::PAGE));
+        touched.extend(trace.decode.tables.iter().flat_map(|entry| *entry..entry + WORD));
         touched
     }
 

@@ -3,7 +3,7 @@
 //! No KVM here: what a proof steps comes in by [`Steps`]. docs/proof.md tells the theory, [`stallbench_state::certificate`] what
 //! comes of it. A [`Prover`] is taken from vCPU to vCPU, as often as it asks for it:
 //!
-//! 1. Each vCPU is stepped until it is where it was, with memory as it was ([`trace`]); one that halts is at its end.
+//! 1. Each vCPU is stepped until it is where it was, with memory as it was ([`trace`]); one that halts is where it stays.
 //! 2. A vCPU whose state does not come back may differ in what decides nothing: that is set aside ([`mod@aside`]).
 //! 3. If no vCPU changes a byte that another one touches, they cannot hinder each other: all combinations of their states are
 //!    closed under every order. Those that do change such bytes are explored together, in every order ([`joint`]).
@@ -115,6 +115,12 @@ pub enum Unproved {
         /// Where.
         rip: u64,
     },
+    /// A vCPU is about to halt: once it does, it is at rest.
+    #[error("vcpu{vcpu} is about to halt")]
+    Halting {
+        /// The vCPU.
+        vcpu: usize,
+    },
     /// An interrupt can be taken.
     #[error("vcpu{vcpu} is about to take {what}")]
     Deliverable {
@@ -191,6 +197,11 @@ pub struct Proof {
 }
 
 impl Proof {
+    /// The number of states of the machine: all combinations of those of its components.
+    pub fn states(&self) -> u128 {
+        self.components.iter().fold(1, |states, component| states.saturating_mul(component.states.len() as u128))
+    }
+
     /// The certificate of a run of a payload with this digest.
     pub fn certificate(&self, payload: &str, run: &str) -> Certificate {
         Certificate {
@@ -361,7 +372,7 @@ impl Prover {
         for vcpu in 0..self.roles.len() {
             let system = self.system(vcpu);
             let Some(trace) = self.traces[vcpu].as_mut() else { continue };
-            if trace.end == End::Halts || unstable.contains(&vcpu) {
+            if unstable.contains(&vcpu) {
                 continue;
             }
             if trace.end == End::Changes || aside::touches_ghost(trace, &self.question.ghost) {

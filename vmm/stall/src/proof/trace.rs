@@ -47,8 +47,6 @@ impl Step {
 pub(super) enum End {
     /// It is where it was before this step, and memory is what it was.
     Loops(usize),
-    /// Its next instruction is `hlt`.
-    Halts,
     /// It was at its limit.
     Changes,
 }
@@ -90,8 +88,7 @@ impl Trace {
             let effect = trace.decode.at(&registers, system, vcpu.memory());
             let effect = effect.map_err(|refusal| refused(vcpu.vcpu(), &registers, refusal))?;
             if effect.instruction.mnemonic() == Mnemonic::Hlt {
-                trace.end = End::Halts;
-                break;
+                return Err(Unproved::Halting { vcpu: vcpu.vcpu() });
             }
             let (step, after) = execute(vcpu, registers, effect)?;
             registers = after;
@@ -120,7 +117,7 @@ impl Trace {
     pub(super) fn cycle(&self) -> &[Step] {
         match self.end {
             End::Loops(from) => &self.steps[from..],
-            End::Halts | End::Changes => &[],
+            End::Changes => &[],
         }
     }
 }

@@ -41,9 +41,9 @@ fn each_step_is_one_instruction_of_one_vcpu() {
     let Some(host) = host() else { return };
     let machine = started(&host, 2, SPINNING);
     wait_for(&machine, Doorbell::DONE);
-    poll(&machine, "both run", || all_up(&capture(&machine, Capture::Control)));
-    let paused = machine.pause(DEADLINE).expect("a pause");
     let count = || machine.memory().read_u64(private(0)).expect("the progress word");
+    poll(&machine, "both run", || count() > 0 && all_up(&capture(&machine, Capture::Control)));
+    let paused = machine.pause(DEADLINE).expect("a pause");
     let before = count();
     let steps = paused.visit(Steps::new(20), DEADLINE).expect("a visit");
     assert_eq!(steps.refused, []);

@@ -12,8 +12,8 @@ use super::monitor::{End, Planned, Proved, could_run};
 use crate::execute::ending::STARVED_BELOW;
 use crate::execute::{ExecuteError, fault};
 use crate::outcome::{
-    ConsoleOutcome, ControlOutcome, FaultOutcome, InjectedBy, InjectionOutcome, MtrrOutcome, OrderOutcome, RunOutcome,
-    VcpuSummary, Verdict, Wait0Outcome, WatchOutcome, Words,
+    ConsoleOutcome, ControlOutcome, FaultOutcome, InjectedBy, InjectionOutcome, MtrrOutcome, OrderOutcome,
+    ProofOutcome, RunOutcome, VcpuSummary, Verdict, Wait0Outcome, WatchOutcome, Words,
 };
 use crate::plain::GuestEnd;
 
@@ -63,6 +63,7 @@ impl Ending<'_> {
             words: Words::default(),
             slow: None,
             contradictions: Vec::new(),
+            proof: ProofOutcome::default(),
             loops,
             console: console(self.machine.console()),
             vcpu_states: self.summaries(),

@@ -11,6 +11,9 @@
 use std::time::{Duration, Instant};
 
 use stallbench_core::{Capture, Fault, Machine, MachineEvent, Paused};
+use stallbench_stall::kind_without_waits;
+use stallbench_stall::proof::{Question, Unproved};
+use stallbench_state::certificate::{Span, Word};
 use stallbench_state::machine::{MachineState, MpState, RFLAGS_IF, VcpuState};
 use stallbench_state::program::PlainProgram;
 
@@ -20,9 +23,10 @@ use super::schedule::Schedule;
 use crate::execute::ExecuteError;
 use crate::execute::monitor::{LAST_PART, counts};
 use crate::execute::patience::Patience;
+use crate::execute::proof::{Reach, prove};
 use crate::execute::stop::STOP_DEADLINE;
-use crate::outcome::{LoopOutcome, RunOutcome, Stall, WatchOutcome};
-use crate::plain::{GuestEnd, HostNmi};
+use crate::outcome::{LoopOutcome, ProofOutcome, RunOutcome, Stall, StallKind, Strength, WatchOutcome};
+use crate::plain::{GhostSpan, GuestEnd, HostNmi};
 
 /// Longest wait for an event: how late an interrupt, an NMI or the budget can be.
 const POLL: Duration = Duration::from_millis(5);
@@ -55,8 +59,7 @@ pub(super) struct Proved {
 
 /// What an attempt at a proof came to.
 enum Attempt {
-    /// Nothing goes on. Nothing makes one yet.
-    #[expect(dead_code, reason = "the prover is to be put in")]
+    /// Nothing goes on.
     Proved(Proved),
     /// Why that cannot be said.
     Unproved(String),
@@ -90,6 +93,10 @@ pub(super) struct Monitor<'m> {
     ran: Vec<Duration>,
     /// CPU times at the beginning of the last part of the budget: who gets none from there on is starved.
     ran_before: Option<Vec<Duration>>,
+    /// How far the next attempt goes.
+    reach: Reach,
+    /// What attempts came to.
+    proof: ProofOutcome,
     /// Why the last attempt proved nothing.
     unproved: Option<String>,
     /// How long the last attempt took.
@@ -114,6 +121,8 @@ impl<'m> Monitor<'m> {
             last_look: LastLook { could_run: (0..started).collect(), ran: ran.clone(), entries },
             ran,
             ran_before: None,
+            reach: Reach::default(),
+            proof: ProofOutcome::default(),
             unproved: None,
             latency: Duration::ZERO,
             counts: WatchOutcome::default(),
@@ -146,7 +155,7 @@ impl<'m> Monitor<'m> {
             latency: self.latency,
         };
         let outcome = ending.outcome(end)?;
-        Ok(RunOutcome { watch: counts(self.counts, self.machine.kicks()), ..outcome })
+        Ok(RunOutcome { proof: self.proof, watch: counts(self.counts, self.machine.kicks()), ..outcome })
     }
 
     /// Waits for an event, no longer than until something is due, and takes in what has changed.
@@ -250,8 +259,24 @@ impl<'m> Monitor<'m> {
         Some(format!("the host has still to send vcpu{vcpu} an nmi, {} ms after the start", after.as_millis()))
     }
 
-    fn prove(&self, _paused: &Paused<'_>, _state: &MachineState) -> Attempt {
-        Attempt::Unproved("no proof".into())
+    fn prove(&mut self, paused: &Paused<'_>, state: &MachineState) -> Attempt {
+        let question = Question {
+            machine: state.clone(),
+            ghost: self.plan.options.ghost.iter().map(span).collect(),
+            host_action: None,
+            kept_out: Vec::new(),
+            limits: self.reach.limits,
+        };
+        let attempt = prove(paused, self.machine, question);
+        if !matches!(attempt.result, Err(Unproved::Halting { .. })) {
+            self.reach.extend();
+        }
+        if !self.proof.note(attempt.result, attempt.took) {
+            return Attempt::Unproved(self.proof.unproved.clone().unwrap_or_default());
+        }
+        let kind = if self.proof.livelock { StallKind::Livelock } else { kind_without_waits(&state.vcpus) };
+        let stall = Stall { kind, strength: Strength::Proved, culprit: None, root: Vec::new(), waits: Vec::new() };
+        Attempt::Proved(Proved { stall, loops: Vec::new() })
     }
 
     fn note_look(&mut self, state: &MachineState) {
@@ -285,6 +310,10 @@ fn halts_for_good(state: &MachineState) -> bool {
 fn is_off(vcpu: &VcpuState) -> bool {
     let (Ok(registers), Ok(apic)) = (&vcpu.registers, &vcpu.apic) else { return false };
     registers.rflags & RFLAGS_IF == 0 && apic.highest_requested().is_none() && vcpu.deliverable().is_none()
+}
+
+fn span(ghost: &GhostSpan) -> Span {
+    Span { address: Word(ghost.address), size: ghost.size }
 }
 
 /// Every event of a plain guest ends its run.
