@@ -76,7 +76,7 @@ pub fn check(supported: &CpuId) -> Result<(), ModelError> {
 }
 
 /// The leaves that a vCPU sees.
-pub(crate) fn entries(vcpu: usize, vcpus: usize) -> Vec<kvm_cpuid_entry2> {
+pub fn entries(vcpu: usize, vcpus: usize) -> Vec<kvm_cpuid_entry2> {
     // Ids and counts are at most 255, see `abi::layout::MAX_VCPUS`.
     let (id, count) = (vcpu as u32, vcpus as u32);
     let mut leaves = vec![identity(), features(id, count)];

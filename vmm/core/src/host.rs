@@ -191,7 +191,8 @@ impl HostKvm {
         self
     }
 
-    pub(crate) fn kvm(&self) -> &Kvm {
+    /// The device, for VMs that are no [`crate::Machine`].
+    pub fn kvm(&self) -> &Kvm {
         &self.kvm
     }
 }

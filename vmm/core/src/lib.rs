@@ -47,6 +47,7 @@ pub use kick::KickCounters;
 pub use machine::{
     CreateError, Machine, MachineConfig, NmiError, PauseError, Paused, PlainConfig, StartError, VisitError,
 };
+pub use mmu::make_room;
 pub use serial::Console;
 pub use vcpu::kept::Keep;
 pub use vcpu::visit::{StepError, Visited, Visitor};

@@ -25,7 +25,7 @@ const PAGES_SHARED: u64 = 512;
 const BYTES_PER_PAGE: u64 = 50 * 4096;
 
 /// Gives KVM as many shadow pages as `vcpus` vCPUs with that much memory can use.
-pub(crate) fn make_room(vm: &VmFd, vcpus: usize, memory: u64) -> io::Result<()> {
+pub fn make_room(vm: &VmFd, vcpus: usize, memory: u64) -> io::Result<()> {
     let pages = (PAGES_SHARED + PAGES_PER_VCPU * vcpus as u64).max(memory / BYTES_PER_PAGE);
     // SAFETY: the descriptor is a VM's, and the argument is a number, not an address.
     let result = unsafe { ioctl_with_val(&vm.as_raw_fd(), KVM_SET_NR_MMU_PAGES(), pages) };
