@@ -1,6 +1,7 @@
 //! Machines on the real device, with guests of a few instructions.
 
 mod observed;
+mod plain;
 mod visits;
 
 use std::time::{Duration, Instant};
