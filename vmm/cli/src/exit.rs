@@ -62,6 +62,12 @@ impl Failure {
         Self { exit, message: chain(error) }
     }
 
+    /// The same as something that was tried: what errors of libraries are fragments of.
+    pub(crate) fn attempted(mut self) -> Self {
+        self.message = format!("failed to {}", self.message);
+        self
+    }
+
     /// What the host could not do, with what helps where that is known.
     pub(crate) fn host(error: &(dyn Error + 'static)) -> Self {
         let failure = Self::new(Exit::HostUnusable, error);

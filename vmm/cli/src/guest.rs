@@ -88,17 +88,20 @@ fn image(path: &Path) -> Result<Guest, Failure> {
     Ok(Guest::File(Box::new(Program::parse(Cow::Owned(read(path)?))?)))
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+/// The bytes of a payload.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    read_at_most(MOST_BYTES, "an image", path)
+}
+
+/// The bytes of a file of a kind, which cannot have more than this many.
+pub(crate) fn read_at_most(most: u64, kind: &str, path: &Path) -> Result<Vec<u8>, Failure> {
     let unreadable = |error: &std::io::Error| Failure::new(Exit::Usage, error);
     let metadata = fs::metadata(path).map_err(|error| unreadable(&error))?;
     if !metadata.is_file() {
         return Err(Failure::usage("not a regular file"));
     }
-    if metadata.len() > MOST_BYTES {
-        return Err(Failure::usage(format!(
-            "{} bytes, more than the {MOST_BYTES} that an image can have",
-            metadata.len()
-        )));
+    if metadata.len() > most {
+        return Err(Failure::usage(format!("{} bytes, more than the {most} that {kind} can have", metadata.len())));
     }
     fs::read(path).map_err(|error| unreadable(&error))
 }

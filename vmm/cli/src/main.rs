@@ -8,6 +8,7 @@ mod interrupt;
 mod list;
 mod output;
 mod run;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -32,6 +33,8 @@ enum Command {
     Run(Box<run::Arguments>),
     /// List patterns, scenarios, cases and knobs; tell the story of one
     List(list::Arguments),
+    /// Check the certificate of a proved stall, on a fresh machine and by another way than it was made
+    Verify(verify::Arguments),
     /// What this KVM host is and can do, and what each missing thing costs
     Host(host::Arguments),
     /// The cost of this host's primitives, and of stallbench on top of them
@@ -50,6 +53,7 @@ fn follow(command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Run(arguments) => run::run(&arguments),
         Command::List(arguments) => list::list(&arguments),
+        Command::Verify(arguments) => verify::verify(&arguments),
         Command::Host(arguments) => host::host(&arguments),
         Command::Bench(arguments) => bench::bench(&arguments),
     }
