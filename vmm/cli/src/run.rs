@@ -92,7 +92,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     plan::check_out(arguments)?;
     let host = HostKvm::open()?;
     selection.check_host(host.max_vcpus())?;
-    let evidence = plan::evidence(arguments)?;
+    let evidence = plan::evidence(arguments, subject.bytes())?;
     let interrupted = interrupt::flag_on_signal()?;
     let progress = Progress::new(selection.len());
     let reports = open_reports(&kinds, evidence.as_ref());
@@ -119,6 +119,16 @@ fn select(arguments: &Arguments) -> Result<(Running, Selection), Failure> {
 enum Running {
     Image(Guest),
     Plain(Box<PlainProgram>, Arc<PlainOptions>),
+}
+
+impl Running {
+    /// The ELF file.
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Image(guest) => guest.program().bytes(),
+            Self::Plain(program, _) => program.bytes(),
+        }
+    }
 }
 
 /// All that a session needs.

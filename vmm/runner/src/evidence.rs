@@ -6,6 +6,7 @@
 //!     run.json                           scenario, case, vCPUs, knobs, seed, and the command that repeats it
 //!     log.txt                            lines that the guest logged, if there are any
 //!     console.txt                        what a plain guest wrote to its console, if anything
+//!     certificate.json                   the proof of a stall, for `stallbench verify`
 //!     verdict.json                       the result as in the JSON lines, written last
 //! DIR/summary.json                       what all came to; written last
 //! ```
@@ -19,6 +20,7 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 use stallbench_abi::knob;
+use stallbench_state::certificate::Certificate;
 use thiserror::Error;
 
 use crate::report::{Report, SCHEMA_VERSION, Start, result_json};
@@ -50,6 +52,8 @@ pub struct Evidence {
     command: Vec<String>,
     /// Options that each repeating command needs: `--payload FILE`.
     options: String,
+    /// Digest of the payload, as certificates name it.
+    payload: String,
     /// The first thing that could not be written by a worker.
     failure: Mutex<Option<io::Error>>,
 }
@@ -63,14 +67,16 @@ impl Evidence {
         Ok(())
     }
 
-    /// Makes the directory. `command` is what was asked for, `options` what a repetition of one run needs besides its name.
-    pub fn create(root: &Path, command: Vec<String>, options: String) -> Result<Self, EvidenceError> {
+    /// Makes the directory. `command` is what was asked for, `options` what a repetition of one run needs besides its name, `payload`
+    /// the ELF file that runs.
+    pub fn create(root: &Path, command: Vec<String>, options: String, payload: &[u8]) -> Result<Self, EvidenceError> {
         let unwritable = |source| EvidenceError::Unwritable { path: root.to_owned(), source };
         Self::check(root)?;
         fs::create_dir_all(root).map_err(unwritable)?;
         let probe = root.join("session.json");
         fs::write(&probe, b"{}\n").map_err(unwritable)?;
-        Ok(Self { root: root.to_owned(), command, options, failure: Mutex::new(None) })
+        let payload = Certificate::digest(payload);
+        Ok(Self { root: root.to_owned(), command, options, payload, failure: Mutex::new(None) })
     }
 
     /// A run begins. Called by the thread that runs it.
@@ -161,6 +167,10 @@ impl Report for Arc<Evidence> {
         if let Some(console) = &result.outcome.console {
             fs::write(directory.join("console.txt"), &console.text)?;
         }
+        if let Some(proof) = &result.outcome.proof.proof {
+            let certificate = proof.certificate(&self.payload, &result.run.name);
+            fs::write(directory.join("certificate.json"), certificate.to_json())?;
+        }
         write_json(&directory.join("verdict.json"), &result_json(result)?)
     }
 
@@ -197,7 +207,8 @@ mod test {
     #[test]
     fn directory_without_a_verdict_is_a_run_that_died() {
         let directory = tempfile::tempdir().unwrap();
-        let mut evidence = Arc::new(Evidence::create(directory.path(), vec!["run".into()], String::new()).unwrap());
+        let mut evidence =
+            Arc::new(Evidence::create(directory.path(), vec!["run".into()], String::new(), b"").unwrap());
         let (died, ended) = (sample::run(2), sample::run(3));
         evidence.run_begins(&died);
         evidence.run_begins(&ended);
@@ -210,7 +221,7 @@ mod test {
     #[test]
     fn identity_holds_the_command_that_repeats_the_run() {
         let directory = tempfile::tempdir().unwrap();
-        let evidence = Evidence::create(directory.path(), vec![], String::new()).unwrap();
+        let evidence = Evidence::create(directory.path(), vec![], String::new(), b"").unwrap();
         let run = Run { seed: 7, ..sample::run(2) };
         assert_eq!(evidence.repeating(&run), "stallbench run 'call/sample@vcpus=2' --seed 7");
     }
@@ -219,12 +230,12 @@ mod test {
     fn directory_that_holds_something_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("x"), "").unwrap();
-        let error = Evidence::create(directory.path(), vec![], String::new()).unwrap_err();
+        let error = Evidence::create(directory.path(), vec![], String::new(), b"").unwrap_err();
         assert!(error.to_string().ends_with("is there already and is not an empty directory"));
         let file = directory.path().join("x");
-        assert!(Evidence::create(&file, vec![], String::new()).is_err());
+        assert!(Evidence::create(&file, vec![], String::new(), b"").is_err());
         assert!(matches!(
-            Evidence::create(&file.join("y"), vec![], String::new()),
+            Evidence::create(&file.join("y"), vec![], String::new(), b""),
             Err(EvidenceError::Unwritable { .. })
         ));
     }

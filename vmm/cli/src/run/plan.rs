@@ -130,7 +130,7 @@ pub(super) fn check_out(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 /// The run directory, if one is asked for.
-pub(super) fn evidence(arguments: &Arguments) -> Result<Option<Arc<Evidence>>, Failure> {
+pub(super) fn evidence(arguments: &Arguments, payload: &[u8]) -> Result<Option<Arc<Evidence>>, Failure> {
     let Some(root) = &arguments.out else { return Ok(None) };
     let mut options = format!(" --budget {}", arguments.budget);
     if let Some(order) = arguments.order {
@@ -148,7 +148,7 @@ pub(super) fn evidence(arguments: &Arguments) -> Result<Option<Arc<Evidence>>, F
         options.push_str(&format!(" '{path}'"));
     }
     let command = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
-    Ok(Some(Arc::new(Evidence::create(root, command, options)?)))
+    Ok(Some(Arc::new(Evidence::create(root, command, options, payload)?)))
 }
 
 /// What one run needs to know.

@@ -155,6 +155,7 @@ fn coloured_block(result: &RunResult) -> String {
     headline(&mut text, result);
     layout(&mut text, result);
     waits(&mut text, &result.outcome);
+    proof(&mut text, &result.outcome);
     findings(&mut text, &result.outcome);
     if run.declared_order != Mode::Off && result.outcome.order.mode == Mode::Off {
         text.push_str("  mtrr order: not observed (--order off)\n");
@@ -183,6 +184,24 @@ fn headline(text: &mut String, result: &RunResult) {
     let _ = write!(text, "   {}", time(result.outcome.wall));
     let _ =
         writeln!(text, "   {DIM}{}{DIM:#}", if result.is_as_expected() { "as expected" } else { "NOT AS EXPECTED" });
+}
+
+/// What the proof of a stall is about, or why there is none.
+fn proof(text: &mut String, outcome: &RunOutcome) {
+    let proof = &outcome.proof;
+    if outcome.verdict.stall().is_none() {
+        return;
+    }
+    if let Some(states) = proof.states {
+        let of = format!("{states} {}, closed under every order of the vCPUs", plural(states, "state"));
+        let _ = writeln!(text, "  proof: {of} ({} steps, {})", proof.steps, time(proof.took));
+    } else if let Some(unproved) = &proof.unproved {
+        let _ = writeln!(text, "  no proof: {}", plain(unproved));
+    }
+}
+
+fn plural(count: u128, word: &str) -> String {
+    if count == 1 { word.to_owned() } else { format!("{word}s") }
 }
 
 /// The layout that was programmed, and what it makes of memory.

@@ -248,7 +248,7 @@ fn expectation(scenario: &Scenario, rule: &file::Rule, at: usize) -> Result<Expe
     Ok(Expectation {
         verdict,
         kind,
-        strength: strength(scenario, rule.strength.as_ref())?,
+        strength: strength(scenario, verdict, rule.strength.as_ref())?,
         culprit: root(rule.culprit.as_ref()),
         culprit_vcpu: amount(scenario, rule.culprit_vcpu.as_ref())?,
         words: words(scenario, &rule.words)?,
@@ -275,8 +275,11 @@ fn word(
     })
 }
 
-fn strength(scenario: &Scenario, text: Option<&Spanned<String>>) -> Result<Strength, ScenarioError> {
-    let Some(text) = text else { return Ok(Strength::Observed) };
+/// The strength that is declared; a stall is to be proved unless it says otherwise.
+fn strength(scenario: &Scenario, verdict: &str, text: Option<&Spanned<String>>) -> Result<Strength, ScenarioError> {
+    let Some(text) = text else {
+        return Ok(if verdict == "stall" { Strength::Proved } else { Strength::Observed });
+    };
     let words = Strength::ALL.map(Strength::word);
     let found = word(scenario, "strength", text, &words)?;
     Ok(Strength::ALL.into_iter().find(|strength| strength.word() == found).unwrap_or(Strength::Observed))
