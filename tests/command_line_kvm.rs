@@ -2,11 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod documented;
+
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use documented::{documented_keys, undocumented};
 use serde_json::Value;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_stallbench");
@@ -33,37 +36,6 @@ fn text(bytes: &[u8]) -> &str {
 
 fn json_lines(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
-/// Keys that docs/json.md promises for each line of `kind`.
-fn documented_keys(kind: &str) -> Vec<String> {
-    let document = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/json.md")).unwrap();
-    let section = document.split("\n## ").find(|section| section.starts_with(&format!("`{kind}`"))).unwrap();
-    let rows = section.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
-    rows.map(|(key, _)| key.to_owned()).collect()
-}
-
-/// `a.b[].c` in a value; an absent optional key is no error, a key that is not documented is.
-fn undocumented(value: &Value, prefix: &str, documented: &[String]) -> Vec<String> {
-    let mut found = Vec::new();
-    match value {
-        Value::Object(map) if !documented.iter().any(|key| *key == format!("{prefix}.*")) => {
-            for (key, value) in map {
-                let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
-                if !documented.contains(&path) {
-                    found.push(path.clone());
-                }
-                found.extend(undocumented(value, &path, documented));
-            }
-        }
-        Value::Array(list) => {
-            for value in list {
-                found.extend(undocumented(value, &format!("{prefix}[]"), documented));
-            }
-        }
-        _ => {}
-    }
-    found
 }
 
 #[test]

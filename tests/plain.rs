@@ -2,11 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod documented;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use documented::{documented_keys, undocumented};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -121,6 +124,7 @@ fn result(output: &Output) -> (Value, i32) {
     let lines = text(&output.stdout).lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let result = lines.into_iter().find(|line| line["type"] == "result");
     let result = result.unwrap_or_else(|| panic!("no result: {}", text(&output.stderr)));
+    assert_eq!(undocumented(&result, "", &documented_keys("result")), Vec::<String>::new(), "{result}");
     (result, output.status.code().unwrap())
 }
 

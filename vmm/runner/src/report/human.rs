@@ -273,7 +273,8 @@ fn findings(text: &mut String, outcome: &RunOutcome) {
             let (vcpu, site) = culprit_of(outcome).unwrap_or_default();
             let _ = writeln!(text, "  {HEAD}culprit vcpu{vcpu}{HEAD:#} in {site}: {reason}{}", after("; ", &words));
         }
-        (Verdict::Stall(_), None) if !outcome.loops.is_empty() => loops(text, outcome),
+        // A plain guest has no contract that a wait of it could break.
+        (Verdict::Stall(_), None) if outcome.wait0 == Wait0Outcome::NotApplicable => loops(text, outcome),
         (Verdict::Stall(_), None) => {
             let _ = writeln!(
                 text,
@@ -587,6 +588,7 @@ mod test {
         let reads = vec![ReadOutcome { address, size: 4, value, ends: "when it becomes 0".into() }];
         let aside = vec!["rcx".into()];
         let (does, rip, last_writer) = ("spins".into(), "lock+0x4".into(), Some("vcpu1 at main+0x9".into()));
+        outcome.wait0 = Wait0Outcome::NotApplicable;
         outcome.loops = vec![LoopOutcome { vcpu: 0, does, rip, reads, aside, last_writer }];
         outcome.console = Some(ConsoleOutcome { text: "hello\n\u{1b}[31mbye\r\n".into(), dropped: 0 });
         result.run.expectation = Expectation::asked("stall").expect("a verdict").into();
