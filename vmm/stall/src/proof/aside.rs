@@ -126,6 +126,12 @@ pub(super) fn touches_ghost(trace: &Trace, ghost: &Ghost) -> bool {
 }
 
 impl Aside {
+    /// Names of the registers that are set aside anywhere.
+    pub(super) fn registers(&self) -> Vec<&'static str> {
+        let is_aside = |index: &usize| self.at.iter().any(|unknown| unknown.registers[*index].is_some());
+        (0..NAMES.len()).filter(is_aside).map(|index| NAMES[index]).collect()
+    }
+
     /// Finds what can be set aside; else says what changes, and what it flows into.
     pub(super) fn of(
         trace: &mut Trace,

@@ -12,7 +12,9 @@ use stallbench_state::memory::Memory;
 use super::aside::{Aside, Unknown};
 use super::joint::{Joint, byte_of};
 use super::trace::{Step, Trace, key};
+use super::waits::{self, Loop};
 use super::{PAGE, Proof, Prover, Role, Unproved, pages, spans};
+use crate::activity::HeldBack;
 
 /// Puts the proof together, once nothing is missing.
 pub(super) fn proof(prover: &Prover, memory: &dyn Memory) -> Result<Proof, Unproved> {
@@ -28,8 +30,43 @@ pub(super) fn proof(prover: &Prover, memory: &dyn Memory) -> Result<Proof, Unpro
         components: parts.into_iter().map(|part| part.component).collect(),
         memory: contents.ok_or_else(missing)?,
         livelock: prover.joints.iter().any(Joint::changes),
+        loops: (0..prover.roles.len()).map(|vcpu| in_words(prover, vcpu)).collect(),
         steps: prover.steps,
     })
+}
+
+/// What a vCPU does.
+fn in_words(prover: &Prover, vcpu: usize) -> Loop {
+    let captured = &prover.question.machine.vcpus[vcpu];
+    let registers = captured.registers.clone().unwrap_or_default();
+    let flag = u8::from(registers.interrupts_enabled());
+    let held_back = HeldBack::of(captured).map(|held| format!(", {held}")).unwrap_or_default();
+    let joint = prover.joints.iter().find(|joint| joint.has(vcpu));
+    let does = match (prover.roles[vcpu], joint) {
+        (Role::Absent, _) => "was never started".to_owned(),
+        (Role::Halts, _) => format!("halts with IF={flag}{held_back}"),
+        (Role::Runs, Some(joint)) => {
+            let others = joint.vcpus.iter().filter(|other| **other != vcpu).map(|other| format!("vcpu{other}"));
+            format!("passes changing memory to and from {}", others.collect::<Vec<_>>().join(", "))
+        }
+        (Role::Runs, None) => format!("spins with IF={flag}{held_back}"),
+    };
+    let aside = prover.asides.get(&vcpu);
+    let steps = match (&prover.traces[vcpu], aside) {
+        (Some(trace), Some(aside)) => &trace.steps[aside.from..],
+        (Some(trace), None) => trace.cycle(),
+        (None, _) => &[],
+    };
+    let registers_aside = aside.map(|aside| aside.registers()).unwrap_or_default();
+    let memory_aside = aside.map(|aside| spans(&aside.memory)).unwrap_or_default();
+    let words = memory_aside.iter().map(|span| format!("{} bytes at {}", span.size, span.address));
+    Loop {
+        vcpu,
+        rip: prover.traces[vcpu].as_ref().map_or(registers.rip, |trace| trace.last.rip),
+        does,
+        reads: if joint.is_some() { Vec::new() } else { waits::reads(steps) },
+        aside: registers_aside.into_iter().map(str::to_owned).chain(words).collect(),
+    }
 }
 
 /// A component, with the bytes by which it could meet others.

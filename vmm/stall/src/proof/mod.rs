@@ -14,6 +14,7 @@ mod effect;
 mod joint;
 mod trace;
 mod translate;
+mod waits;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,6 +27,7 @@ use aside::Aside;
 use joint::Joint;
 use trace::{End, Trace};
 use translate::PAGE;
+pub use waits::{Loop, Read};
 
 /// How often vCPUs are traced anew since another one has changed what they had read.
 const ROUNDS: usize = 3;
@@ -192,6 +194,8 @@ pub struct Proof {
     memory: Contents,
     /// Memory that vCPUs pass to each other changes: they do not wait, and come nowhere.
     pub livelock: bool,
+    /// What each vCPU does, for reports.
+    pub loops: Vec<Loop>,
     /// Steps that were made for it.
     pub steps: usize,
 }

@@ -11,8 +11,9 @@
 use std::time::{Duration, Instant};
 
 use stallbench_core::{Capture, Fault, Machine, MachineEvent, Paused};
+use stallbench_stall::code::place;
 use stallbench_stall::kind_without_waits;
-use stallbench_stall::proof::{Question, Unproved};
+use stallbench_stall::proof::{Loop, Question, Read, Unproved};
 use stallbench_state::certificate::{Span, Word};
 use stallbench_state::machine::{MachineState, MpState, RFLAGS_IF, VcpuState};
 use stallbench_state::program::PlainProgram;
@@ -25,7 +26,9 @@ use crate::execute::monitor::{LAST_PART, counts};
 use crate::execute::patience::Patience;
 use crate::execute::proof::{Reach, prove};
 use crate::execute::stop::STOP_DEADLINE;
-use crate::outcome::{LoopOutcome, ProofOutcome, RunOutcome, Stall, StallKind, Strength, WatchOutcome};
+use crate::outcome::{
+    Address, LoopOutcome, ProofOutcome, ReadOutcome, RunOutcome, Stall, StallKind, Strength, WatchOutcome,
+};
 use crate::plain::{GhostSpan, GuestEnd, HostNmi};
 
 /// Longest wait for an event: how late an interrupt, an NMI or the budget can be.
@@ -276,7 +279,13 @@ impl<'m> Monitor<'m> {
         }
         let kind = if self.proof.livelock { StallKind::Livelock } else { kind_without_waits(&state.vcpus) };
         let stall = Stall { kind, strength: Strength::Proved, culprit: None, root: Vec::new(), waits: Vec::new() };
-        Attempt::Proved(Proved { stall, loops: Vec::new() })
+        Attempt::Proved(Proved { stall, loops: self.loops() })
+    }
+
+    /// What each vCPU does, by the proof.
+    fn loops(&self) -> Vec<LoopOutcome> {
+        let loops = self.proof.proof.iter().flat_map(|proof| &proof.loops);
+        loops.map(|of_vcpu| loop_outcome(of_vcpu, self.program)).collect()
     }
 
     fn note_look(&mut self, state: &MachineState) {
@@ -310,6 +319,23 @@ fn halts_for_good(state: &MachineState) -> bool {
 fn is_off(vcpu: &VcpuState) -> bool {
     let (Ok(registers), Ok(apic)) = (&vcpu.registers, &vcpu.apic) else { return false };
     registers.rflags & RFLAGS_IF == 0 && apic.highest_requested().is_none() && vcpu.deliverable().is_none()
+}
+
+fn loop_outcome(of_vcpu: &Loop, program: &PlainProgram) -> LoopOutcome {
+    let read = |read: &Read| ReadOutcome {
+        address: Address(read.address),
+        size: u8::try_from(read.size).unwrap_or_default(),
+        value: Address(read.value),
+        ends: read.ends.clone(),
+    };
+    LoopOutcome {
+        vcpu: of_vcpu.vcpu,
+        does: of_vcpu.does.clone(),
+        rip: place(program, of_vcpu.rip),
+        reads: of_vcpu.reads.iter().map(read).collect(),
+        aside: of_vcpu.aside.clone(),
+        last_writer: None,
+    }
 }
 
 fn span(ghost: &GhostSpan) -> Span {
