@@ -103,7 +103,7 @@ impl Processor {
         vcpus: usize,
         processor: &certificate::Processor,
     ) -> Result<Self, NoResult> {
-        let fd = vm.create_vcpu(vcpu as u64).map_err(failed("KVM_CREATE_VCPU"))?;
+        let mut fd = vm.create_vcpu(vcpu as u64).map_err(failed("KVM_CREATE_VCPU"))?;
         let model = CpuId::from_entries(&cpuid::entries(vcpu, vcpus)).expect("the model has a handful of leaves");
         fd.set_cpuid2(&model).map_err(failed("KVM_SET_CPUID2"))?;
         let at_reset = fd.get_sregs().map_err(failed("KVM_GET_SREGS"))?;
@@ -115,6 +115,8 @@ impl Processor {
         if control(&system) != control(&asked) {
             return Err(Wrong::SystemRegisters.into());
         }
+        // Without a local APIC in the kernel each entry takes the task priority from here (KVM api.rst 5).
+        fd.get_kvm_run().cr8 = system.cr8;
         Ok(Self { fd, system })
     }
 

@@ -133,6 +133,8 @@ fn interrupts_nmis_and_timers_that_reach_a_vcpu_are_named() {
     holds(&waiting);
     waiting.vcpus[1].irr[7] = Word(1 << 28);
     assert_eq!(said(&waiting), "state 0 of vcpu1: vector 0xfc is deliverable");
+    waiting.vcpus[1].tpr = Word(0xff);
+    holds(&waiting);
     let mut masked = two_spins();
     masked.vcpus[1].irr[7] = Word(1 << 28);
     holds(&masked);
