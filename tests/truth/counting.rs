@@ -53,15 +53,22 @@ fn registers() -> Vec<Guest> {
                 c.add(rbx, 0x3c6ef35f)
             })
         }),
-        Guest::new("count-masked-by-nothing", 1, DEAD, "what is compared is the counter AND 0: nothing of it", |c| {
-            let again = c.here()?;
-            c.inc(rcx)?;
-            c.mov(rax, rcx)?;
-            c.and(eax, 0)?;
-            c.or(eax, dword_ptr(word(2)))?;
-            c.jz(again)?;
-            c.pass()
-        }),
+        Guest::new(
+            "count-then-cleared",
+            1,
+            DEAD,
+            "the copy of the counter is cleared before anything is compared",
+            |c| {
+                let again = c.here()?;
+                c.inc(rcx)?;
+                c.mov(rax, rcx)?;
+                c.mov(qword_ptr(word(5)), rax)?;
+                c.xor(eax, eax)?;
+                c.or(eax, dword_ptr(word(2)))?;
+                c.jz(again)?;
+                c.pass()
+            },
+        ),
         Guest::new("count-pushed", 1, DEAD, "the counter goes to the stack and back", |c| {
             spin(c, |c| {
                 c.push(rcx)?;

@@ -12,6 +12,8 @@ pub(crate) fn guests() -> Vec<Guest> {
     let mut guests = in_flow();
     guests.extend(in_registers());
     guests.extend(in_memory());
+    guests.extend(in_what_is_kept());
+    guests.extend(in_addresses());
     guests
 }
 
@@ -287,5 +289,192 @@ fn in_memory() -> Vec<Guest> {
                 c.jz(out)
             })
         }),
+    ]
+}
+
+/// Each turn `through` is done with a copy of the counter's high bits in RDX, which decides at last.
+fn kept(name: &'static str, why: &'static str, through: impl Fn(&mut Code) -> Built + Send + Sync + 'static) -> Guest {
+    Guest::new(name, 1, LIVE, why, move |c| {
+        until(c, |c, out| {
+            c.inc(rbx)?;
+            c.mov(rdx, rbx)?;
+            c.shr(rdx, 12)?;
+            through(c)?;
+            c.test(edx, edx)?;
+            c.jnz(out)
+        })
+    })
+}
+
+/// Counters that survive an instruction which seems to overwrite them.
+fn in_what_is_kept() -> Vec<Guest> {
+    vec![
+        kept("counter-kept-by-cmov", "a conditional move that is not made leaves the counter where it is", |c| {
+            c.xor(ebp, ebp)?;
+            c.cmovnz(rdx, rbp)
+        }),
+        kept("counter-kept-by-bsf", "a bit scan of zero leaves the counter where it is", |c| {
+            c.xor(ebp, ebp)?;
+            c.bsf(rdx, rbp)
+        }),
+        kept("counter-kept-by-rep-lods", "REP LODS of nothing leaves the counter where it is", |c| {
+            c.mov(eax, edx)?;
+            c.xor(ecx, ecx)?;
+            c.mov(esi, BUFFER as i32)?;
+            c.rep().lodsd()?;
+            c.mov(edx, eax)
+        }),
+        kept("counter-kept-by-cmpxchg", "a compare and exchange that succeeds leaves the counter where it is", |c| {
+            c.mov(rax, rdx)?;
+            c.mov(qword_ptr(word(3)), rdx)?;
+            c.xor(ebp, ebp)?;
+            c.lock().cmpxchg(qword_ptr(word(3)), rbp)?;
+            c.mov(rdx, rax)
+        }),
+        kept("counter-kept-in-part", "the low half of the low half is cleared, the rest of the register is not", |c| {
+            c.shl(rdx, 32)?;
+            c.mov(dl, 0)?;
+            c.mov(dx, 0)?;
+            c.shr(rdx, 32)
+        }),
+        Guest::new("counter-kept-in-flags", 1, LIVE, "a shift by nothing leaves the flags of the comparison", |c| {
+            until(c, |c, out| {
+                c.inc(rbx)?;
+                c.cmp(rbx, 4096)?;
+                c.mov(cl, 0)?;
+                c.shl(ebp, cl)?;
+                c.je(out)
+            })
+        }),
+        Guest::new("counter-kept-in-carry", 1, LIVE, "INC and DEC leave the carry of the addition", |c| {
+            until(c, |c, out| {
+                c.add(eax, 0x10_0000)?;
+                c.inc(edx)?;
+                c.dec(edx)?;
+                c.jc(out)
+            })
+        }),
+        Guest::new(
+            "counter-ends-by-divide-error",
+            1,
+            LIVE,
+            "the divisor becomes 0; the handler of the exception ends the run",
+            |c| {
+                let (mut handler, mut start) = (c.create_label(), c.create_label());
+                c.jmp(start)?;
+                c.set_label(&mut handler)?;
+                c.pass()?;
+                c.place(&mut start)?;
+                c.gate(0, handler)?;
+                c.mov(ecx, 5000)?;
+                let again = c.here()?;
+                c.dec(ecx)?;
+                c.mov(eax, 7)?;
+                c.xor(edx, edx)?;
+                c.div(ecx)?;
+                c.jmp(again)
+            },
+        ),
+    ]
+}
+
+/// A ring whose index comes from the counter in ECX by `index`, into RAX: not quite within the ring, so that in the end it writes
+/// to where `target` says, in words from the ring's beginning.
+fn ring(
+    name: &'static str,
+    why: &'static str,
+    target: i64,
+    index: impl Fn(&mut Code) -> Built + Send + Sync + 'static,
+) -> Guest {
+    const RING: u64 = BUFFER + 0x1000;
+    Guest::new(name, 1, LIVE, why, move |c| {
+        until(c, |c, out| {
+            c.inc(ecx)?;
+            index(c)?;
+            c.mov(dword_ptr(RING + 4 * rax), 1)?;
+            c.cmp(dword_ptr(RING.wrapping_add_signed(4 * target)), 0)?;
+            c.jne(out)
+        })
+    })
+}
+
+/// Counters in addresses that seem to be bounded, and are not, or elsewhere.
+fn in_addresses() -> Vec<Guest> {
+    vec![
+        ring("ring-index-with-a-sign", "the index is a byte with a sign: half of them lie below the ring", -100, |c| {
+            c.mov(edx, ecx)?;
+            c.shr(edx, 5)?;
+            c.movsx(rax, dl)
+        }),
+        ring("ring-index-below-its-base", "the index is masked, and becomes less than 0 behind that", -16, |c| {
+            c.mov(eax, ecx)?;
+            c.shr(eax, 5)?;
+            c.and(eax, 0xff)?;
+            c.sub(rax, 0x80)
+        }),
+        ring("ring-index-plus-carry", "the index is masked, and one more behind that, now and then", 256, |c| {
+            c.mov(eax, ecx)?;
+            c.shr(eax, 4)?;
+            c.and(eax, 0xff)?;
+            c.bt(ecx, 13)?;
+            c.adc(eax, 0)
+        }),
+        ring("ring-index-with-a-high-byte", "the index is masked, and its second byte is not", 0x8000, |c| {
+            c.mov(ebx, ecx)?;
+            c.shr(ebx, 4)?;
+            c.mov(eax, ecx)?;
+            c.and(eax, 0x3f)?;
+            c.mov(ah, bl)
+        }),
+        ring("ring-index-masked-in-part", "only the low byte of the index is masked", 3 * 256, |c| {
+            c.mov(eax, ecx)?;
+            c.and(al, 0)
+        }),
+        ring("ring-index-shifted-by-33", "a shift by 33 of half a register is one by 1", 3000, |c| {
+            c.mov(eax, ecx)?;
+            c.shr(eax, 33)
+        }),
+        ring("ring-index-times-three", "the index is masked, and multiplied behind that", 3 * 200, |c| {
+            c.mov(eax, ecx)?;
+            c.shr(eax, 5)?;
+            c.and(eax, 0xff)?;
+            c.imul_3(eax, eax, 3)
+        }),
+        Guest::new(
+            "bit-set-by-a-counter",
+            1,
+            LIVE,
+            "the counter selects a bit, of the word or of one behind it",
+            |c| {
+                until(c, |c, out| {
+                    c.inc(ecx)?;
+                    c.bts(dword_ptr(BUFFER), ecx)?;
+                    c.cmp(dword_ptr(BUFFER + 0x400), 0)?;
+                    c.jne(out)
+                })
+            },
+        ),
+        Guest::new(
+            "bit-far-away",
+            2,
+            LIVE,
+            "vCPU 1 toggles a bit of another word than its operand, the one that is read",
+            |c| {
+                c.on(1, |c| {
+                    c.mov(edx, 0x2003)?;
+                    let again = c.here()?;
+                    c.count_down(1000)?;
+                    c.lock().btc(dword_ptr(BUFFER), edx)?;
+                    c.lock().btc(dword_ptr(BUFFER), edx)?;
+                    c.jmp(again)
+                })?;
+                // Where the two meet is left to chance: it takes a fraction of a second.
+                let again = c.here()?;
+                c.count_down(50)?;
+                c.test(dword_ptr(BUFFER + 0x400), 8)?;
+                c.jz(again)?;
+                c.pass()
+            },
+        ),
     ]
 }

@@ -46,9 +46,11 @@ impl Bench {
         Self { directory: TempDir::new().unwrap() }
     }
 
-    /// The file of a guest.
-    fn file(&self, guest: &Guest) -> PathBuf {
-        let path = self.directory.path().join(format!("{}.elf", guest.name));
+    /// The file of a guest, in a directory of the run's own.
+    fn file(&self, guest: &Guest, number: usize) -> PathBuf {
+        let directory = self.directory.path().join(format!("{}-{number}", guest.title()));
+        fs::create_dir(&directory).unwrap();
+        let path = directory.join(guest.name).with_extension("elf");
         let file = guest.file().unwrap_or_else(|error| panic!("{} cannot be assembled: {error}", guest.name));
         fs::write(&path, file).unwrap();
         path
@@ -56,9 +58,10 @@ impl Bench {
 
     /// Starts a run; `number` tells runs of a guest apart.
     pub(crate) fn start(&self, guest: &Guest, number: usize, budget: Duration) -> Running {
-        let report = self.directory.path().join(format!("{}-{number}.jsonl", guest.title()));
+        let file = self.file(guest, number);
+        let report = file.with_extension("jsonl");
         let mut command = Command::new(BINARY);
-        command.arg("run").arg("--payload").arg(self.file(guest)).args(guest.options());
+        command.arg("run").arg("--payload").arg(file).args(guest.options());
         command.arg(format!("--budget={}", budget.as_millis())).arg(format!("--expect={}", expected(guest.truth)));
         command.arg(format!("--report=jsonl={}", report.display()));
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

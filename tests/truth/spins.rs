@@ -201,6 +201,21 @@ fn inner_loops() -> Vec<Guest> {
             c.place(&mut out)?;
             c.pass()
         }),
+        Guest::new(
+            "spin-loop-instruction",
+            1,
+            DEAD,
+            "each turn counts down by LOOP first; nobody stores to the word",
+            |c| {
+                let again = c.here()?;
+                c.mov(ecx, 10)?;
+                let inner = c.here()?;
+                c.loop_(inner)?;
+                c.cmp(dword_ptr(word(2)), 0)?;
+                c.je(again)?;
+                c.pass()
+            },
+        ),
         with_delay("spin-delay-20", 20),
         with_delay("spin-delay-100", 100),
         with_delay("spin-delay-500", 500),
