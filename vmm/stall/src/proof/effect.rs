@@ -180,12 +180,15 @@ fn accesses(
         let unknown = || Refusal::Instruction(text(instruction));
         let value = |register, _, _| value(register, registers, system);
         let linear = used.virtual_address(0, value).ok_or_else(unknown)?;
-        let size = used.memory_size().size() as u64;
         let (linear, size) = if is_repeated(instruction) {
-            repeated(linear, size, registers).ok_or_else(unknown)?
+            // The decoder gives no size for all turns together, but that of one.
+            repeated(linear, instruction.memory_size().size() as u64, registers).ok_or_else(unknown)?
         } else {
-            (linear, size)
+            (linear, used.memory_size().size() as u64)
         };
+        if size == 0 {
+            return Err(unknown());
+        }
         accesses.push((linear, size, access));
     }
     Ok(accesses)
@@ -375,4 +378,21 @@ fn is_known(instruction: &Instruction) -> bool {
 fn is_conditional(instruction: &Instruction) -> bool {
     let name = text(instruction);
     (name.starts_with("set") || name.starts_with("cmov")) && instruction.rflags_read() != 0
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn repeated_instruction_touches_all_that_it_may() {
+        let scas = Decoder::with_ip(64, &[0xf2, 0xaf], 0, DecoderOptions::NONE).decode();
+        let registers = Registers { rcx: 3, rdi: 0x1000, ..Registers::default() };
+        let touched = |registers: &Registers| {
+            accesses(InstructionInfoFactory::new().info(&scas), &scas, registers, &SystemRegisters::default())
+        };
+        assert_eq!(touched(&registers), Ok(vec![(0x1000, 12, (true, false))]));
+        let downwards = Registers { rflags: RFLAGS_DF, ..registers };
+        assert_eq!(touched(&downwards), Ok(vec![(0xff8, 12, (true, false))]));
+    }
 }
