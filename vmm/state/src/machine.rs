@@ -187,6 +187,8 @@ pub struct Events {
     pub exception: Option<Exception>,
     /// A triple fault is about to be reported.
     pub triple_fault_pending: bool,
+    /// An SMI is pending, or being handled: what comes of it is a matter of a mode that no capture shows.
+    pub system_management: bool,
 }
 
 /// An exception on its way.
@@ -231,6 +233,8 @@ pub enum Deliverable {
     Vector(u8),
     /// An exception that is already on its way.
     Exception(u8),
+    /// An SMI, or what its handler leads to.
+    Smi,
     /// A register group that decides it could not be read: nothing may be concluded.
     Unknown,
 }
@@ -241,6 +245,7 @@ impl core::fmt::Display for Deliverable {
             Self::Nmi => f.write_str("an NMI"),
             Self::Vector(vector) => write!(f, "vector {vector:#x}"),
             Self::Exception(vector) => write!(f, "exception {vector}"),
+            Self::Smi => f.write_str("an SMI"),
             Self::Unknown => f.write_str("what could not be read"),
         }
     }
@@ -267,6 +272,9 @@ impl Events {
     fn deliverable(&self) -> Option<Deliverable> {
         if let Some(exception) = self.exception {
             return Some(Deliverable::Exception(exception.vector));
+        }
+        if self.system_management {
+            return Some(Deliverable::Smi);
         }
         if self.nmi_injected || (self.nmi_pending > 0 && !self.nmi_masked) {
             return Some(Deliverable::Nmi);
@@ -320,6 +328,14 @@ mod test {
         assert_eq!(vcpu.deliverable(), None);
         vcpu.events = Ok(Events { nmi_pending: 1, ..Events::default() });
         assert_eq!(vcpu.deliverable(), Some(Deliverable::Nmi));
+    }
+
+    #[test]
+    fn smi_waits_for_nothing() {
+        let mut vcpu = vcpu();
+        vcpu.registers = Ok(Registers::default());
+        vcpu.events = Ok(Events { system_management: true, ..Events::default() });
+        assert_eq!(vcpu.deliverable(), Some(Deliverable::Smi));
     }
 
     #[test]

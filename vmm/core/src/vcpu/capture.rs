@@ -137,6 +137,7 @@ fn decode_events(events: &kvm_vcpu_events) -> Events {
         interrupt_shadow: events.interrupt.shadow != 0,
         exception: on_its_way.then_some(Exception { vector: exception.nr, error }),
         triple_fault_pending: events.triple_fault.pending != 0,
+        system_management: events.smi.pending != 0 || events.smi.smm != 0,
     }
 }
 
