@@ -36,6 +36,21 @@ mod code {
     pub(super) const CLOCK: &[u8] = &[0x0f, 0x31, 0xeb, 0xfc];
     /// test edi, edi; jz over the next; cli; hlt; jmp back to it: all but vCPU 0 stay here.
     pub(super) const OTHERS_HALT: &[u8] = &[0x85, 0xff, 0x74, 0x04, 0xfa, 0xf4, 0xeb, 0xfc];
+    /// The local APIC enabled, an INIT to itself, a spin.
+    pub(super) const INIT_SELF: &[u8] = &[
+        0xbf, 0, 0, 0xe0, 0xfe, 0xc7, 0x87, 0xf0, 0, 0, 0, 0xff, 1, 0, 0, 0xc7, 0x87, 0, 3, 0, 0, 0, 0x45, 0, 0, 0xeb,
+        0xfe,
+    ];
+    /// mov eax, 0xdead000; mov cr3, rax.
+    pub(super) const NO_TABLES: &[u8] = &[0xb8, 0, 0xd0, 0xea, 0x0d, 0x0f, 0x22, 0xd8, 0xeb, 0xfe];
+    /// mov edi, 0x1000; mov ecx, 0x6000; xor eax, eax; rep stosb: over the tables that it runs on.
+    pub(super) const OVER_TABLES: &[u8] =
+        &[0xbf, 0, 0x10, 0, 0, 0xb9, 0, 0x60, 0, 0, 0x31, 0xc0, 0xf3, 0xaa, 0xeb, 0xfe];
+    /// mov eax, 0x80000000; jmp rax: where nothing is.
+    pub(super) const NOWHERE: &[u8] = &[0xb8, 0, 0, 0, 0x80, 0xff, 0xe0];
+    /// mov rcx, -1; mov edx, 0x3f8; mov esi, 0x100000; rep outsb.
+    pub(super) const FLOOD: &[u8] =
+        &[0x48, 0xc7, 0xc1, 0xff, 0xff, 0xff, 0xff, 0xba, 0xf8, 3, 0, 0, 0xbe, 0, 0, 0x10, 0, 0xf3, 0x6e];
     /// mov edx, 0x3f8; mov al, 'h'; out dx, al; mov al, 'i'; out dx, al; mov al, 27; out dx, al.
     pub(super) const HI: &[u8] = &[0xba, 0xf8, 3, 0, 0, 0xb0, b'h', 0xee, 0xb0, b'i', 0xee, 0xb0, 27, 0xee];
 }
@@ -304,6 +319,22 @@ fn time_in_which_the_process_is_stopped_counts_against_no_guest() {
     let (ended, code) = result(&child.wait_with_output().unwrap());
     assert_eq!((&ended["verdict"], code), (&"pass".into(), 0), "{ended}");
     assert!(ended["wall_ns"].as_u64() > Some(budget.as_nanos() as u64), "it was stopped while it ran: {ended}");
+}
+
+#[test]
+fn hostile_guests_come_to_a_verdict_and_do_no_harm() {
+    if kvm_is_missing() {
+        return;
+    }
+    let bench = Bench::new();
+    for guest in [code::INIT_SELF, code::NO_TABLES, code::OVER_TABLES, code::NOWHERE, code::FLOOD] {
+        for vcpus in ["1", "3"] {
+            let options = ["--vcpus", vcpus, "--aps", "started", "--budget", "500", "--memory", "3"];
+            let (ended, code) = bench.result(&Elf::new(&[guest]), &options);
+            // What KVM makes of some of it is not the same on all hosts, but it is never a pass.
+            assert!(ended["verdict"] != "pass" && code == 100, "{guest:x?}: {ended}");
+        }
+    }
 }
 
 /// Looks again and again, until it is so.
