@@ -124,6 +124,35 @@ fn in_flow() -> Vec<Guest> {
                 })
             },
         ),
+        Guest::new(
+            "counter-through-rep-stos",
+            1,
+            LIVE,
+            "REP STOS stores the counter's high bits to what is compared",
+            |c| {
+                until(c, |c, out| {
+                    c.inc(ebx)?;
+                    c.mov(eax, ebx)?;
+                    c.shr(eax, 12)?;
+                    c.mov(edi, BUFFER as i32)?;
+                    c.mov(ecx, 4)?;
+                    c.rep().stosd()?;
+                    c.cmp(dword_ptr(BUFFER + 8), 0)?;
+                    c.jne(out)
+                })
+            },
+        ),
+        Guest::new("counter-through-rep-movs", 1, LIVE, "REP MOVS copies the counter to where it is compared", |c| {
+            until(c, |c, out| {
+                c.inc(dword_ptr(word(3)))?;
+                c.mov(esi, word(3) as i32)?;
+                c.mov(edi, BUFFER as i32)?;
+                c.mov(ecx, 4)?;
+                c.rep().movsb()?;
+                c.cmp(byte_ptr(BUFFER + 1), 16)?;
+                c.je(out)
+            })
+        }),
         Guest::new("ring-that-ends", 1, LIVE, "a trace ring whose index decides once it has a high bit", |c| {
             until(c, |c, out| {
                 c.mov(eax, dword_ptr(word(3)))?;

@@ -66,7 +66,7 @@ fn assert_truth(guests: Vec<Guest>) {
     }
     let bench = Bench::new();
     let guests = selected(guests);
-    let lies: Vec<String> = guests.iter().filter_map(|guest| bench.run(guest, 0).lie(guest)).collect();
+    let lies: Vec<String> = guests.iter().filter_map(|guest| bench.run(guest, 0, &[]).lie(guest)).collect();
     assert!(lies.is_empty(), "{} of {} verdicts are not the truth:\n{}", lies.len(), guests.len(), lies.join("\n"));
 }
 

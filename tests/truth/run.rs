@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -31,6 +31,8 @@ pub(crate) struct Bench {
 pub(crate) struct Ran {
     code: Option<i32>,
     result: Value,
+    /// Whether a certificate came of it, and holds.
+    is_verified: bool,
     /// All that was printed.
     said: String,
 }
@@ -38,7 +40,7 @@ pub(crate) struct Ran {
 /// A run that is under way.
 pub(crate) struct Running {
     child: Child,
-    report: PathBuf,
+    file: PathBuf,
 }
 
 impl Bench {
@@ -56,21 +58,21 @@ impl Bench {
         path
     }
 
-    /// Starts a run; `number` tells runs of a guest apart.
-    pub(crate) fn start(&self, guest: &Guest, number: usize, budget: Duration) -> Running {
+    /// Starts a run with more options; `number` tells runs of a guest apart.
+    pub(crate) fn start(&self, guest: &Guest, number: usize, budget: Duration, options: &[&str]) -> Running {
         let file = self.file(guest, number);
-        let report = file.with_extension("jsonl");
         let mut command = Command::new(BINARY);
-        command.arg("run").arg("--payload").arg(file).args(guest.options());
+        command.arg("run").arg("--payload").arg(&file).args(guest.options()).args(options);
         command.arg(format!("--budget={}", budget.as_millis())).arg(format!("--expect={}", expected(guest.truth)));
-        command.arg(format!("--report=jsonl={}", report.display()));
+        command.arg(format!("--report=jsonl={}", report(&file).display()));
+        command.arg("--out").arg(file.with_extension("out"));
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        Running { child, report }
+        Running { child, file }
     }
 
-    /// Runs a guest once.
-    pub(crate) fn run(&self, guest: &Guest, number: usize) -> Ran {
-        self.start(guest, number, budget(guest.truth)).finish()
+    /// Runs a guest once, with more options.
+    pub(crate) fn run(&self, guest: &Guest, number: usize, options: &[&str]) -> Ran {
+        self.start(guest, number, budget(guest.truth), options).finish(guest)
     }
 }
 
@@ -92,12 +94,35 @@ impl Running {
         self.child.try_wait().is_ok_and(|status| status.is_none())
     }
 
-    /// Waits for its end: its budget bounds that.
-    pub(crate) fn finish(self) -> Ran {
+    /// Waits for its end, which its budget bounds, and has the certificate of a stall checked.
+    pub(crate) fn finish(self, guest: &Guest) -> Ran {
         let output = self.child.wait_with_output().unwrap();
-        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        Ran { code: output.status.code(), result: result(&self.report), said }
+        let mut ran = Ran {
+            code: output.status.code(),
+            result: result(&report(&self.file)),
+            is_verified: false,
+            said: said(&output),
+        };
+        if ran.verdict() == "stall" {
+            let certificate =
+                self.file.with_extension("out").join("payload").join(guest.title()).join("certificate.json");
+            let mut verify = Command::new(BINARY);
+            verify.arg("verify").arg(certificate).arg("--payload").arg(&self.file);
+            let output = verify.stdin(Stdio::null()).output().unwrap();
+            ran.is_verified = output.status.success();
+            ran.said.push_str(&said(&output));
+        }
+        ran
     }
+}
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Where the report of a run of this file lies.
+fn report(file: &Path) -> PathBuf {
+    file.with_extension("jsonl")
 }
 
 /// The only result of a report, or null.
@@ -136,6 +161,7 @@ impl Ran {
             Truth::Dead(_) if self.result["strength"] != "proved" => {
                 Some(format!("the stall is {}, not proved", self.result["strength"]))
             }
+            Truth::Dead(_) if !self.is_verified => Some("the certificate does not hold".into()),
             Truth::Dead(kind) => {
                 let found = self.result["kind"].as_str();
                 (kind.is_some() && kind != found).then(|| format!("the stall is of kind {found:?}"))

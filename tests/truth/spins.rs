@@ -43,7 +43,7 @@ fn reads() -> Vec<Guest> {
             DEAD,
             "nobody stores to the word that the register's high bits select",
             |c| {
-                c.mov(ecx, 0x2003)?;
+                c.mov(ecx, 0x1_0003)?;
                 let again = c.here()?;
                 c.bt(dword_ptr(BUFFER), ecx)?;
                 c.jnc(again)?;
