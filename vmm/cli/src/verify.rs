@@ -43,9 +43,14 @@ fn in_file(failure: Failure, arguments: &Arguments) -> Failure {
 
 fn in_words(holds: &Holds) -> String {
     let Holds { states, vcpus, transitions, executed, .. } = holds;
-    format!(
-        "holds: {states} states of {vcpus} vCPUs, closed, without progress; {transitions} transitions, {executed} instructions executed"
-    )
+    let (states, vcpus) = (count(*states, "state"), count(*vcpus as u128, "vCPU"));
+    let (transitions, executed) = (count(*transitions as u128, "transition"), count(*executed as u128, "instruction"));
+    format!("holds: {states} of {vcpus}, closed, without progress; {transitions}, {executed} executed")
+}
+
+/// `1 state`, `2 states`.
+fn count(number: u128, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 fn of(error: &VerifyError) -> Failure {

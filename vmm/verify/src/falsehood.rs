@@ -88,14 +88,12 @@ pub enum Wrong {
         because: NotAnEdge,
     },
     /// An edge that leaves from nowhere.
-    #[error("an edge of vcpu{vcpu} leaves state {from}, and there are {states}")]
+    #[error("an edge of vcpu{vcpu} leaves state {from}, which does not exist")]
     EdgeFromNowhere {
         /// Where it leaves.
         from: usize,
         /// Whose it is.
         vcpu: usize,
-        /// How many states there are.
-        states: usize,
     },
     /// What happens leads out of the set.
     #[error("executing one instruction leads to rip {rip:#x}, which is no state of the set: {difference}")]
@@ -219,8 +217,8 @@ pub enum NotAnEdge {
     #[error("that is none of these vcpus")]
     NotAMember,
     /// There is no such state.
-    #[error("there are {0} states")]
-    NoState(usize),
+    #[error("there is no such state")]
+    NoState,
     /// Another one is listed.
     #[error("there is another one, and executing one instruction has one result")]
     Second,

@@ -36,12 +36,12 @@ fn check(component: &Component, edge: &Edge, executes: &impl Fn(usize, usize) ->
     let &Edge { from, vcpu, to } = edge;
     if from >= states {
         let at = At::Component(component.vcpus.clone());
-        return Err(Falsehood { at, wrong: Wrong::EdgeFromNowhere { from, vcpu, states } });
+        return Err(Falsehood { at, wrong: Wrong::EdgeFromNowhere { from, vcpu } });
     }
     let wrong = match component.vcpus.iter().position(|member| *member == vcpu) {
         None => NotAnEdge::NotAMember,
         Some(who) if !executes(from, who) => NotAnEdge::ExecutesNothing,
-        Some(_) if to >= states => NotAnEdge::NoState(states),
+        Some(_) if to >= states => NotAnEdge::NoState,
         Some(_) => return Ok(()),
     };
     Err(not_an_edge(component, edge, wrong))
@@ -72,7 +72,7 @@ mod test {
     #[test]
     fn edges_that_cannot_be_are_named() {
         let expected = [
-            (&[(2, 3, 0)][..], "vcpu3 and vcpu5: an edge of vcpu3 leaves state 2, and there are 2"),
+            (&[(2, 3, 0)][..], "vcpu3 and vcpu5: an edge of vcpu3 leaves state 2, which does not exist"),
             (
                 &[(0, 4, 0)],
                 "state 0 of vcpu3 and vcpu5, vcpu4: the edge to state 0 does not exist: that is none of these vcpus",
@@ -81,7 +81,10 @@ mod test {
                 &[(1, 5, 0)],
                 "state 1 of vcpu3 and vcpu5, vcpu5: the edge to state 0 does not exist: it executes nothing there",
             ),
-            (&[(0, 5, 2)], "state 0 of vcpu3 and vcpu5, vcpu5: the edge to state 2 does not exist: there are 2 states"),
+            (
+                &[(0, 5, 2)],
+                "state 0 of vcpu3 and vcpu5, vcpu5: the edge to state 2 does not exist: there is no such state",
+            ),
             (
                 &[(0, 3, 0), (0, 3, 1)],
                 "state 0 of vcpu3 and vcpu5, vcpu3: the edge to state 1 does not exist: there is another one, and executing one instruction has one result",
