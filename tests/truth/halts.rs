@@ -220,6 +220,25 @@ fn too_late() -> Vec<Guest> {
             c.pass()
         })
         .flag("--nmi=0@60"),
+        Guest::new(
+            "nmi-held-back-by-nmi",
+            1,
+            DEAD,
+            "the handler of an NMI spins; the next NMI is held back until it returns",
+            |c| {
+                let (mut handler, mut start) = (c.create_label(), c.create_label());
+                c.jmp(start)?;
+                c.set_label(&mut handler)?;
+                c.inc(dword_ptr(word(2)))?;
+                c.wait_for_value(word(2), 2)?;
+                c.pass()?;
+                c.place(&mut start)?;
+                c.gate(NMI, handler)?;
+                c.stay()
+            },
+        )
+        .flag("--nmi=0@50")
+        .flag("--nmi=0@120"),
         Guest::new("dead-after-a-while", 2, DEAD, "vCPU 1 counts down, and spins then as vCPU 0 does", |c| {
             c.on(1, |c| c.count_down(1 << 15))?;
             c.wait_in_vain()

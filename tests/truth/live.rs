@@ -256,6 +256,42 @@ fn partners() -> Vec<Guest> {
             c.wait_for_value(word(2), 20_000)?;
             c.pass()
         }),
+        Guest::new(
+            "counts-for-another",
+            2,
+            LIVE,
+            "vCPU 1 counts without an end, vCPU 0 waits for a bit of the count",
+            |c| {
+                c.on(1, |c| {
+                    let again = c.here()?;
+                    c.inc(dword_ptr(word(2)))?;
+                    c.jmp(again)
+                })?;
+                let again = c.here()?;
+                c.bt(dword_ptr(word(2)), 14)?;
+                c.jnc(again)?;
+                c.pass()
+            },
+        ),
+        Guest::new(
+            "ring-reaches-another",
+            2,
+            LIVE,
+            "the last entry of vCPU 1's trace ring is the word that vCPU 0 reads",
+            |c| {
+                c.on(1, |c| {
+                    let again = c.here()?;
+                    c.inc(ecx)?;
+                    c.mov(eax, ecx)?;
+                    c.shr(eax, 5)?;
+                    c.and(eax, 0xff)?;
+                    c.mov(dword_ptr(BUFFER + 4 * rax), 1)?;
+                    c.jmp(again)
+                })?;
+                c.wait_for(BUFFER + 4 * 0xff)?;
+                c.pass()
+            },
+        ),
         Guest::new("slow-partner-hashes", 2, LIVE, "vCPU 1 searches before it stores what the other waits for", |c| {
             c.on(1, |c| {
                 c.mov(ebx, 1)?;
