@@ -47,7 +47,7 @@ pub fn conclude(first: &Analysis<'_>, second: &Analysis<'_>, ran_between: &[Ran]
 /// The stall of a machine that is proved to come nowhere: what it hangs on is told by the waits that can never end, or where there
 /// are none, by what its vCPUs do.
 pub fn proved(analysis: &Analysis<'_>, livelock: bool) -> Stall {
-    match livelock || analysis.closure.stuck.is_empty() {
+    match analysis.closure.stuck.is_empty() {
         false => stall(analysis, Strength::Proved),
         true => Stall {
             kind: if livelock { StallKind::Livelock } else { kind_without_waits(&analysis.view.machine.vcpus) },

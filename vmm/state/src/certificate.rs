@@ -38,6 +38,9 @@ pub struct Certificate {
     pub vcpus: Vec<Processor>,
     /// The states. Each vCPU is in exactly one component.
     pub components: Vec<Component>,
+    /// Memory that is set aside: it may hold anything in all states, and anybody may change it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aside: Vec<Span>,
     /// The memory that the vCPUs read, as it is in all states but for the cells of components.
     pub memory: Memory,
 }
@@ -89,9 +92,6 @@ pub struct Component {
     /// Memory that differs between states. Nobody outside reads it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cells: Vec<Span>,
-    /// Memory that is set aside: it may hold anything in each state. Nobody outside reads it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub aside: Vec<Span>,
     /// The states.
     pub states: Vec<State>,
     /// What leads from a state to a state: one edge for each state and each vCPU that runs in it.
@@ -329,8 +329,8 @@ mod test {
                 cells: vec![Span { address: Word(0x40_0000), size: 2 }],
                 states: vec![state],
                 edges: vec![Edge { from: 0, vcpu: 0, to: 0 }],
-                ..Component::default()
             }],
+            aside: vec![Span { address: Word(0x40_0010), size: 8 }],
             memory: Memory::default(),
         }
     }

@@ -140,9 +140,9 @@ impl<'a> Check<'a> {
         let base: Vec<_> =
             component.cells.iter().map(|span| self.memory.copy(span.address.0, span.size as usize)).collect();
         for turn in 0..WITH_ASIDE {
-            self.fill_aside(component, turn);
+            self.fill_aside(turn);
             for &(state, who) in places {
-                if turn < turns(component, &component.states[state], who) {
+                if turn < self.turns(&component.states[state], who) {
                     self.lay_out(component, component.states[state].cells.iter().map(|cell| &cell.0[..]));
                     self.transition(Place { component: index, state, who }, turn, edges, &mut order)?;
                     executed += 1;
@@ -158,9 +158,15 @@ impl<'a> Check<'a> {
         Ok(executed)
     }
 
-    fn fill_aside(&self, component: &Component, turn: usize) {
+    /// How often a transition is tried.
+    fn turns(&self, state: &State, who: usize) -> usize {
+        let nothing = self.certificate.aside.is_empty() && state.vcpus[who].aside.is_empty();
+        if nothing { WITHOUT } else { WITH_ASIDE }
+    }
+
+    fn fill_aside(&self, turn: usize) {
         let mut filling = Filling::new(turn);
-        for span in &component.aside {
+        for span in &self.certificate.aside {
             let mut bytes = vec![0; span.size as usize];
             filling.bytes(&mut bytes);
             self.memory.write(span.address.0, &bytes);
@@ -216,12 +222,6 @@ impl<'a> Check<'a> {
         }
         code
     }
-}
-
-/// How often a transition is tried.
-fn turns(component: &Component, state: &State, who: usize) -> usize {
-    let nothing = component.aside.is_empty() && state.vcpus[who].aside.is_empty();
-    if nothing { WITHOUT } else { WITH_ASIDE }
 }
 
 fn left<'a>(component: &Component, from: &'a State, who: usize, executed: Executed, memory: &Memory) -> Left<'a> {

@@ -11,25 +11,23 @@ pub(crate) struct Owners {
     spans: Vec<Owned>,
 }
 
-/// Bytes that are one component's.
+/// Bytes that are one component's, or anybody's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Owned {
     pub(crate) bytes: Range<u64>,
-    /// Its index.
-    pub(crate) component: usize,
-    /// They may hold anything.
-    pub(crate) aside: bool,
+    /// Its index. `None`: they may hold anything, and anybody may change them.
+    pub(crate) component: Option<usize>,
 }
 
 impl Owners {
     /// Of a certificate that is well formed.
     pub(crate) fn of(certificate: &Certificate) -> Self {
-        let owned = |component, aside, span: &Span| Owned { bytes: range(span), component, aside };
+        let owned = |component, span: &Span| Owned { bytes: range(span), component };
         let mut spans: Vec<Owned> = Vec::new();
         for (index, component) in certificate.components.iter().enumerate() {
-            spans.extend(component.cells.iter().map(|span| owned(index, false, span)));
-            spans.extend(component.aside.iter().map(|span| owned(index, true, span)));
+            spans.extend(component.cells.iter().map(|span| owned(Some(index), span)));
         }
+        spans.extend(certificate.aside.iter().map(|span| owned(None, span)));
         spans.sort_unstable_by_key(|owned| owned.bytes.start);
         Self { spans }
     }
@@ -68,16 +66,14 @@ mod test {
 
     fn owners() -> Owners {
         let span = |address, size| Span { address: Word(address), size };
-        let components = vec![
-            Component { cells: vec![span(0x108, 8), span(0x100, 4)], ..Component::default() },
-            Component { aside: vec![span(0x104, 2)], ..Component::default() },
-        ];
+        let components = vec![Component { cells: vec![span(0x108, 8), span(0x100, 4)], ..Component::default() }];
         Owners::of(&Certificate {
             stallbench_certificate: VERSION,
             payload: String::new(),
             run: String::new(),
             vcpus: Vec::new(),
             components,
+            aside: vec![span(0x104, 2)],
             memory: Memory::default(),
         })
     }
@@ -85,25 +81,20 @@ mod test {
     #[test]
     fn byte_belongs_to_the_component_that_names_it() {
         let owners = owners();
-        let of = |address| owners.of_byte(address).map(|owned| (owned.component, owned.aside));
-        let expected = [
-            (0xff, None),
-            (0x100, Some((0, false))),
-            (0x103, Some((0, false))),
-            (0x104, Some((1, true))),
-            (0x106, None),
-        ];
+        let of = |address| owners.of_byte(address).map(|owned| owned.component);
+        let expected =
+            [(0xff, None), (0x100, Some(Some(0))), (0x103, Some(Some(0))), (0x104, Some(None)), (0x106, None)];
         for (address, owner) in expected {
             assert_eq!(of(address), owner, "{address:#x}");
         }
-        assert_eq!((of(0x107), of(0x10f), of(0x110)), (None, Some((0, false)), None));
+        assert_eq!((of(0x107), of(0x10f), of(0x110)), (None, Some(Some(0)), None));
     }
 
     #[test]
     fn access_meets_all_parts_that_are_somebodys() {
         let owners = owners();
         let parts: Vec<_> = owners.within(0x102..0x10a).map(|(part, owned)| (part, owned.component)).collect();
-        assert_eq!(parts, [(0x102..0x104, 0), (0x104..0x106, 1), (0x108..0x10a, 0)]);
+        assert_eq!(parts, [(0x102..0x104, Some(0)), (0x104..0x106, None), (0x108..0x10a, Some(0))]);
         assert_eq!(owners.within(0x106..0x108).count(), 0);
     }
 }

@@ -84,6 +84,7 @@ pub(crate) fn certificate(code: &[u8], data: Vec<Run>, components: Vec<Component
     runs.extend(data);
     let vcpus = components.iter().map(|component| component.vcpus.len()).sum();
     Certificate {
+        aside: Vec::new(),
         stallbench_certificate: VERSION,
         payload: String::new(),
         run: "a test".into(),

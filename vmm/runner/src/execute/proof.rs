@@ -12,7 +12,7 @@ const VISIT: Duration = Duration::from_secs(5);
 /// How far the first attempts go: some spins, and not much time that a guest which is alive goes without.
 pub(super) const FIRST: Limits = Limits { steps: 400, states: 256 };
 /// How far any attempt goes.
-pub(super) const FARTHEST: Limits = Limits { steps: 40_000, states: 4096 };
+pub(super) const FARTHEST: Limits = Limits { steps: 40_000, states: 32_768 };
 
 /// What became of an attempt.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl Reach {
     /// After an attempt in vain.
     pub(super) fn extend(&mut self) {
         self.limits.steps = (self.limits.steps * 4).min(FARTHEST.steps);
-        self.limits.states = (self.limits.states * 2).min(FARTHEST.states);
+        self.limits.states = (self.limits.states * 4).min(FARTHEST.states);
     }
 }
 

@@ -132,24 +132,21 @@ impl Aside {
         (0..NAMES.len()).filter(is_aside).map(|index| NAMES[index]).collect()
     }
 
-    /// Finds what can be set aside; else says what changes, and what it flows into.
+    /// Finds what can be set aside; else says what changes, and what it flows into. Ghost memory may hold anything, and so may
+    /// foreign bytes: others change them.
     pub(super) fn of(
         trace: &mut Trace,
         system: &SystemRegisters,
         memory: &dyn Memory,
         ghost: &Ghost,
+        foreign: &BTreeSet<u64>,
     ) -> Result<Self, String> {
         let Trace { steps, end, last, decode } = trace;
         let round = Round::of(steps, end, *last).ok_or_else(|| "its path does not repeat".to_owned())?;
-        let names = round.names();
-        let follow = Follow {
-            decode,
-            system,
-            physical: memory,
-            memory: round.changing_memory(ghost),
-            reads: BTreeSet::new(),
-            round: &round,
-        };
+        let names = round.names(ghost, foreign);
+        let mut aside = round.changing_memory(ghost);
+        aside.extend(foreign);
+        let follow = Follow { decode, system, physical: memory, memory: aside, reads: BTreeSet::new(), round: &round };
         let why = |into: String| if names.is_empty() { into } else { format!("{names}, which {into}") };
         follow.until_stable().map_err(why)
     }
@@ -206,14 +203,20 @@ impl<'t> Round<'t> {
     }
 
     /// Names of what differs between rounds.
-    fn names(&self) -> String {
+    fn names(&self, ghost: &Ghost, foreign: &BTreeSet<u64>) -> String {
         let unknown = self.at_first();
         let registers = (0..NAMES.len()).filter(|index| unknown.registers[*index].is_some()).map(|index| {
             let value = effect::general(&self.last, index);
             format!("{} (now {value:#x})", NAMES[index])
         });
-        let memory = super::spans(&self.changing_memory(&[]));
-        let words = memory.iter().map(|span| format!("{} bytes at {}", span.size, span.address));
+        let own = self.changing_memory(&[]);
+        let ghosts = self.changing_memory(ghost).into_iter().filter(|at| trace::is_ghost(ghost, *at)).collect();
+        let foreign = foreign.iter().copied().filter(|at| !own.contains(at)).collect();
+        let kinds = [("", own), ("ghost memory, ", ghosts), ("what another one changes, ", foreign)];
+        let words = kinds.iter().flat_map(|(kind, bytes)| {
+            let spans = super::spans(bytes);
+            spans.into_iter().map(move |span| format!("{kind}{} bytes at {}", span.size, span.address))
+        });
         registers.chain(words).collect::<Vec<_>>().join(", ")
     }
 }
@@ -320,7 +323,7 @@ impl Follow<'_> {
         };
         let from_registers = info.used_registers().iter().filter(reads).any(is_unknown);
         let from_flags = now.flags & rflags(instruction.rflags_read()) != 0;
-        let unknown = from_memory || from_registers || from_flags;
+        let unknown = (from_memory || from_registers || from_flags) && !is_constant(&instruction, step, now);
         if unknown {
             refuse_decisions(&instruction)?;
         }
@@ -347,7 +350,13 @@ impl Follow<'_> {
         if matches!(used.access(), OpAccess::NoMemAccess | OpAccess::None) {
             return Ok(None);
         }
-        let registers = [used.base(), used.index()];
+        // A bit string reaches as far as its index says.
+        let bit = if effect::is_bit_string(&step.effect.instruction) {
+            step.effect.instruction.op1_register()
+        } else {
+            Register::None
+        };
+        let registers = [used.base(), used.index(), bit];
         let is_unknown =
             |register: &Register| effect::index(*register).is_some_and(|index| now.registers[index].is_some());
         if !registers.iter().any(is_unknown) {
@@ -358,7 +367,9 @@ impl Follow<'_> {
         }
         let rip = step.registers.rip;
         let wide = || format!("flows into the address of an access at {rip:#x}");
-        let bounds = self.address(step, used, now).filter(|_| !effect::is_repeated(&step.effect.instruction));
+        let is_plain =
+            !effect::is_repeated(&step.effect.instruction) && !effect::is_bit_string(&step.effect.instruction);
+        let bounds = self.address(step, used, now).filter(|_| is_plain);
         let bounds = bounds.filter(|bounds| bounds.most - bounds.least <= REACH).ok_or_else(wide)?;
         let mut bytes = Vec::new();
         for (linear, size) in effect::pieces(bounds.least, bounds.most - bounds.least + size as u64) {
@@ -395,6 +406,24 @@ impl Follow<'_> {
     }
 }
 
+/// Whether the result is the same whatever the operands are: `and` with 0, `xor` with itself.
+fn is_constant(instruction: &Instruction, step: &Step, now: &Unknown) -> bool {
+    let is_register = |n| instruction.op_kind(n) == OpKind::Register;
+    let is_zero = |n| match instruction.op_kind(n) {
+        OpKind::Register => effect::index(instruction.op_register(n))
+            .is_some_and(|index| now.registers[index].is_none() && effect::general(&step.registers, index) == 0),
+        OpKind::Memory => false,
+        _ => instruction.try_immediate(n).is_ok_and(|value| value == 0),
+    };
+    match instruction.mnemonic() {
+        Mnemonic::And | Mnemonic::Test => is_zero(0) || is_zero(1),
+        Mnemonic::Xor | Mnemonic::Sub => {
+            is_register(0) && is_register(1) && instruction.op0_register() == instruction.op1_register()
+        }
+        _ => false,
+    }
+}
+
 /// What may be anything may decide nothing.
 fn refuse_decisions(instruction: &Instruction) -> Result<(), String> {
     use iced_x86::FlowControl as F;
@@ -424,7 +453,9 @@ fn write_register(
         _ => return Ok(()),
     };
     let instruction = &step.effect.instruction;
+    let is_operand = effect::index(instruction.op0_register()) == Some(RSP);
     let moves_stack = index == RSP
+        && !is_operand
         && matches!(instruction.mnemonic(), Mnemonic::Push | Mnemonic::Pop | Mnemonic::Call | Mnemonic::Ret);
     let unknown = match moves_stack {
         true => now.registers[RSP].is_some(),
@@ -476,13 +507,18 @@ fn result(step: &Step, now: &Unknown, loaded: Option<usize>) -> Option<Bounds> {
         Mnemonic::Add => operand(0)?.add(operand(1)?),
         Mnemonic::Inc => operand(0)?.offset(1),
         Mnemonic::Dec => operand(0)?.offset(-1),
-        Mnemonic::Shl => operand(0)?.scaled(1_u64.checked_shl(u32::try_from(immediate(1)?).ok()?)?),
+        Mnemonic::Shl => operand(0)?.scaled(1 << (immediate(1)? & count_mask(instruction))),
         Mnemonic::Shr => {
-            let (bounds, by) = (operand(0)?, u32::try_from(immediate(1)?).ok()?);
-            Some(Bounds { least: bounds.least.checked_shr(by)?, most: bounds.most.checked_shr(by)? })
+            let (bounds, by) = (operand(0)?, immediate(1)? & count_mask(instruction));
+            Some(Bounds { least: bounds.least >> by, most: bounds.most >> by })
         }
         _ => None,
     }
+}
+
+/// How much of the count of a shift counts (SDM 2B, SAL).
+fn count_mask(instruction: &Instruction) -> u64 {
+    if instruction.op0_register().is_gpr64() { 63 } else { 31 }
 }
 
 fn write_flags(behind: &mut Unknown, instruction: &Instruction, unknown: bool) {
@@ -491,7 +527,8 @@ fn write_flags(behind: &mut Unknown, instruction: &Instruction, unknown: bool) {
     if unknown {
         behind.flags = (behind.flags | modified) & !fixed;
     } else if !keeps_flags(instruction) {
-        behind.flags &= !modified;
+        // What is left undefined may be what it was.
+        behind.flags &= !(modified & !rflags(instruction.rflags_undefined()));
     }
 }
 

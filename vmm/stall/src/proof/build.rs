@@ -22,14 +22,16 @@ pub(super) fn proof(prover: &Prover, memory: &dyn Memory) -> Result<Proof, Unpro
     let mut parts: Vec<_> = alone.map(|vcpu| Part::alone(prover, vcpu)).collect();
     parts.extend(prover.joints.iter().map(Part::joint));
     check_independence(&parts)?;
-    let used: BTreeSet<u64> = parts.iter().flat_map(|part| pages(part.touched.iter().copied())).collect();
+    let used: BTreeSet<u64> = parts.iter().flat_map(Part::pages).collect();
     let contents = Contents::take(used, |page, bytes| memory.read(page, bytes));
     let missing = || Unproved::NoState { vcpu: 0, why: "memory that was read cannot be read again".to_owned() };
+    let aside: BTreeSet<u64> = prover.asides.values().flat_map(|aside| aside.memory.iter().copied()).collect();
     Ok(Proof {
+        aside: spans(&aside),
         processors: (0..prover.roles.len()).map(|vcpu| processor(prover, vcpu)).collect(),
+        livelock: parts.iter().any(|part| !part.component.cells.is_empty()),
         components: parts.into_iter().map(|part| part.component).collect(),
         memory: contents.ok_or_else(missing)?,
-        livelock: prover.joints.iter().any(Joint::changes),
         loops: (0..prover.roles.len()).map(|vcpu| in_words(prover, vcpu)).collect(),
         steps: prover.steps,
     })
@@ -108,10 +110,16 @@ impl Part {
             vcpus: joint.vcpus.clone(),
             states: joint.states.iter().map(state).collect(),
             edges: joint.edges.clone(),
-            aside: Vec::new(),
             cells,
         };
         Self { component, touched, changed }
+    }
+}
+
+impl Part {
+    /// The pages that it reads or changes.
+    fn pages(&self) -> BTreeSet<u64> {
+        pages(self.touched.union(&self.changed).copied())
     }
 }
 
@@ -149,7 +157,7 @@ fn set_aside(trace: &Trace, aside: &Aside) -> Component {
     let changed = steps.iter().flat_map(Step::written).filter(|(_, before, after)| before != after);
     let changed: BTreeSet<u64> = changed.map(|(at, ..)| at).filter(|at| !aside.memory.contains(at)).collect();
     let component = states(steps, &changed, |index| asides(&aside.at[index]));
-    Component { aside: spans(&aside.memory), ..component }
+    component
 }
 
 fn asides(unknown: &Unknown) -> Vec<certificate::Aside> {

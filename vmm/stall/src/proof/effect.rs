@@ -5,7 +5,7 @@
 
 use iced_x86::{
     Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, InstructionInfo, InstructionInfoFactory, Mnemonic,
-    OpAccess, Register,
+    OpAccess, OpKind, Register,
 };
 use stallbench_state::machine::{Registers, SystemRegisters};
 use stallbench_state::memory::Memory;
@@ -184,7 +184,7 @@ fn accesses(
             // The decoder gives no size for all turns together, but that of one.
             repeated(linear, instruction.memory_size().size() as u64, registers).ok_or_else(unknown)?
         } else {
-            (linear, used.memory_size().size() as u64)
+            (linear.wrapping_add(bit_offset(instruction, registers)), used.memory_size().size() as u64)
         };
         if size == 0 {
             return Err(unknown());
@@ -199,6 +199,28 @@ fn repeated(linear: u64, size: u64, registers: &Registers) -> Option<(u64, u64)>
     let all = size.checked_mul(registers.rcx).filter(|all| *all <= MOST_BYTES)?;
     let downwards = registers.rflags & RFLAGS_DF != 0;
     Some(if downwards { (linear.wrapping_sub(all - size), all) } else { (linear, all) })
+}
+
+/// Whether an instruction addresses a bit in memory by a register: it reaches beyond its operand (SDM 2A, BT).
+pub(super) fn is_bit_string(instruction: &Instruction) -> bool {
+    matches!(instruction.mnemonic(), Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc)
+        && instruction.op0_kind() == OpKind::Memory
+        && instruction.op1_kind() == OpKind::Register
+}
+
+/// How far from its operand the word of a bit lies, in bytes; two's complement.
+fn bit_offset(instruction: &Instruction, registers: &Registers) -> u64 {
+    if !is_bit_string(instruction) {
+        return 0;
+    }
+    let register = instruction.op1_register();
+    let full = index(register).map_or(0, |index| general(registers, index));
+    let offset = match register.size() {
+        2 => i64::from(full as i16 >> 4) * 2,
+        4 => i64::from(full as i32 >> 5) * 4,
+        _ => (full.cast_signed() >> 6) * 8,
+    };
+    offset.cast_unsigned()
 }
 
 pub(super) fn is_repeated(instruction: &Instruction) -> bool {
@@ -275,7 +297,7 @@ pub(super) fn leads_to(instruction: &Instruction, before: &Registers, after: &Re
 /// Whether all that an instruction does is known: it reads general registers, flags and memory, and writes such, and nothing else.
 fn is_known(instruction: &Instruction) -> bool {
     use Mnemonic as M;
-    if instruction.is_jcc_short_or_near() {
+    if instruction.is_jcc_short_or_near() || instruction.is_loop() || instruction.is_loopcc() {
         return true;
     }
     let only_general = |n| {
@@ -295,6 +317,7 @@ fn is_known(instruction: &Instruction) -> bool {
             | M::Xchg
             | M::Xadd
             | M::Cmpxchg
+            | M::Cmpxchg8b
             | M::Bswap
             | M::Push
             | M::Pop

@@ -6,10 +6,13 @@ use iced_x86::{Mnemonic, OpKind};
 use stallbench_state::certificate::{Does, Edge};
 use stallbench_state::machine::{MachineState, Registers};
 
+use super::aside::NAMES;
 use super::effect::{Decode, Effect};
 use super::trace::{self, Key, key};
 use super::{Prover, Role, Steps, Unproved, no_interrupt};
 
+/// Registers and words that are named.
+const MOST_NAMED: usize = 3;
 /// Size of the largest word that stores can be passed in without one being seen ahead of the other.
 const WORD: u64 = 8;
 
@@ -112,13 +115,34 @@ impl Joint {
             self.edges.push(Edge { from, vcpu, to });
         }
         if self.states.len() > limit {
-            return Err(Unproved::TooMany { vcpus: self.vcpus.clone(), states: limit });
+            return Err(Unproved::TooMany { vcpus: self.vcpus.clone(), states: limit, what: self.most_changing() });
         }
         (self.level, self.expanded) = (self.expanded, self.states.len());
         if self.level < self.expanded {
             return Ok(true);
         }
         self.check_late().map(|()| false)
+    }
+
+    /// The registers and words that have most values in the states that are known.
+    fn most_changing(&self) -> String {
+        let mut counts = Vec::new();
+        for (place, vcpu) in self.vcpus.iter().enumerate() {
+            for (index, name) in NAMES.iter().enumerate() {
+                let values: BTreeSet<_> = self.states.iter().map(|state| state.vcpus[place].1[index]).collect();
+                counts.push((values.len(), format!("{name} of vcpu{vcpu}")));
+            }
+        }
+        for span in super::spans(&self.base.keys().copied().collect()) {
+            let word = |state: &JointState| {
+                (span.address.0..span.address.0 + span.size).map(|at| byte_of(self, state, at)).collect::<Vec<_>>()
+            };
+            let values: BTreeSet<_> = self.states.iter().map(word).collect();
+            counts.push((values.len(), format!("{} bytes at {}", span.size, span.address)));
+        }
+        counts.sort_by_key(|(count, _)| core::cmp::Reverse(*count));
+        let named = counts.iter().take(MOST_NAMED).map(|(count, name)| format!("{name} ({count} values)"));
+        named.collect::<Vec<_>>().join(", ")
     }
 
     /// Executes one instruction of a vCPU in each state of the level.
@@ -235,15 +259,10 @@ impl Joint {
             _ => Err(Unproved::Late { vcpus: self.vcpus.clone() }),
         }
     }
-
-    /// Whether memory changes that more than one of them touches.
-    pub(super) fn changes(&self) -> bool {
-        !self.base.is_empty()
-    }
 }
 
 impl Prover {
-    /// Bytes that a vCPU touches where it goes round: its instructions and page tables too.
+    /// Bytes that a vCPU touches where it goes round, its instructions and page tables too, but for those that it sets aside.
     pub(super) fn touched(&self, vcpu: usize, whole: bool) -> BTreeSet<u64> {
         let Some(trace) = &self.traces[vcpu] else { return BTreeSet::new() };
         let steps = self.round(vcpu, whole);
@@ -254,6 +273,10 @@ impl Prover {
         }
         touched.extend(trace.decode.fetched.iter().flat_map(|page| *page..page + super::PAGE));
         touched.extend(trace.decode.tables.iter().flat_map(|entry| *entry..entry + WORD));
+        // What may hold anything may be changed by anybody.
+        if let Some(aside) = self.asides.get(&vcpu) {
+            touched.retain(|at| !aside.memory.contains(at));
+        }
         touched
     }
 

@@ -157,12 +157,14 @@ pub enum Unproved {
         why: String,
     },
     /// vCPUs pass changing memory to each other, in more states than were to be looked at.
-    #[error("vcpus {vcpus:?} pass changing memory to each other: more than {states} states")]
+    #[error("vcpus {vcpus:?} pass changing memory to each other: more than {states} states, most changing: {what}")]
     TooMany {
         /// The vCPUs.
         vcpus: Vec<usize>,
         /// The limit.
         states: usize,
+        /// The registers and words that had most values.
+        what: String,
     },
     /// Stores could be seen late, which has not been looked at.
     #[error(
@@ -191,8 +193,9 @@ pub struct Proof {
     processors: Vec<Processor>,
     /// The states.
     pub components: Vec<Component>,
+    aside: Vec<Span>,
     memory: Contents,
-    /// Memory that vCPUs pass to each other changes: they do not wait, and come nowhere.
+    /// Memory changes for ever, and not only what is set aside: they do not wait, and come nowhere.
     pub livelock: bool,
     /// What each vCPU does, for reports.
     pub loops: Vec<Loop>,
@@ -214,6 +217,7 @@ impl Proof {
             run: run.to_owned(),
             vcpus: self.processors.clone(),
             components: self.components.clone(),
+            aside: self.aside.clone(),
             memory: self.memory.clone(),
         }
     }
@@ -373,21 +377,47 @@ impl Prover {
 
     /// Sets aside what decides nothing, and finds who has to be looked at together: whether that takes another visit.
     fn settle(&mut self, memory: &dyn Memory, unstable: &BTreeSet<usize>) -> Result<bool, Unproved> {
-        for vcpu in 0..self.roles.len() {
-            let system = self.system(vcpu);
-            let Some(trace) = self.traces[vcpu].as_mut() else { continue };
-            if unstable.contains(&vcpu) {
-                continue;
-            }
+        let settled = |vcpu: &usize| !unstable.contains(vcpu);
+        let vcpus: Vec<_> = (0..self.roles.len()).filter(settled).collect();
+        for &vcpu in &vcpus {
+            let Some(trace) = &self.traces[vcpu] else { continue };
             if trace.end == End::Changes || aside::touches_ghost(trace, &self.question.ghost) {
-                let aside = Aside::of(trace, &system, memory, &self.question.ghost);
-                let aside = aside.map_err(|what| Unproved::Changing { vcpu, what })?;
-                self.asides.insert(vcpu, aside);
+                self.set_aside(vcpu, memory, &BTreeSet::new()).map_err(|what| Unproved::Changing { vcpu, what })?;
             }
         }
+        while vcpus.iter().try_fold(false, |any, &vcpu| Ok(any | self.set_foreign_aside(vcpu, memory)?))? {}
         self.check_interrupts(unstable)?;
         self.joints = joint::of(self, unstable)?;
         Ok(!self.joints.is_empty())
+    }
+
+    fn set_aside(&mut self, vcpu: usize, memory: &dyn Memory, foreign: &BTreeSet<u64>) -> Result<(), String> {
+        let system = self.system(vcpu);
+        let Some(trace) = self.traces[vcpu].as_mut() else { return Ok(()) };
+        let aside = Aside::of(trace, &system, memory, &self.question.ghost, foreign)?;
+        self.asides.insert(vcpu, aside);
+        Ok(())
+    }
+
+    /// Sets aside what others change and this vCPU touches, where it decides nothing: whether there was more of it than before.
+    /// What others set aside can be looked at in no other way.
+    fn set_foreign_aside(&mut self, vcpu: usize, memory: &dyn Memory) -> Result<bool, Unproved> {
+        let touched = self.touched(vcpu, false);
+        let others: Vec<_> = (0..self.roles.len()).filter(|other| *other != vcpu).collect();
+        let changed = |other: &usize| self.changed(*other, false);
+        let foreign: BTreeSet<_> = others.iter().flat_map(changed).filter(|at| touched.contains(at)).collect();
+        if foreign.is_empty() {
+            return Ok(false);
+        }
+        let is_aside = others.iter().any(|other| {
+            self.asides.get(other).is_some_and(|aside| foreign.iter().any(|at| aside.memory.contains(at)))
+        });
+        let all = self.asides.get(&vcpu).map(|aside| aside.memory.clone()).unwrap_or_default();
+        match self.set_aside(vcpu, memory, &all.into_iter().chain(foreign).collect()) {
+            Ok(()) => Ok(true),
+            Err(what) if is_aside => Err(Unproved::Changing { vcpu, what }),
+            Err(_) => Ok(false),
+        }
     }
 
     /// Nothing can be taken wherever a vCPU that is alone comes.

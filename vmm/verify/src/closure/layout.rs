@@ -110,8 +110,10 @@ impl Layout {
     ) -> Result<(), Falsehood> {
         let executing = places.iter().filter(|places| !places.is_empty()).count();
         for owned in owners.all() {
-            let component = &certificate.components[owned.component];
-            let alone = executing == usize::from(!places[owned.component].is_empty()) && component.vcpus.len() == 1;
+            // What is set aside is anybody's.
+            let owner = owned.component.or_else(|| places.iter().position(|places| !places.is_empty())).unwrap_or(0);
+            let component = &certificate.components[owner];
+            let alone = executing == usize::from(!places[owner].is_empty()) && component.vcpus.len() == 1;
             if let Some((address, what)) = self.unseen(memory, owned, alone) {
                 let at = At::Component(component.vcpus.clone());
                 return Err(Falsehood { at, wrong: Wrong::Unseen { address, what } });

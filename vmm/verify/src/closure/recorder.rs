@@ -7,7 +7,7 @@ use stallbench_state::certificate::Certificate;
 use crate::falsehood::Wrong;
 use crate::memory::Memory;
 use crate::order::Access;
-use crate::owners::Owners;
+use crate::owners::{Owned, Owners};
 use crate::processor::Bus;
 
 /// The accesses of one instruction of a vCPU.
@@ -42,15 +42,17 @@ impl<'a> Recorder<'a> {
             let mut is = [0];
             self.memory.read(address, &mut is);
             // Cells are compared with those of states, and what is set aside with nothing.
-            let is_free = self.owners.of_byte(address).is_some_and(|owned| owned.component == self.component);
+            let is_free = self.owners.of_byte(address).is_some_and(|owned| self.may_use(owned));
             (is[0] != was && !is_free).then_some(Wrong::Changes { address, was, is: is[0] })
         })
     }
 
     /// The accesses to what the component changes.
     pub(super) fn of_cells(&self) -> Vec<Access> {
-        let is_of_cells =
-            |access: &&Access| self.owners.within(access.address..access.address + access.size as u64).next().is_some();
+        let is_of_cells = |access: &&Access| {
+            let mut parts = self.owners.within(access.address..access.address + access.size as u64);
+            parts.any(|(_, owned)| owned.component.is_some())
+        };
         self.accesses.iter().filter(is_of_cells).copied().collect()
     }
 
@@ -64,8 +66,12 @@ impl<'a> Recorder<'a> {
     /// Whose the first byte is that is not the component's own.
     fn other(&self, address: u64, size: usize) -> Option<(u64, &[usize])> {
         let mut parts = self.owners.within(address..address + size as u64);
-        let (part, owned) = parts.find(|(_, owned)| owned.component != self.component)?;
-        Some((part.start, &self.certificate.components[owned.component].vcpus))
+        let (part, owned) = parts.find(|(_, owned)| !self.may_use(owned))?;
+        Some((part.start, &self.certificate.components[owned.component?].vcpus))
+    }
+
+    fn may_use(&self, owned: &Owned) -> bool {
+        owned.component.is_none_or(|component| component == self.component)
     }
 }
 

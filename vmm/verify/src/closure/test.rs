@@ -201,15 +201,13 @@ fn store_to_what_is_anothers_is_named_though_it_changes_nothing() {
 #[test]
 fn memory_that_changes_where_reads_are_not_seen_is_refused() {
     let on_code = |address| {
-        let mut component = spinning(0, DATA);
-        component.aside = vec![span(address, 8)];
-        certificate(SPIN, vec![], vec![component, spinning(1, DATA)])
+        let aside = vec![span(address, 8)];
+        Certificate { aside, ..certificate(SPIN, vec![], vec![spinning(0, DATA), spinning(1, DATA)]) }
     };
     assert_eq!(wrong(&on_code(CODE + 0x800)), Wrong::Unseen { address: CODE + 0x800, what: "code" });
     assert_eq!(wrong(&on_code(0x3800)), Wrong::Unseen { address: 0x3800, what: "page tables" });
-    let mut alone = spinning(0, DATA);
-    alone.aside = vec![span(CODE + 0x800, 8)];
-    holds(&certificate(SPIN, vec![], vec![alone]));
+    let aside = vec![span(CODE + 0x800, 8)];
+    holds(&Certificate { aside, ..certificate(SPIN, vec![], vec![spinning(0, DATA)]) });
 }
 
 /// inc rcx, and this jump back, with RCX and what it leaves in the flags set aside.
@@ -239,14 +237,14 @@ fn counter_that_leaves_its_bounds_or_ends_its_loop_is_found() {
 }
 
 #[test]
-fn memory_set_aside_may_hold_anything_that_decides_nothing() {
+fn memory_set_aside_may_hold_anything_that_decides_nothing_whoever_changes_it() {
     // inc dword [rbx]; jmp, and the same with jnz
     let counting = |jump| {
         let flags = vec![aside(RFLAGS, 0, 0x8d4)];
         let at = |offset| VcpuState { aside: flags.clone(), ..vcpu(CODE + offset, 2, &[(RBX, DATA)]) };
-        let mut component = cycle(0, vec![at(0), at(2)]);
-        component.aside = vec![span(DATA, 4)];
-        certificate(&[0xff, 0x03, jump, 0xfc], vec![], vec![component])
+        let component = |vcpu| cycle(vcpu, vec![at(0), at(2)]);
+        let aside = vec![span(DATA, 4)];
+        Certificate { aside, ..certificate(&[0xff, 0x03, jump, 0xfc], vec![], vec![component(0), component(1)]) }
     };
     holds(&counting(0xeb));
     assert!(matches!(wrong(&counting(0x75)), Wrong::NotClosed { .. }));
