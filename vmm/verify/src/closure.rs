@@ -20,6 +20,7 @@ use crate::opening::{Class, MOST_BYTES, Opening};
 use crate::order::Order;
 use crate::owners::{Owners, range};
 use crate::processor::{Executed, NoResult, Processor};
+use crate::shape::Malformed;
 use crate::{HostFailure, VerifyError, alarm::Alarm, machine};
 use edges::Edges;
 use layout::Layout;
@@ -27,6 +28,9 @@ use recorder::Recorder;
 
 /// jmp to itself: what stands behind a fence while it is executed.
 const STAY: [u8; 2] = [0xeb, 0xfe];
+
+/// Most accesses that are answered: some minutes' worth.
+const MOST_ACCESSES: usize = 1 << 23;
 
 /// A certificate that holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +60,7 @@ struct Place {
 /// Checks a certificate that is well formed.
 pub(crate) fn check(host: &HostKvm, certificate: &Certificate) -> Result<Holds, VerifyError> {
     let places = executing(certificate)?;
+    no_device(certificate)?;
     let edges = certificate.components.iter().enumerate().map(|(index, component)| {
         let executes = |state, who| places[index].binary_search(&(state, who)).is_ok();
         Edges::of(component, executes)
@@ -94,6 +99,16 @@ fn executing(certificate: &Certificate) -> Result<Vec<Vec<(usize, usize)>>, Fals
     certificate.components.iter().map(of_component).collect()
 }
 
+/// Reads of a local APIC's registers are no function of a state.
+fn no_device(certificate: &Certificate) -> Result<(), Falsehood> {
+    let has = |page: &u64| certificate.memory.pages.binary_search_by_key(page, |page| page.0).is_ok();
+    let mut pages = certificate.vcpus.iter().map(enabled::apic_page).enumerate();
+    match pages.find_map(|(vcpu, page)| Some((vcpu, page.filter(has)?))) {
+        Some((vcpu, page)) => Err(At::Vcpu(vcpu).false_by(Wrong::Apic { page })),
+        None => Ok(()),
+    }
+}
+
 fn at(component: &Component, state: usize, who: usize) -> At {
     At::State { state, vcpus: component.vcpus.clone(), vcpu: component.vcpus[who] }
 }
@@ -112,6 +127,8 @@ struct Check<'a> {
     /// By number; those that execute nothing are not there.
     processors: BTreeMap<usize, Processor>,
     _alarm: Alarm,
+    /// Accesses that were answered.
+    accesses: usize,
     /// Outlives the vCPUs.
     memory: Memory,
 }
@@ -129,7 +146,7 @@ impl<'a> Check<'a> {
             let processor = Processor::new(&vm, vcpu, vcpus, &certificate.vcpus[vcpu]);
             processors.insert(vcpu, processor.map_err(|error| of_vcpu(vcpu, error))?);
         }
-        Ok(Self { certificate, owners, layout, processors, _alarm: Alarm::new()?, memory })
+        Ok(Self { certificate, owners, layout, processors, _alarm: Alarm::new()?, accesses: 0, memory })
     }
 
     /// Checks a component; says how many instructions were executed.
@@ -197,6 +214,10 @@ impl<'a> Check<'a> {
                 processor.execute(&registers, &opening, &mut recorder)
             }
         };
+        self.accesses += recorder.accesses();
+        if self.accesses > MOST_ACCESSES {
+            return Err(Malformed::Accesses { most: MOST_ACCESSES }.into());
+        }
         let executed = executed.map_err(|error| no_result(error, is_false, registers[RIP], &code))?;
         let changed = recorder.changed().or_else(|| self.layout.changed_tables(vcpu, &self.memory));
         changed.map_or(Ok(()), |wrong| Err(is_false(wrong)))?;

@@ -49,6 +49,12 @@ pub(crate) fn executes(processor: &Processor, state: &VcpuState) -> Result<bool,
     }
 }
 
+/// The page of the registers of its local APIC, where reads are no reads of memory (SDM 3A 11.4.1).
+pub(crate) fn apic_page(processor: &Processor) -> Option<u64> {
+    let base = processor.apic_base.0;
+    (base & APIC_ENABLED != 0).then_some(base & !0xfff)
+}
+
 fn is_apic_on(processor: &Processor) -> bool {
     processor.apic_base.0 & APIC_ENABLED != 0 && processor.svr.0 & SVR_ENABLED != 0
 }

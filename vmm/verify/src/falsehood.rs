@@ -163,6 +163,15 @@ pub enum Wrong {
         /// The page.
         page: u64,
     },
+    /// It has too many page tables.
+    #[error("it has more page tables than are checked")]
+    ManyTables,
+    /// Its local APIC is taken for memory.
+    #[error("the memory of the certificate has the page {page:#x}, where its local APIC is")]
+    Apic {
+        /// The page.
+        page: u64,
+    },
     /// System registers change.
     #[error("executing one instruction changes {0}")]
     System(&'static str),

@@ -64,6 +64,8 @@ fn class(prefixes: &[u8], rest: &[u8]) -> Class {
             3 | 5 => Class::Refused("a far branch"),
             _ => Class::Other,
         },
+        // Single steps use TF themselves: whether the guest has set it is lost.
+        Some(0x9d) => Class::Refused("a load of the flags"),
         Some(0x8e) => Class::Refused("a load of a segment register"),
         Some(0xca | 0xcb | 0xcf) => Class::Refused("a far return"),
         Some(0xcc..=0xce | 0xf1) => Class::Refused("a software interrupt"),
@@ -156,7 +158,7 @@ mod test {
 
     #[test]
     fn what_is_no_function_of_a_state_is_refused() {
-        let refused: [&[u8]; 10] = [
+        let refused: [&[u8]; 11] = [
             &[0x0f, 0x31],
             &[0x0f, 0xc7, 0xf0],
             &[0xf3, 0x0f, 0xc7, 0xf8],
@@ -167,6 +169,7 @@ mod test {
             &[0xec],
             &[0x8e, 0xd8],
             &[0xcc],
+            &[0x9d],
         ];
         for bytes in refused {
             assert!(matches!(class_of(bytes), Class::Refused(_)), "{bytes:x?}");

@@ -7,6 +7,8 @@ use thiserror::Error;
 
 /// Most pages of memory.
 pub const MOST_PAGES: usize = 1 << 14;
+/// Most states of vCPUs, all components together.
+pub const MOST_STATES: usize = 1 << 18;
 /// The flags that instructions leave results in, the only ones that can be set aside: CF, PF, AF, ZF, SF, OF (SDM 1 3.4.3.1).
 pub const STATUS_FLAGS: u64 = 0x8d5;
 /// Place of RSP in the registers of a state.
@@ -37,6 +39,18 @@ pub enum Malformed {
         named: Vec<usize>,
         /// How many there are.
         vcpus: usize,
+    },
+    /// There are too many states.
+    #[error("components: {found} states of vcpus, more than {MOST_STATES}")]
+    States {
+        /// How many.
+        found: usize,
+    },
+    /// Its instructions access memory too often.
+    #[error("components: their instructions access memory more than {most} times")]
+    Accesses {
+        /// How often they may.
+        most: usize,
     },
     /// A state does not hold what its component says.
     #[error("state {state} of {of}: it has {found}, its component {expected}")]
@@ -100,6 +114,10 @@ pub fn check(certificate: &Certificate) -> Result<(), Malformed> {
     pages(&certificate.memory)?;
     runs(&certificate.memory)?;
     spans(certificate)?;
+    let found = certificate.components.iter().map(|component| component.states.len() * component.vcpus.len()).sum();
+    if found > MOST_STATES {
+        return Err(Malformed::States { found });
+    }
     certificate.components.iter().try_for_each(states)
 }
 
@@ -313,6 +331,15 @@ mod test {
         for (change, text) in cases {
             assert_eq!(refused(change), text);
         }
+    }
+
+    #[test]
+    fn states_are_bounded() {
+        let text = refused(|c| {
+            let state = c.components[1].states[0].clone();
+            c.components[1].states = vec![state; MOST_STATES];
+        });
+        assert_eq!(text, "components: 262147 states of vcpus, more than 262144");
     }
 
     #[test]

@@ -16,8 +16,8 @@ use crate::walk;
 #[derive(Debug)]
 pub(super) struct Layout {
     holds: Vec<Holds>,
-    /// Of each vCPU that executes anything: CR3, and the pages of its tables.
-    roots: BTreeMap<usize, (u64, Vec<u64>)>,
+    /// Of each vCPU that executes anything: CR3, and the pages of tables that its instructions could change.
+    roots: BTreeMap<usize, (u64, BTreeSet<u64>)>,
     /// What those pages held.
     tables: BTreeMap<u64, Vec<u8>>,
 }
@@ -31,7 +31,7 @@ impl Layout {
     ) -> Result<Self, Falsehood> {
         let mut layout =
             Self { holds: vec![Holds::Data; memory.pages().len()], roots: BTreeMap::new(), tables: BTreeMap::new() };
-        layout.find_tables(certificate, memory, places);
+        layout.find_tables(certificate, memory, places)?;
         for (component, places) in certificate.components.iter().zip(places) {
             for &(state, who) in places {
                 let rip = component.states[state].vcpus[who].registers[RIP].0;
@@ -42,19 +42,30 @@ impl Layout {
         Ok(layout)
     }
 
-    fn find_tables(&mut self, certificate: &Certificate, memory: &Memory, places: &[Vec<(usize, usize)>]) {
-        for (component, places) in certificate.components.iter().zip(places) {
-            let members: BTreeSet<_> = places.iter().map(|&(_, who)| component.vcpus[who]).collect();
-            for vcpu in members {
-                let cr3 = certificate.vcpus[vcpu].cr3.0;
-                let tables = walk::tables(memory, cr3);
-                for &page in &tables {
-                    self.hold(memory, page, Holds::Tables);
-                    self.tables.entry(page).or_insert_with(|| memory.copy(page, PAGE as usize));
-                }
-                self.roots.insert(vcpu, (cr3, tables.into_iter().collect()));
+    fn find_tables(
+        &mut self,
+        certificate: &Certificate,
+        memory: &Memory,
+        places: &[Vec<(usize, usize)>],
+    ) -> Result<(), Falsehood> {
+        let members = certificate.components.iter().zip(places).flat_map(|(component, places)| {
+            places.iter().map(|&(_, who)| component.vcpus[who]).collect::<BTreeSet<_>>()
+        });
+        for vcpu in members {
+            let cr3 = certificate.vcpus[vcpu].cr3.0;
+            let tables = walk::tables(memory, cr3).ok_or_else(|| At::Vcpu(vcpu).false_by(Wrong::ManyTables))?;
+            for &page in &tables {
+                self.hold(memory, page, Holds::Tables);
+                self.tables.entry(page).or_insert_with(|| memory.copy(page, PAGE as usize));
             }
+            self.roots.insert(vcpu, (cr3, tables));
         }
+        // Writes to tables are not seen: those that a vCPU could write are looked at behind each of its instructions.
+        let all = self.tables.keys().copied().collect();
+        for (cr3, own) in self.roots.values_mut() {
+            own.extend(walk::mapped(memory, *cr3, &all));
+        }
+        Ok(())
     }
 
     /// The page that an instruction starts in, and the next one where it may reach into it.
@@ -92,7 +103,7 @@ impl Layout {
         self.roots.get(&vcpu).and_then(|(cr3, _)| walk::translate(memory, *cr3, linear))
     }
 
-    /// Whether a vCPU's page tables are not what they were.
+    /// Whether tables that an instruction of a vCPU could change are not what they were.
     pub(super) fn changed_tables(&self, vcpu: usize, memory: &Memory) -> Option<Wrong> {
         let (_, pages) = self.roots.get(&vcpu)?;
         let changed = pages.iter().find(|page| self.tables.get(page) != Some(&memory.copy(**page, PAGE as usize)));

@@ -21,6 +21,8 @@ pub(super) struct Recorder<'a> {
     vcpu: usize,
     /// What each byte held that was written.
     before: BTreeMap<u64, u8>,
+    /// The first byte that changed and is the same in all states.
+    changed: Option<Wrong>,
     accesses: Vec<Access>,
 }
 
@@ -33,18 +35,36 @@ impl<'a> Recorder<'a> {
         component: usize,
         vcpu: usize,
     ) -> Self {
-        Self { memory, owners, certificate, component, vcpu, before: BTreeMap::new(), accesses: Vec::new() }
+        Self {
+            memory,
+            owners,
+            certificate,
+            component,
+            vcpu,
+            before: BTreeMap::new(),
+            changed: None,
+            accesses: Vec::new(),
+        }
     }
 
-    /// The first byte that changed and is the same in all states.
-    pub(super) fn changed(&self) -> Option<Wrong> {
-        self.before.iter().find_map(|(&address, &was)| {
-            let mut is = [0];
-            self.memory.read(address, &mut is);
-            // Cells are compared with those of states, and what is set aside with nothing.
-            let is_free = self.owners.of_byte(address).is_some_and(|owned| self.may_use(owned));
-            (is[0] != was && !is_free).then_some(Wrong::Changes { address, was, is: is[0] })
-        })
+    /// The first byte that changed and is the same in all states: if only until the next write of the same instruction.
+    pub(super) fn changed(&mut self) -> Option<Wrong> {
+        self.changed.take()
+    }
+
+    /// Keeps what a byte held before, and whether it may change: cells are compared with those of states, what is set aside with
+    /// nothing.
+    fn keep(&mut self, address: u64, was: u8, is: u8) {
+        let first = *self.before.entry(address).or_insert(was);
+        let is_free = || self.owners.of_byte(address).is_some_and(|owned| self.may_use(owned));
+        if is != first && self.changed.is_none() && !is_free() {
+            self.changed = Some(Wrong::Changes { address, was: first, is });
+        }
+    }
+
+    /// How many accesses there were.
+    pub(super) fn accesses(&self) -> usize {
+        self.accesses.len()
     }
 
     /// The accesses to what the component changes.
@@ -97,8 +117,8 @@ impl Bus for Recorder<'_> {
         if let Some((address, owners)) = self.other(address, size) {
             return Err(Wrong::Intruder { address, owners: owners.to_vec() });
         }
-        for (address, was) in (address..).zip(was) {
-            self.before.entry(address).or_insert(was);
+        for (address, (was, is)) in (address..).zip(was.into_iter().zip(bytes)) {
+            self.keep(address, was, *is);
         }
         self.memory.write(address, bytes);
         self.accesses.push(Access { address, size, write: true });

@@ -4,6 +4,7 @@ use stallbench_core::HostKvm;
 use stallbench_state::certificate::{Bytes, Certificate, Component, Edge, RFLAGS, RIP, State, VcpuState, Word};
 
 use super::*;
+use crate::processor::Bus;
 use crate::sample::{
     CODE, DATA, RAX, RBX, RCX, RDI, RSP, SPIN, aside, certificate, cycle, processor, run, span, spinning, vcpu,
 };
@@ -387,6 +388,41 @@ fn page_tables_that_the_processor_changes_are_named() {
     // Not accessed yet.
     fresh.memory.runs.push(run(0x3000, &0x83_u64.to_le_bytes()));
     assert_eq!(wrong(&fresh), Wrong::Tables { page: 0x3000 });
+}
+
+#[test]
+fn tables_that_only_another_vcpu_walks_do_not_change_either() {
+    // mov [rbx], eax; jmp: into the entry for the second GiB of vCPU 1's tables, which nobody uses.
+    let code = [0x89, 0x03, 0xeb, 0xfc];
+    let at = |offset, rbx| vcpu(CODE + offset, 2, &[(RAX, 8), (RBX, rbx)]);
+    let of = |rbx, number| cycle(number, vec![at(0, rbx), at(2, rbx)]);
+    let mut certificate = certificate(&code, vec![], vec![of(0x1_1008, 0), of(DATA, 1)]);
+    certificate.memory.runs.extend([run(0x1_1000, &0x3063_u64.to_le_bytes()), run(DATA, &[8])]);
+    certificate.memory.pages.push(Word(0x1_2000));
+    certificate.memory.runs.push(run(0x1_2000, &0x1_1063_u64.to_le_bytes()));
+    certificate.vcpus[1].cr3 = Word(0x1_2000);
+    assert_eq!(wrong(&certificate), Wrong::Tables { page: 0x1_1000 });
+    certificate.memory.runs.push(run(0x1_1008, &[8]));
+    holds(&certificate);
+}
+
+#[test]
+fn byte_that_changes_for_one_instruction_only_has_changed() {
+    let memory = Memory::new(&two_spins().memory).expect("memory");
+    let certificate = two_spins();
+    let owners = Owners::of(&certificate);
+    let mut recorder = Recorder::new(&memory, &owners, &certificate, 0, 0);
+    for byte in [1, 0] {
+        recorder.write(DATA, &[byte]).expect("nobody's");
+    }
+    assert_eq!(recorder.changed(), Some(Wrong::Changes { address: DATA, was: 0, is: 1 }));
+}
+
+#[test]
+fn local_apic_is_no_memory() {
+    let mut polling = two_spins();
+    polling.memory.pages.push(Word(0xfee0_0000));
+    assert_eq!(said(&polling), "vcpu0: the memory of the certificate has the page 0xfee00000, where its local APIC is");
 }
 
 #[test]
