@@ -53,6 +53,15 @@ fn registers() -> Vec<Guest> {
                 c.add(rbx, 0x3c6ef35f)
             })
         }),
+        Guest::new("count-masked-by-nothing", 1, DEAD, "what is compared is the counter AND 0: nothing of it", |c| {
+            let again = c.here()?;
+            c.inc(rcx)?;
+            c.mov(rax, rcx)?;
+            c.and(eax, 0)?;
+            c.or(eax, dword_ptr(word(2)))?;
+            c.jz(again)?;
+            c.pass()
+        }),
         Guest::new(
             "count-then-cleared",
             1,

@@ -63,21 +63,6 @@ fn changing() -> Vec<Guest> {
             },
         ),
         Guest::new(
-            "count-masked-by-nothing",
-            1,
-            Truth::Changing(&["rcx"]),
-            "the counter AND 0 is compared: as if it decided",
-            |c| {
-                let again = c.here()?;
-                c.inc(rcx)?;
-                c.mov(rax, rcx)?;
-                c.and(eax, 0)?;
-                c.or(eax, dword_ptr(word(2)))?;
-                c.jz(again)?;
-                c.pass()
-            },
-        ),
-        Guest::new(
             "hash-without-end",
             1,
             Truth::Changing(&["rbx"]),

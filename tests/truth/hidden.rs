@@ -366,6 +366,11 @@ fn in_what_is_kept() -> Vec<Guest> {
             c.mov(dx, 0)?;
             c.shr(rdx, 32)
         }),
+        kept("counter-kept-behind-xor", "the low byte is cleared by XOR, the rest of the register is not", |c| {
+            c.shl(rdx, 8)?;
+            c.xor(dl, dl)?;
+            c.shr(rdx, 8)
+        }),
         Guest::new("counter-kept-in-flags", 1, LIVE, "a shift by nothing leaves the flags of the comparison", |c| {
             until(c, |c, out| {
                 c.inc(rbx)?;

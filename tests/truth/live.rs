@@ -273,6 +273,42 @@ fn partners() -> Vec<Guest> {
                 c.pass()
             },
         ),
+        Guest::new("count-by-way-of-another", 2, LIVE, "vCPU 0 copies vCPU 1's count to where vCPU 1 reads it", |c| {
+            c.on(0, |c| {
+                let again = c.here()?;
+                c.mov(eax, dword_ptr(word(2)))?;
+                c.mov(dword_ptr(word(3)), eax)?;
+                c.jmp(again)
+            })?;
+            let again = c.here()?;
+            c.inc(dword_ptr(word(2)))?;
+            c.bt(dword_ptr(word(3)), 13)?;
+            c.jnc(again)?;
+            c.pass()
+        }),
+        Guest::new(
+            "count-handed-on",
+            3,
+            LIVE,
+            "vCPU 0 counts, vCPU 1 copies the count, vCPU 2 waits for a bit of the copy",
+            |c| {
+                c.on(0, |c| {
+                    let again = c.here()?;
+                    c.inc(dword_ptr(word(2)))?;
+                    c.jmp(again)
+                })?;
+                c.on(1, |c| {
+                    let again = c.here()?;
+                    c.mov(eax, dword_ptr(word(2)))?;
+                    c.mov(dword_ptr(word(3)), eax)?;
+                    c.jmp(again)
+                })?;
+                let again = c.here()?;
+                c.bt(dword_ptr(word(3)), 13)?;
+                c.jnc(again)?;
+                c.pass()
+            },
+        ),
         Guest::new(
             "ring-reaches-another",
             2,
