@@ -219,7 +219,7 @@ fn too_late() -> Vec<Guest> {
             c.wait_for_value(word(2), 2)?;
             c.pass()
         })
-        .flag("--nmi=0@60"),
+        .flag("--nmi=0@400"),
         Guest::new(
             "nmi-held-back-by-nmi",
             1,
@@ -237,8 +237,8 @@ fn too_late() -> Vec<Guest> {
                 c.stay()
             },
         )
-        .flag("--nmi=0@50")
-        .flag("--nmi=0@120"),
+        .flag("--nmi=0@400")
+        .flag("--nmi=0@600"),
         Guest::new("dead-after-a-while", 2, DEAD, "vCPU 1 counts down, and spins then as vCPU 0 does", |c| {
             c.on(1, |c| c.count_down(1 << 15))?;
             c.wait_in_vain()

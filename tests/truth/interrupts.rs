@@ -144,8 +144,8 @@ fn nmis() -> Vec<Guest> {
     };
     let why = "the host sends an NMI, whose handler stores what is waited for";
     vec![
-        Guest::new("nmi-spin", 1, LIVE, why, spin).flag("--nmi=0@250"),
-        Guest::new("nmi-spin-of-two", 2, LIVE, why, spin).flag("--nmi=1@250"),
+        Guest::new("nmi-spin", 1, LIVE, why, spin).flag("--nmi=0@400"),
+        Guest::new("nmi-spin-of-two", 2, LIVE, why, spin).flag("--nmi=1@400"),
         Guest::new("nmi-spin-two-seconds", 1, LIVE, why, spin).flag("--nmi=0@2000").long(),
         Guest::new("nmi-second", 1, LIVE, "the host sends two NMIs, the second of which it waits for", |c| {
             let (mut handler, mut start) = (c.create_label(), c.create_label());
@@ -158,8 +158,8 @@ fn nmis() -> Vec<Guest> {
             c.wait_for_value(word(2), 2)?;
             c.pass()
         })
-        .flag("--nmi=0@50")
-        .flag("--nmi=0@350"),
+        .flag("--nmi=0@400")
+        .flag("--nmi=0@700"),
         Guest::new("nmi-halt", 1, LIVE, "cli; hlt, and the host sends an NMI", |c| {
             c.handler_that_stores(NMI, word(2))?;
             let again = c.here()?;
@@ -169,7 +169,7 @@ fn nmis() -> Vec<Guest> {
             c.je(again)?;
             c.pass()
         })
-        .flag("--nmi=0@250"),
+        .flag("--nmi=0@400"),
     ]
 }
 

@@ -146,7 +146,7 @@ fn absent() -> Vec<Guest> {
 }
 
 /// Passes a token to the next vCPU, for ever; `hand` stores the number in EDX.
-fn hand_on(c: &mut Code, hand: impl Fn(&mut Code) -> Built) -> Built {
+pub(crate) fn hand_on(c: &mut Code, hand: impl Fn(&mut Code) -> Built) -> Built {
     c.lea(eax, dword_ptr(rdi + 1))?;
     c.xor(edx, edx)?;
     c.div(esi)?;
@@ -162,9 +162,18 @@ fn hand_on(c: &mut Code, hand: impl Fn(&mut Code) -> Built) -> Built {
 
 fn tokens() -> Vec<Guest> {
     let why = "the token goes round, whatever the order, and that is all";
-    let mut guests = at(&[2, 3, 4], "token", LIVELOCK, why, |c| hand_on(c, |c| c.mov(dword_ptr(word(1)), edx)));
-    guests.extend(at(&[2, 4], "token-xchg", LIVELOCK, why, |c| hand_on(c, |c| c.xchg(dword_ptr(word(1)), edx))));
+    let mut guests = at(&[2, 3], "token", LIVELOCK, why, |c| hand_on(c, |c| c.mov(dword_ptr(word(1)), edx)));
+    guests.extend(at(&[2], "token-xchg", LIVELOCK, why, |c| hand_on(c, |c| c.xchg(dword_ptr(word(1)), edx))));
     guests.extend([
+        Guest::new("token-tight", 4, LIVELOCK, why, |c| {
+            c.lea(ebx, dword_ptr(rdi + 1))?;
+            c.and(ebx, 3)?;
+            let again = c.here()?;
+            c.cmp(dword_ptr(word(1)), edi)?;
+            c.jne(again)?;
+            c.mov(dword_ptr(word(1)), ebx)?;
+            c.jmp(again)
+        }),
         Guest::new(
             "token-and-a-waiter",
             3,
@@ -227,16 +236,18 @@ fn back_offs() -> Vec<Guest> {
         "each claims, sees the claim of a dead vCPU, and takes its own back",
         |c| {
             c.on(0, |c| {
+                c.lock().or(dword_ptr(word(2)), 1)?;
                 c.mov(dword_ptr(word(1)), 1)?;
                 c.die()
             })?;
             c.wait_for(word(1))?;
-            // Their claims lie in one word, so that all stores go to it.
             let again = c.here()?;
             let mut free = c.create_label();
             c.lock().bts(dword_ptr(word(2)), edi)?;
-            c.cmp(dword_ptr(word(1)), 0)?;
-            c.je(free)?;
+            c.mov(eax, dword_ptr(word(2)))?;
+            c.btr(eax, edi)?;
+            c.test(eax, eax)?;
+            c.jz(free)?;
             c.lock().btr(dword_ptr(word(2)), edi)?;
             c.jmp(again)?;
             c.place(&mut free)?;
