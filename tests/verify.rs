@@ -83,6 +83,7 @@ fn spin() -> Certificate {
     let entry = |address, entry: u64| run(address, &entry.to_le_bytes());
     let runs = vec![entry(0x1000, 0x2063), entry(0x2000, 0x3063), entry(0x3000, 0xe3), run(CODE, &[0x90, 0xeb, 0xfd])];
     Certificate {
+        aside: Vec::new(),
         stallbench_certificate: VERSION,
         payload: Certificate::digest(stallbench_image::PAYLOAD),
         run: "a test".into(),

@@ -25,6 +25,7 @@ use crate::scenario::Injected;
 
 mod ending;
 mod fault;
+mod last_part;
 mod monitor;
 mod order;
 mod patience;

@@ -29,6 +29,7 @@ use stallbench_state::memory::Memory;
 use stallbench_state::program::Program;
 
 use super::ending::Ending;
+use super::last_part::LastPart;
 use super::patience::Patience;
 use super::proof::{Reach, prove};
 use super::quiet::Quiet;
@@ -50,8 +51,6 @@ const SLOW: Duration = Duration::from_millis(5);
 /// took the guest runs until the next.
 const UNHINTED: Duration = Duration::from_millis(50);
 const UNHINTED_SHARE: u32 = 100;
-/// Where the last part of a budget begins, in which a vCPU that gets no CPU time is starved.
-pub(super) const LAST_PART: f64 = 0.75;
 
 /// How a run ended.
 pub(super) enum End {
@@ -96,8 +95,7 @@ pub(super) struct Monitor<'m> {
     watch: Watch,
     progress: Vec<u64>,
     ran: Vec<Duration>,
-    /// CPU times at the beginning of the last part of the budget: who gets none from there on is starved.
-    ran_before: Option<Vec<Duration>>,
+    last_part: LastPart,
     /// Polls that are still to be made at [`CLOSE_POLL`].
     close_polls: u32,
     /// When it is next worth a look whether all rest, and how long after a vain one.
@@ -147,7 +145,7 @@ impl<'m> Monitor<'m> {
             watch: Watch::new(policy, vcpus, patience.now()),
             progress: vec![0; vcpus],
             ran: vec![Duration::ZERO; vcpus],
-            ran_before: None,
+            last_part: LastPart::of(budget),
             close_polls: 0,
             rest: Rest { next: Duration::ZERO, interval: CLOSE_POLL },
             log: Vec::new(),
@@ -177,7 +175,7 @@ impl<'m> Monitor<'m> {
             captured: look.as_ref().map(|look| &look.captured),
             expected,
             ran: &self.ran,
-            ran_before: self.ran_before.as_deref(),
+            ran_before: self.last_part.ran_before(self.now()),
             denied: &self.denied,
             cache_off: self.cache_off.as_ref().map(|(breach, _)| breach),
             watch: &self.watch,
@@ -237,9 +235,7 @@ impl<'m> Monitor<'m> {
         self.machine.progress_into(&mut self.progress);
         self.machine.ran_into(&mut self.ran);
         self.machine.enforce_turns();
-        if self.ran_before.is_none() && self.now() >= self.budget.mul_f64(LAST_PART) {
-            self.ran_before = Some(self.ran.clone());
-        }
+        self.last_part.note(self.now(), &self.ran);
         match self.watch.observe(self.now(), &self.progress, &self.ran) {
             Advice::Wait => Poll::Nothing,
             Advice::Suspect => Poll::Suspicious,

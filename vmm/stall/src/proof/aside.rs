@@ -526,24 +526,14 @@ fn write_flags(behind: &mut Unknown, instruction: &Instruction, unknown: bool) {
     let modified = rflags(instruction.rflags_modified());
     if unknown {
         behind.flags = (behind.flags | modified) & !fixed;
-    } else if !keeps_flags(instruction) {
+    } else if !effect::keeps_flags(instruction) {
         // What is left undefined may be what it was.
         behind.flags &= !(modified & !rflags(instruction.rflags_undefined()));
     }
 }
 
-/// Whether flags that it may write can stay what they were: a shift by nothing, a string of nothing.
-fn keeps_flags(instruction: &Instruction) -> bool {
-    use Mnemonic as M;
-    effect::is_repeated(instruction)
-        || matches!(
-            instruction.mnemonic(),
-            M::Shl | M::Sal | M::Shr | M::Sar | M::Rol | M::Ror | M::Rcl | M::Rcr | M::Shld | M::Shrd
-        )
-}
-
 /// Flags as the decoder numbers them, as bits of RFLAGS.
-fn rflags(bits: u32) -> u64 {
+pub(super) fn rflags(bits: u32) -> u64 {
     use iced_x86::RflagsBits as B;
     const BITS: [(u32, u64); 8] = [
         (B::OF, 1 << 11),

@@ -99,7 +99,7 @@ impl Part {
             vcpus: state
                 .vcpus
                 .iter()
-                .map(|(does, registers)| VcpuState { does: *does, registers: *registers, aside: Vec::new() })
+                .map(|at| VcpuState { does: at.does, registers: at.registers, aside: at.dead.asides() })
                 .collect(),
             cells: cells.iter().map(|span| bytes(span, |at| byte_of(joint, state, at))).collect(),
         };
@@ -156,8 +156,7 @@ fn set_aside(trace: &Trace, aside: &Aside) -> Component {
     let steps = &trace.steps[aside.from..];
     let changed = steps.iter().flat_map(Step::written).filter(|(_, before, after)| before != after);
     let changed: BTreeSet<u64> = changed.map(|(at, ..)| at).filter(|at| !aside.memory.contains(at)).collect();
-    let component = states(steps, &changed, |index| asides(&aside.at[index]));
-    component
+    states(steps, &changed, |index| asides(&aside.at[index]))
 }
 
 fn asides(unknown: &Unknown) -> Vec<certificate::Aside> {

@@ -114,6 +114,21 @@ impl Decode {
         }
     }
 
+    /// An instruction that may come later; whether all that it does is known does not matter.
+    pub(super) fn ahead(
+        &mut self,
+        rip: u64,
+        system: &SystemRegisters,
+        memory: &dyn Memory,
+    ) -> Result<Instruction, Refusal> {
+        let (tables, fetched) = (self.tables.len(), self.fetched.len());
+        let instruction = self.fetch(rip, system, memory);
+        // It is not executed yet.
+        self.tables.truncate(tables);
+        self.fetched.truncate(fetched);
+        instruction
+    }
+
     fn touch(
         &mut self,
         touches: &mut Vec<Touch>,
@@ -225,6 +240,16 @@ fn bit_offset(instruction: &Instruction, registers: &Registers) -> u64 {
 
 pub(super) fn is_repeated(instruction: &Instruction) -> bool {
     instruction.is_string_instruction() && (instruction.has_rep_prefix() || instruction.has_repne_prefix())
+}
+
+/// Whether flags that it may write can stay what they were: a shift by nothing, a string of nothing.
+pub(super) fn keeps_flags(instruction: &Instruction) -> bool {
+    use Mnemonic as M;
+    is_repeated(instruction)
+        || matches!(
+            instruction.mnemonic(),
+            M::Shl | M::Sal | M::Shr | M::Sar | M::Rol | M::Ror | M::Rcl | M::Rcr | M::Shld | M::Shrd
+        )
 }
 
 /// The text of an instruction's name: `rdtsc`.

@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use iced_x86::{Mnemonic, OpKind};
 use stallbench_state::certificate::{Does, Edge};
-use stallbench_state::machine::{MachineState, Registers};
+use stallbench_state::machine::{MachineState, Registers, SystemRegisters};
+use stallbench_state::memory::Memory;
 
 use super::aside::NAMES;
+use super::dead::Dead;
 use super::effect::{Decode, Effect};
 use super::trace::{self, Key, key};
 use super::{Prover, Role, Steps, Unproved, no_interrupt};
@@ -16,8 +18,13 @@ const MOST_NAMED: usize = 3;
 /// Size of the largest word that stores can be passed in without one being seen ahead of the other.
 const WORD: u64 = 8;
 
-/// What a vCPU does, and its registers.
-type VcpuAt = (Does, Key);
+/// What a vCPU does, its registers, and which of them it overwrites before it looks at them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct VcpuAt {
+    pub(super) does: Does,
+    pub(super) registers: Key,
+    pub(super) dead: Dead,
+}
 
 /// A state of them: what each does, and the bytes that are not what they were at first.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -43,6 +50,7 @@ pub(super) struct Joint {
     /// Bytes that plain stores write.
     plain: BTreeSet<u64>,
     pub(super) decode: Decode,
+    dead_at: HashMap<u64, Dead>,
 }
 
 /// Finds who has to be looked at together. All others are alone.
@@ -79,7 +87,7 @@ impl Joint {
                 Role::Halts => Does::Halts,
                 Role::Absent => Does::Absent,
             };
-            (does, key(&registers.unwrap_or(captured)))
+            VcpuAt { does, registers: key(&registers.unwrap_or(captured)), dead: Dead::default() }
         };
         let first = JointState { vcpus: vcpus.iter().map(state).collect(), cells: BTreeMap::new() };
         Self {
@@ -94,6 +102,7 @@ impl Joint {
             touched: BTreeSet::new(),
             plain: BTreeSet::new(),
             decode: Decode::new(),
+            dead_at: HashMap::new(),
         }
     }
 
@@ -129,7 +138,7 @@ impl Joint {
         let mut counts = Vec::new();
         for (place, vcpu) in self.vcpus.iter().enumerate() {
             for (index, name) in NAMES.iter().enumerate() {
-                let values: BTreeSet<_> = self.states.iter().map(|state| state.vcpus[place].1[index]).collect();
+                let values: BTreeSet<_> = self.states.iter().map(|state| state.vcpus[place].registers[index]).collect();
                 counts.push((values.len(), format!("{name} of vcpu{vcpu}")));
             }
         }
@@ -169,7 +178,7 @@ impl Joint {
         let index = vcpu.vcpu();
         for from in self.level..self.expanded {
             let state = self.states[from].clone();
-            let (does, registers) = state.vcpus[place];
+            let VcpuAt { does, registers, .. } = state.vcpus[place];
             let registers = Registers::from(&registers);
             if does != Does::Absent {
                 no_interrupt(&machine.vcpus[index], &registers)?;
@@ -199,7 +208,8 @@ impl Joint {
         let effect = effect.map_err(|refusal| trace::refused(index, &registers, refusal))?;
         if effect.instruction.mnemonic() == Mnemonic::Hlt {
             let halted = Registers { rip: effect.instruction.next_ip(), ..registers };
-            return Ok(((Does::Halts, key(&halted)), state.cells.clone()));
+            let halted = VcpuAt { does: Does::Halts, registers: key(&halted), dead: Dead::default() };
+            return Ok((halted, state.cells.clone()));
         }
         self.note(&effect);
         vcpu.place(&registers).map_err(|why| trace::cannot_step(vcpu, why))?;
@@ -216,7 +226,24 @@ impl Joint {
                 cells.insert(at, after);
             }
         }
-        Ok(((Does::Runs, key(&after)), cells))
+        let dead = self.dead(&after, &system, vcpu.memory());
+        Ok((VcpuAt { does: Does::Runs, registers: key(&dead.canonical(&after)), dead }, cells))
+    }
+
+    /// What a vCPU overwrites before it looks at it, from where it is now.
+    fn dead(&mut self, registers: &Registers, system: &SystemRegisters, memory: &dyn Memory) -> Dead {
+        // Code changes only where a vCPU writes it.
+        if let Some(known) = self.dead_at.get(&registers.rip).filter(|_| self.base.is_empty() || !self.writes_code()) {
+            return *known;
+        }
+        let dead = Dead::at(&mut self.decode, registers.rip, system, memory);
+        self.dead_at.insert(registers.rip, dead);
+        dead
+    }
+
+    fn writes_code(&self) -> bool {
+        let pages = &self.decode.fetched;
+        self.base.keys().any(|at| pages.contains(&(at & !(super::PAGE - 1))))
     }
 
     fn note(&mut self, effect: &Effect) {
@@ -242,7 +269,7 @@ impl Joint {
     /// Puts a vCPU back where it was at first.
     fn restore(&mut self, vcpu: &mut dyn Steps, place: usize) -> Result<(), Unproved> {
         self.write(vcpu, &BTreeMap::new())?;
-        let (does, registers) = self.states[0].vcpus[place];
+        let VcpuAt { does, registers, .. } = self.states[0].vcpus[place];
         if does != Does::Runs {
             return Ok(());
         }

@@ -10,6 +10,7 @@
 
 mod aside;
 mod build;
+mod dead;
 mod effect;
 mod joint;
 mod trace;
@@ -367,7 +368,7 @@ impl Prover {
             }
             let holds = |(at, byte): (&u64, &u8)| {
                 let mut found = [0];
-                memory.read(*at, &mut found) && found[0] == *byte
+                memory.read(*at, &mut found) && found[0] == *byte || trace::is_ghost(&self.question.ghost, *at)
             };
             !now.iter().all(holds)
         };
@@ -457,10 +458,10 @@ fn role(vcpu: &VcpuState) -> Result<Role, Unproved> {
     let system = vcpu.system.as_ref().map_err(|unread| no_state(unread.to_string()))?;
     let apic = vcpu.apic.as_ref().map_err(|unread| no_state(unread.to_string()))?;
     let registers = vcpu.registers.as_ref().map_err(|unread| no_state(unread.to_string()))?;
-    no_interrupt(vcpu, registers)?;
     if apic.is_enabled() && apic.lvt_timer & LVT_MASKED == 0 {
         return Err(Unproved::Timer { vcpu: index });
     }
+    no_interrupt(vcpu, registers)?;
     if role == Role::Runs && !translate::is_known(system) {
         return Err(no_state("it is not in 64-bit mode with four levels of page tables".to_owned()));
     }

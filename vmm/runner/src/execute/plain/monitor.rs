@@ -22,7 +22,8 @@ use super::PlainPlan;
 use super::ending::Ending;
 use super::schedule::Schedule;
 use crate::execute::ExecuteError;
-use crate::execute::monitor::{LAST_PART, counts};
+use crate::execute::last_part::LastPart;
+use crate::execute::monitor::counts;
 use crate::execute::patience::Patience;
 use crate::execute::proof::{Reach, prove};
 use crate::execute::stop::STOP_DEADLINE;
@@ -94,8 +95,7 @@ pub(super) struct Monitor<'m> {
     planned: Vec<Planned>,
     last_look: LastLook,
     ran: Vec<Duration>,
-    /// CPU times at the beginning of the last part of the budget: who gets none from there on is starved.
-    ran_before: Option<Vec<Duration>>,
+    last_part: LastPart,
     /// How far the next attempt goes.
     reach: Reach,
     /// What attempts came to.
@@ -123,7 +123,7 @@ impl<'m> Monitor<'m> {
             planned: plan.options.nmis.iter().map(planned).collect(),
             last_look: LastLook { could_run: (0..started).collect(), ran: ran.clone(), entries },
             ran,
-            ran_before: None,
+            last_part: LastPart::of(plan.budget),
             reach: Reach::default(),
             proof: ProofOutcome::default(),
             unproved: None,
@@ -153,7 +153,7 @@ impl<'m> Monitor<'m> {
             state: state.as_ref(),
             planned: &self.planned,
             ran: &self.ran,
-            ran_before: self.ran_before.as_deref(),
+            ran_before: self.last_part.ran_before(self.patience.now()),
             unproved: self.unproved.as_deref(),
             latency: self.latency,
         };
@@ -177,9 +177,7 @@ impl<'m> Monitor<'m> {
         self.counts.polls += 1;
         self.machine.ran_into(&mut self.ran);
         self.machine.enforce_turns();
-        if self.ran_before.is_none() && now >= self.plan.budget.mul_f64(LAST_PART) {
-            self.ran_before = Some(self.ran.clone());
-        }
+        self.last_part.note(now, &self.ran);
         self.send_nmis(now).err().map(End::Failed)
     }
 
