@@ -50,7 +50,10 @@ fn in_words(holds: &Holds) -> String {
 
 /// `1 state`, `2 states`.
 fn count(number: u128, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+    match number {
+        u128::MAX => format!("more than 10^38 {what}s"),
+        number => format!("{number} {what}{}", if number == 1 { "" } else { "s" }),
+    }
 }
 
 fn of(error: &VerifyError) -> Failure {

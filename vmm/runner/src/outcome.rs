@@ -213,8 +213,9 @@ pub struct ProofOutcome {
     pub attempts: u64,
     /// Instructions that the last one stepped.
     pub steps: usize,
-    /// States of the machine that the proof is about: all combinations of those of its components.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// States of the machine that the proof is about: all combinations of those of its components. In JSON if a number of 64
+    /// bits holds them.
+    #[serde(skip_serializing_if = "is_no_number")]
     pub states: Option<u128>,
     /// How long the machine stood still for the last attempt, in nanoseconds.
     #[serde(rename = "took_ns", serialize_with = "nanoseconds")]
@@ -231,6 +232,11 @@ pub struct ProofOutcome {
     /// The proof itself.
     #[serde(skip)]
     pub proof: Option<Arc<Proof>>,
+}
+
+/// Whether JSON has no number for it.
+fn is_no_number(states: &Option<u128>) -> bool {
+    states.is_none_or(|states| states > u64::MAX.into())
 }
 
 impl ProofOutcome {
@@ -556,6 +562,14 @@ fn nanoseconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::O
 #[cfg(test)]
 mod test {
     use super::*;
+
+    /// 255 vCPUs in a loop of eight instructions have 2^765 states.
+    #[test]
+    fn states_beyond_any_number_of_json_are_left_out_of_it() {
+        let json = |states| serde_json::to_value(ProofOutcome { states: Some(states), ..ProofOutcome::default() });
+        assert_eq!(json(4096).expect("a number")["states"], 4096);
+        assert_eq!(json(u128::MAX).expect("no number").get("states"), None);
+    }
 
     #[test]
     fn verdict_of_stall_carries_kind_and_strength_beside_it() {

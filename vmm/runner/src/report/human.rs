@@ -193,15 +193,20 @@ fn proof(text: &mut String, outcome: &RunOutcome) {
         return;
     }
     if let Some(states) = proof.states {
-        let of = format!("{states} {}, closed under every order of the vCPUs", plural(states, "state"));
+        let of = format!("{}, closed under every order of the vCPUs", count(states));
         let _ = writeln!(text, "  proof: {of} ({} steps, {})", proof.steps, time(proof.took));
     } else if let Some(unproved) = &proof.unproved {
         let _ = writeln!(text, "  no proof: {}", plain(unproved));
     }
 }
 
-fn plural(count: u128, word: &str) -> String {
-    if count == 1 { word.to_owned() } else { format!("{word}s") }
+/// A number of states, which may be beyond all that is counted.
+fn count(states: u128) -> String {
+    match states {
+        1 => "1 state".into(),
+        u128::MAX => "more than 10^38 states".into(),
+        states => format!("{states} states"),
+    }
 }
 
 /// The layout that was programmed, and what it makes of memory.
