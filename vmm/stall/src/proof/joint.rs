@@ -49,6 +49,8 @@ pub(super) struct Joint {
     pub(super) touched: BTreeSet<u64>,
     /// Bytes that plain stores write.
     plain: BTreeSet<u64>,
+    /// Bytes that instructions without a lock access in more than one step.
+    torn: BTreeSet<u64>,
     pub(super) decode: Decode,
     dead_at: HashMap<u64, Dead>,
 }
@@ -101,6 +103,7 @@ impl Joint {
             base: BTreeMap::new(),
             touched: BTreeSet::new(),
             plain: BTreeSet::new(),
+            torn: BTreeSet::new(),
             decode: Decode::new(),
             dead_at: HashMap::new(),
         }
@@ -254,6 +257,9 @@ impl Joint {
         if !(instruction.has_lock_prefix() || exchanges) {
             let written = effect.touches.iter().filter(|touch| touch.writes);
             self.plain.extend(written.flat_map(|touch| touch.bytes()));
+            if !is_one_access(effect) {
+                self.torn.extend(effect.touches.iter().flat_map(|touch| touch.bytes()));
+            }
         }
     }
 
@@ -281,10 +287,26 @@ impl Joint {
     fn check_late(&self) -> Result<(), Unproved> {
         let mut words: Vec<_> = self.plain.iter().filter(|at| self.base.contains_key(at)).map(|at| at / WORD).collect();
         words.dedup();
+        if self.torn.iter().any(|at| self.base.contains_key(at)) {
+            return Err(Unproved::Torn { vcpus: self.vcpus.clone() });
+        }
         match words.len() {
             0 | 1 => Ok(()),
             _ => Err(Unproved::Late { vcpus: self.vcpus.clone() }),
         }
+    }
+}
+
+/// Whether nobody can get in between the accesses of an instruction without a lock: it makes one, within a word that is accessed at
+/// once (SDM 3A 9.1.1).
+fn is_one_access(effect: &Effect) -> bool {
+    match effect.touches.as_slice() {
+        [] => true,
+        [touch] => {
+            let last = touch.address + touch.before.len() as u64 - 1;
+            !(touch.reads && touch.writes) && touch.address / WORD == last / WORD
+        }
+        _ => false,
     }
 }
 

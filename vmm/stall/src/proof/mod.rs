@@ -167,6 +167,12 @@ pub enum Unproved {
         /// The registers and words that had most values.
         what: String,
     },
+    /// Instructions without a lock access what others change in more than one step.
+    #[error("vcpus {vcpus:?} pass changing memory to each other by instructions that others can get in between of")]
+    Torn {
+        /// The vCPUs.
+        vcpus: Vec<usize>,
+    },
     /// Stores could be seen late, which has not been looked at.
     #[error(
         "vcpus {vcpus:?} pass changing memory to each other by plain stores to several words, which may be seen late"
