@@ -359,6 +359,7 @@ impl Prover {
     }
 
     /// vCPUs that have read what is no longer there: another one, traced later, has changed it on the way to where it is now.
+    /// What ghosts hold is no matter.
     fn outdated(&self, memory: &dyn Memory) -> BTreeSet<usize> {
         let is_outdated = |trace: &Trace| {
             let mut now = BTreeMap::new();
@@ -373,6 +374,9 @@ impl Prover {
                 }
             }
             let holds = |(at, byte): (&u64, &u8)| {
+                if trace::is_ghost(&self.question.ghost, *at) {
+                    return true;
+                }
                 let mut found = [0];
                 memory.read(*at, &mut found) && found[0] == *byte || trace::is_ghost(&self.question.ghost, *at)
             };
