@@ -1,4 +1,4 @@
-//! The CPU time of a thread, read from any thread.
+//! The CPU time of a thread, read from any thread, and of the process.
 #![expect(unsafe_code, reason = "the clock of another thread has no safe wrapper")]
 
 use std::os::unix::thread::JoinHandleExt;
@@ -8,6 +8,11 @@ use std::time::Duration;
 /// The clock of the CPU time that one thread has had. Reading it costs one system call and does not disturb the thread.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CpuClock(libc::clockid_t);
+
+/// The CPU time that all threads of this process have had: it stands still while the process is stopped.
+pub fn process_cpu_time() -> Duration {
+    CpuClock(libc::CLOCK_PROCESS_CPUTIME_ID).now()
+}
 
 impl CpuClock {
     /// The clock of the calling thread.

@@ -41,6 +41,7 @@ mod vcpu;
 pub use board::Capture;
 pub use boot::image::ImageError;
 pub use boot::plain::{MOST_MEMORY, taken};
+pub use clock::process_cpu_time;
 pub use event::{Fault, MachineEvent};
 pub use host::{HostError, HostKvm, remedy_of_exhaustion};
 pub use kick::KickCounters;

@@ -362,7 +362,9 @@ impl<'m> Monitor<'m> {
             kept_out: captured.kept_out.iter().collect(),
             limits: self.reach.limits,
         };
+        let work = self.patience.begin_work();
         let attempt = prove(paused, self.machine, question);
+        self.patience.end_work(work);
         let halts = matches!(attempt.result, Err(Unproved::Halting { .. }));
         let is_proved = self.proof.note(attempt.result, attempt.took);
         if !is_proved && !halts {

@@ -2,9 +2,11 @@
 //!
 //! A process that was stopped (SIGSTOP, a debugger) or a laptop that was suspended looks to its guests as if no time had passed,
 //! while clocks went on. Whoever watches a machine polls far more often than [`MOST`], so that a poll that comes later was kept
-//! from coming.
+//! from coming, unless it was busy all the time: an attempt at a proof can take seconds, in which the process has CPU time.
 
 use std::time::{Duration, Instant};
+
+use stallbench_core::process_cpu_time;
 
 /// What one interval between two polls counts at most.
 const MOST: Duration = Duration::from_millis(100);
@@ -14,6 +16,13 @@ const MOST: Duration = Duration::from_millis(100);
 pub(super) struct Patience {
     last: Instant,
     charged: Duration,
+}
+
+/// Something that takes long, and has begun.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Work {
+    cpu_time: Duration,
 }
 
 impl Patience {
@@ -27,6 +36,17 @@ impl Patience {
         self.tick_at(Instant::now());
     }
 
+    /// Before something that may take longer than the interval between two polls.
+    pub(super) fn begin_work(&mut self) -> Work {
+        self.tick();
+        Work { cpu_time: process_cpu_time() }
+    }
+
+    /// After it.
+    pub(super) fn end_work(&mut self, work: Work) {
+        self.end_work_at(Instant::now(), process_cpu_time().saturating_sub(work.cpu_time));
+    }
+
     /// What is charged up to now.
     pub(super) fn now(&self) -> Duration {
         self.at(Instant::now())
@@ -34,6 +54,11 @@ impl Patience {
 
     fn tick_at(&mut self, now: Instant) {
         *self = Self { last: now, charged: self.at(now) };
+    }
+
+    fn end_work_at(&mut self, now: Instant, cpu_time: Duration) {
+        let passed = now.saturating_duration_since(self.last);
+        *self = Self { last: now, charged: self.charged + passed.min(MOST + cpu_time) };
     }
 
     fn at(&self, now: Instant) -> Duration {
@@ -74,6 +99,20 @@ mod test {
         patience.tick_at(now);
         let now = poll(&mut patience, now, 10);
         assert_eq!(patience.at(now), 20 * POLL + MOST);
+    }
+
+    #[test]
+    fn work_is_charged_as_far_as_the_process_ran() {
+        let began = Instant::now();
+        let second = Duration::from_secs(1);
+        let charged = |passed: Duration, cpu_time: Duration| {
+            let mut patience = Patience::since(began);
+            patience.end_work_at(began + passed, cpu_time);
+            patience.at(began + passed)
+        };
+        assert_eq!(charged(3 * second, 3 * second), 3 * second);
+        assert_eq!(charged(3 * second, 6 * second), 3 * second, "several threads");
+        assert_eq!(charged(3600 * second, second), second + MOST, "stopped in between");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use stallbench_core::{Capture, Fault, Machine, MachineEvent, Paused};
 use stallbench_stall::code::place;
 use stallbench_stall::kind_without_waits;
-use stallbench_stall::proof::{Loop, Question, Read, Unproved};
+use stallbench_stall::proof::{Limits, Loop, Question, Read, Unproved};
 use stallbench_state::certificate::{Span, Word};
 use stallbench_state::machine::{MachineState, MpState, RFLAGS_IF, VcpuState};
 use stallbench_state::program::PlainProgram;
@@ -25,7 +25,7 @@ use crate::execute::ExecuteError;
 use crate::execute::last_part::LastPart;
 use crate::execute::monitor::counts;
 use crate::execute::patience::Patience;
-use crate::execute::proof::{Reach, prove};
+use crate::execute::proof::prove;
 use crate::execute::stop::STOP_DEADLINE;
 use crate::outcome::{
     Address, LoopOutcome, ProofOutcome, ReadOutcome, RunOutcome, Stall, StallKind, Strength, WatchOutcome,
@@ -54,6 +54,9 @@ pub(super) enum End {
     /// Somebody interrupted.
     Interrupted,
 }
+
+/// How a run ended, and the state that showed it.
+type Found = (End, Option<MachineState>);
 
 /// A proof, and what it says of each vCPU.
 pub(super) struct Proved {
@@ -96,13 +99,13 @@ pub(super) struct Monitor<'m> {
     last_look: LastLook,
     ran: Vec<Duration>,
     last_part: LastPart,
-    /// How far the next attempt goes.
-    reach: Reach,
     /// What attempts came to.
     proof: ProofOutcome,
     /// Why the last attempt proved nothing.
     unproved: Option<String>,
-    /// How long the last attempt took.
+    /// The last attempt made all the steps that it was allowed.
+    short: bool,
+    /// How long it took.
     latency: Duration,
     counts: WatchOutcome,
 }
@@ -119,14 +122,14 @@ impl<'m> Monitor<'m> {
             plan,
             crowded,
             patience: Patience::since(Instant::now()),
-            schedule: Schedule::new(plan.options.suspect_every),
+            schedule: Schedule::new(plan.options.suspect_every, vcpus),
             planned: plan.options.nmis.iter().map(planned).collect(),
             last_look: LastLook { could_run: (0..started).collect(), ran: ran.clone(), entries },
             ran,
             last_part: LastPart::of(plan.budget),
-            reach: Reach::default(),
             proof: ProofOutcome::default(),
             unproved: None,
+            short: false,
             latency: Duration::ZERO,
             counts: WatchOutcome::default(),
         }
@@ -135,13 +138,13 @@ impl<'m> Monitor<'m> {
     /// Watches until there is a verdict.
     pub(super) fn run(mut self, interrupted: &dyn Fn() -> bool) -> Result<RunOutcome, ExecuteError> {
         let (end, state) = loop {
-            if let Some(end) = self.poll(interrupted) {
-                break (end, None);
-            }
-            if self.is_attempt_due()
-                && let Some((end, state)) = self.attempt()
-            {
-                break (end, Some(state));
+            let found = match self.poll(interrupted) {
+                Some(End::OverBudget) => Some(self.last_attempt().unwrap_or((End::OverBudget, None))),
+                Some(end) => Some((end, None)),
+                None => self.attempt(),
+            };
+            if let Some(found) = found {
+                break found;
             }
         };
         let state = state.or_else(|| self.capture());
@@ -170,12 +173,12 @@ impl<'m> Monitor<'m> {
         if interrupted() {
             return Some(End::Interrupted);
         }
+        self.machine.ran_into(&mut self.ran);
         let now = self.patience.now();
         if now >= self.plan.budget {
             return Some(End::OverBudget);
         }
         self.counts.polls += 1;
-        self.machine.ran_into(&mut self.ran);
         self.machine.enforce_turns();
         self.last_part.note(now, &self.ran);
         self.send_nmis(now).err().map(End::Failed)
@@ -206,12 +209,28 @@ impl<'m> Monitor<'m> {
         Ok(())
     }
 
+    /// An attempt, if one is due.
+    fn attempt(&mut self) -> Option<Found> {
+        let now = self.patience.now();
+        if !self.schedule.until(now).is_zero() || !self.has_each_run() {
+            return None;
+        }
+        let limits = self.schedule.begin(now);
+        self.attempt_within(limits)
+    }
+
+    /// The last attempt, at the end of the budget: what only a deep one shows is worth the time now.
+    fn last_attempt(&mut self) -> Option<Found> {
+        if !self.has_each_run() {
+            return None;
+        }
+        let limits = self.schedule.begin_last();
+        self.attempt_within(limits)
+    }
+
     /// A vCPU that could run and was not let into the guest since it last stood still puts the next attempt off: it is starved,
     /// and a guest is not to be blamed for what it did not get to do.
-    fn is_attempt_due(&self) -> bool {
-        if !self.schedule.until(self.patience.now()).is_zero() {
-            return false;
-        }
+    fn has_each_run(&self) -> bool {
         let entries = self.machine.entries();
         let last = &self.last_look;
         let ran = |vcpu: &usize| self.ran[*vcpu] > last.ran[*vcpu] && entries[*vcpu] > last.entries[*vcpu];
@@ -219,17 +238,20 @@ impl<'m> Monitor<'m> {
     }
 
     /// Stops the machine and tries to prove that nothing goes on.
-    fn attempt(&mut self) -> Option<(End, MachineState)> {
+    fn attempt_within(&mut self, limits: Limits) -> Option<Found> {
         self.counts.suspicions += 1;
+        self.short = false;
+        let work = self.patience.begin_work();
         let began = Instant::now();
-        let found = self.stopped();
+        let found = self.stopped(limits);
         self.latency = began.elapsed();
+        self.patience.end_work(work);
         self.counts.stopped += self.latency;
-        self.schedule.attempted(self.patience.now(), self.latency);
-        found
+        self.schedule.attempted(self.patience.now(), self.latency, self.short);
+        found.map(|(end, state)| (end, Some(state)))
     }
 
-    fn stopped(&mut self) -> Option<(End, MachineState)> {
+    fn stopped(&mut self, limits: Limits) -> Option<(End, MachineState)> {
         let paused = self.machine.pause(STOP_DEADLINE).ok()?;
         let state = paused.capture(Capture::Control);
         self.note_look(&state);
@@ -244,7 +266,7 @@ impl<'m> Monitor<'m> {
         if self.plan.options.end == GuestEnd::Halted && halts_for_good(&state) {
             return Some((End::Halted, state));
         }
-        match self.prove(&paused, &state) {
+        match self.prove(&paused, &state, limits) {
             Attempt::Proved(proved) => Some((End::Stall(proved), state)),
             Attempt::Unproved(reason) => {
                 self.unproved = Some(reason);
@@ -260,18 +282,16 @@ impl<'m> Monitor<'m> {
         Some(format!("the host has still to send vcpu{vcpu} an nmi, {} ms after the start", after.as_millis()))
     }
 
-    fn prove(&mut self, paused: &Paused<'_>, state: &MachineState) -> Attempt {
+    fn prove(&mut self, paused: &Paused<'_>, state: &MachineState, limits: Limits) -> Attempt {
         let question = Question {
             machine: state.clone(),
             ghost: self.plan.options.ghost.iter().map(span).collect(),
             host_action: None,
             kept_out: Vec::new(),
-            limits: self.reach.limits,
+            limits,
         };
         let attempt = prove(paused, self.machine, question);
-        if !matches!(attempt.result, Err(Unproved::Halting { .. })) {
-            self.reach.extend();
-        }
+        self.short = matches!(attempt.result, Err(Unproved::Changing { .. } | Unproved::TooMany { .. }));
         if !self.proof.note(attempt.result, attempt.took) {
             return Attempt::Unproved(self.proof.unproved.clone().unwrap_or_default());
         }

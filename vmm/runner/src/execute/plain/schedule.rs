@@ -1,34 +1,71 @@
-//! When it is worth while to look whether a guest can still get anywhere.
+//! When it is worth while to look whether a guest can still get anywhere, and how far.
 //!
-//! Early and cheap at first, then ever less often: a guest that works for minutes is not to be stopped all the time, and one that
-//! is stuck is to be found within milliseconds. Where attempts take long, they become rare.
+//! Attempts are early and cheap at first, then ever less often: a guest that works for minutes is not to be stopped all the time, and
+//! one that is stuck is to be found within milliseconds. What needs more steps than a cheap attempt makes is looked for in
+//! deeper ones, each four times as deep as the one before, as soon as the time that the guest has had pays for it.
 
 use std::time::Duration;
+
+use stallbench_stall::proof::Limits;
 
 /// The first attempt, and the longest interval.
 const FIRST: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_millis(200);
 
-/// What attempts may take together: so much, and one part in so many of all time.
-const FREE: Duration = Duration::from_millis(100);
-const PART: u32 = 10;
+/// The limits of cheap attempts, of any attempt, and how many times the first are deepened to the second.
+const CHEAP: Limits = Limits { steps: 100, states: 128 };
+const DEEPEST: Limits = Limits { steps: 40_000, states: 4096 };
+const LEVELS: u32 = 5;
+/// What a step of one vCPU takes, as long as that was not measured.
+const STEP: Duration = Duration::from_micros(10);
 
-/// The times of attempts.
+/// What attempts may take together: so much, and one part in so many of all time.
+const UNASKED: Share = Share { free: Duration::from_millis(50), part: 10 };
+/// The same of those deep attempts that are made in the place of cheap ones at an interval that was asked for.
+const ASKED: Share = Share { free: Duration::from_millis(20), part: 50 };
+/// What the last attempt may take, at the end of the budget.
+const LAST: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Copy, Debug)]
+struct Share {
+    free: Duration,
+    part: u32,
+}
+
+/// The times and the depths of attempts.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Schedule {
     next: Duration,
     interval: Duration,
     longest: Duration,
-    /// However long they take.
+    share: Share,
+    /// Cheap attempts are made however long they take.
     forced: bool,
-    taken: Duration,
+    /// What attempts have taken so far.
+    spent: Duration,
+    /// What a step of all vCPUs takes.
+    step: Duration,
+    /// The level of the next attempt that is not a cheap one, and that of the attempt under way.
+    wanted: u32,
+    tried: u32,
 }
 
 impl Schedule {
     /// Ever less often, or at this interval.
-    pub(super) fn new(every: Option<Duration>) -> Self {
+    pub(super) fn new(every: Option<Duration>, vcpus: usize) -> Self {
         let (first, longest) = every.map_or((FIRST, LONGEST), |every| (every, every));
-        Self { next: first, interval: first, longest, forced: every.is_some(), taken: Duration::ZERO }
+        Self {
+            next: first,
+            interval: first,
+            longest,
+            share: if every.is_some() { ASKED } else { UNASKED },
+            forced: every.is_some(),
+            spent: Duration::ZERO,
+            // At most 255.
+            step: STEP * vcpus as u32,
+            wanted: 1,
+            tried: 0,
+        }
     }
 
     /// How long it is until the next attempt.
@@ -36,46 +73,112 @@ impl Schedule {
         self.next.saturating_sub(now)
     }
 
-    /// After an attempt that took so long.
-    pub(super) fn attempted(&mut self, now: Duration, took: Duration) {
+    /// An attempt begins: how far it goes.
+    pub(super) fn begin(&mut self, now: Duration) -> Limits {
+        let left = (self.share.free + now / self.share.part).saturating_sub(self.spent);
+        self.tried = if self.cost(self.wanted) <= left { self.wanted } else { 0 };
+        limits(self.tried)
+    }
+
+    /// The last attempt begins, at the end of the budget.
+    pub(super) fn begin_last(&mut self) -> Limits {
+        self.tried = (0..=LEVELS).rev().find(|level| self.cost(*level) <= LAST).unwrap_or(0);
+        limits(self.tried)
+    }
+
+    /// It ended in vain and took so long. `short`: it made all of its steps, and more could show more.
+    pub(super) fn attempted(&mut self, now: Duration, took: Duration, short: bool) {
+        self.spent += took;
+        if short {
+            self.step = took / limits(self.tried).steps as u32;
+            if self.tried == self.wanted {
+                self.wanted = if self.wanted == LEVELS { 1 } else { self.wanted + 1 };
+            }
+        }
         self.interval = (self.interval * 2).min(self.longest);
-        self.taken += took;
-        let earned = if self.forced { Duration::ZERO } else { PART * self.taken.saturating_sub(FREE) };
+        let debt = (self.spent + self.cost(0)).saturating_sub(self.share.free) * self.share.part;
+        let earned = if self.forced { Duration::ZERO } else { debt };
         self.next = (now + self.interval).max(earned);
     }
+
+    /// What an attempt of that level may take.
+    fn cost(&self, level: u32) -> Duration {
+        self.step * limits(level).steps as u32
+    }
+}
+
+fn limits(level: u32) -> Limits {
+    let steps = (CHEAP.steps << (2 * level)).min(DEEPEST.steps);
+    Limits { steps, states: (CHEAP.states << level).min(DEEPEST.states) }
 }
 
 #[cfg(test)]
 mod test {
     use super::*;
 
-    /// The first attempts, in milliseconds, each made when it is due and taking so long.
-    fn attempts(every: Option<u64>, took: u64, count: usize) -> Vec<u128> {
-        let took = Duration::from_millis(took);
-        let (mut schedule, mut now) = (Schedule::new(every.map(Duration::from_millis)), Duration::ZERO);
-        let mut due = || {
+    /// A guest that no attempt says anything about until the end: when each is made, in milliseconds, and its steps. A step takes so long.
+    fn attempts(every: Option<u64>, step: Duration, end: u64) -> Vec<(u128, usize)> {
+        let mut schedule = Schedule::new(every.map(Duration::from_millis), 1);
+        let (mut now, end) = (Duration::ZERO, Duration::from_millis(end));
+        let mut made = Vec::new();
+        loop {
             now += schedule.until(now);
-            let began = now.as_millis();
+            if now > end {
+                return made;
+            }
+            let limits = schedule.begin(now);
+            made.push((now.as_millis(), limits.steps));
+            let took = step * limits.steps as u32;
             now += took;
-            schedule.attempted(now, took);
-            began
-        };
-        (0..count).map(|_| due()).collect()
+            schedule.attempted(now, took, true);
+        }
+    }
+
+    fn part_of(made: &[(u128, usize)], step: Duration, end: u64) -> f64 {
+        let steps: usize = made.iter().map(|(_, steps)| steps).sum();
+        (step * steps as u32).as_secs_f64() / Duration::from_millis(end).as_secs_f64()
     }
 
     #[test]
-    fn attempts_come_ever_less_often_up_to_a_limit() {
-        assert_eq!(attempts(None, 0, 10), [1, 3, 7, 15, 31, 63, 127, 255, 455, 655]);
+    fn attempts_come_ever_less_often_and_go_ever_deeper() {
+        let made = attempts(None, Duration::ZERO, 700);
+        let times: Vec<_> = made.iter().map(|(at, _)| *at).collect();
+        assert_eq!(times, [1, 3, 7, 15, 31, 63, 127, 255, 455, 655]);
+        let steps: Vec<_> = made.iter().map(|(_, steps)| *steps).collect();
+        assert_eq!(steps[..6], [400, 1600, 6400, 25_600, 40_000, 400]);
     }
 
     #[test]
-    fn attempts_at_an_interval_that_was_asked_for_come_at_it() {
-        assert_eq!(attempts(Some(100), 0, 3), [100, 200, 300]);
+    fn deep_attempts_are_made_when_they_are_paid_for() {
+        let step = Duration::from_micros(8);
+        let made = attempts(None, step, 20_000);
+        let first = |steps| made.iter().find(|(_, made)| *made == steps).map(|(at, _)| *at);
+        assert!(first(400) == Some(1) && first(1600) < Some(20), "{made:?}");
+        assert!(first(6400) < Some(600) && first(25_600) < Some(4_000) && first(40_000) < Some(12_000), "{made:?}");
+        assert!(part_of(&made, step, 20_000) < 0.11, "{made:?}");
     }
 
     #[test]
-    fn attempts_that_take_long_become_rare_unless_they_are_forced() {
-        assert_eq!(attempts(None, 50, 6), [1, 53, 107, 500, 1000, 1500]);
-        assert_eq!(attempts(Some(100), 50, 4), [100, 250, 400, 550]);
+    fn slow_steps_of_many_vcpus_take_no_more_of_all_time() {
+        for micros in [100, 1_000, 10_000] {
+            let step = Duration::from_micros(micros);
+            let made = attempts(None, step, 100_000);
+            assert!(part_of(&made, step, 100_000) < 0.12, "{micros}: {made:?}");
+        }
+    }
+
+    #[test]
+    fn attempts_at_an_interval_that_was_asked_for_come_at_it_and_take_little() {
+        let step = Duration::from_micros(8);
+        let made = attempts(Some(100), step, 60_000);
+        assert!(made.len() > 570, "{}", made.len());
+        assert!(part_of(&made, step, 60_000) < 0.02, "{}", part_of(&made, step, 60_000));
+    }
+
+    #[test]
+    fn last_attempt_goes_as_far_as_a_second_allows() {
+        let mut schedule = Schedule::new(None, 1);
+        assert_eq!(schedule.begin_last().steps, 40_000);
+        assert_eq!(Schedule::new(None, 255).begin_last().steps, 100);
     }
 }
