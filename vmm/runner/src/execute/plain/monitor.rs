@@ -20,7 +20,7 @@ use stallbench_state::program::PlainProgram;
 
 use super::PlainPlan;
 use super::ending::Ending;
-use super::schedule::Schedule;
+use super::schedule::{Lacked, Schedule};
 use crate::execute::ExecuteError;
 use crate::execute::last_part::LastPart;
 use crate::execute::monitor::counts;
@@ -103,8 +103,8 @@ pub(super) struct Monitor<'m> {
     proof: ProofOutcome,
     /// Why the last attempt proved nothing.
     unproved: Option<String>,
-    /// The last attempt made all the steps that it was allowed.
-    short: bool,
+    /// What the last attempt had too little of.
+    lacked: Option<Lacked>,
     /// How long it took.
     latency: Duration,
     counts: WatchOutcome,
@@ -129,7 +129,7 @@ impl<'m> Monitor<'m> {
             last_part: LastPart::of(plan.budget),
             proof: ProofOutcome::default(),
             unproved: None,
-            short: false,
+            lacked: None,
             latency: Duration::ZERO,
             counts: WatchOutcome::default(),
         }
@@ -224,7 +224,7 @@ impl<'m> Monitor<'m> {
         if !self.has_each_run() {
             return None;
         }
-        let limits = self.schedule.begin_last();
+        let limits = self.schedule.begin_last(self.plan.budget);
         self.attempt_within(limits)
     }
 
@@ -240,14 +240,14 @@ impl<'m> Monitor<'m> {
     /// Stops the machine and tries to prove that nothing goes on.
     fn attempt_within(&mut self, limits: Limits) -> Option<Found> {
         self.counts.suspicions += 1;
-        self.short = false;
+        self.lacked = None;
         let work = self.patience.begin_work();
         let began = Instant::now();
         let found = self.stopped(limits);
         self.latency = began.elapsed();
         self.patience.end_work(work);
         self.counts.stopped += self.latency;
-        self.schedule.attempted(self.patience.now(), self.latency, self.short);
+        self.schedule.attempted(self.patience.now(), self.latency, self.lacked);
         found.map(|(end, state)| (end, Some(state)))
     }
 
@@ -291,7 +291,11 @@ impl<'m> Monitor<'m> {
             limits,
         };
         let attempt = prove(paused, self.machine, question);
-        self.short = matches!(attempt.result, Err(Unproved::Changing { .. } | Unproved::TooMany { .. }));
+        self.lacked = match attempt.result {
+            Err(Unproved::Changing { .. }) => Some(Lacked::Steps),
+            Err(Unproved::TooMany { .. }) => Some(Lacked::States),
+            _ => None,
+        };
         if !self.proof.note(attempt.result, attempt.took) {
             return Attempt::Unproved(self.proof.unproved.clone().unwrap_or_default());
         }

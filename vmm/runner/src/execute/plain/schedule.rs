@@ -13,23 +13,33 @@ const FIRST: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_millis(200);
 
 /// The limits of cheap attempts, of any attempt, and how many times the first are deepened to the second.
-const CHEAP: Limits = Limits { steps: 100, states: 128 };
+const CHEAP: Limits = Limits { steps: 100, states: 32 };
 const DEEPEST: Limits = Limits { steps: 40_000, states: 4096 };
 const LEVELS: u32 = 5;
-/// What a step of one vCPU takes, as long as that was not measured.
+/// What a step of one vCPU takes, as long as nothing was measured.
 const STEP: Duration = Duration::from_micros(10);
 
 /// What attempts may take together: so much, and one part in so many of all time.
 const UNASKED: Share = Share { free: Duration::from_millis(50), part: 10 };
 /// The same of those deep attempts that are made in the place of cheap ones at an interval that was asked for.
 const ASKED: Share = Share { free: Duration::from_millis(20), part: 50 };
-/// What the last attempt may take, at the end of the budget.
+/// What the last attempt may take, at the end of the budget: so much, and as long as the budget was. On a busy host the states of
+/// vCPUs that pass memory to each other take milliseconds each, and a stall is not to be missed for that.
 const LAST: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug)]
 struct Share {
     free: Duration,
     part: u32,
+}
+
+/// What an attempt had too little of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lacked {
+    /// Steps of each vCPU.
+    Steps,
+    /// States of vCPUs that pass changing memory to each other.
+    States,
 }
 
 /// The times and the depths of attempts.
@@ -43,8 +53,9 @@ pub(super) struct Schedule {
     forced: bool,
     /// What attempts have taken so far.
     spent: Duration,
-    /// What a step of all vCPUs takes.
-    step: Duration,
+    /// What attempts lack, and what one of it takes.
+    lacked: Lacked,
+    each: Duration,
     /// The level of the next attempt that is not a cheap one, and that of the attempt under way.
     wanted: u32,
     tried: u32,
@@ -62,7 +73,8 @@ impl Schedule {
             forced: every.is_some(),
             spent: Duration::ZERO,
             // At most 255.
-            step: STEP * vcpus as u32,
+            each: STEP * vcpus as u32,
+            lacked: Lacked::Steps,
             wanted: 1,
             tried: 0,
         }
@@ -81,16 +93,18 @@ impl Schedule {
     }
 
     /// The last attempt begins, at the end of the budget.
-    pub(super) fn begin_last(&mut self) -> Limits {
-        self.tried = (0..=LEVELS).rev().find(|level| self.cost(*level) <= LAST).unwrap_or(0);
+    pub(super) fn begin_last(&mut self, budget: Duration) -> Limits {
+        let most = LAST + budget;
+        self.tried = (0..=LEVELS).rev().find(|level| self.cost(*level) <= most).unwrap_or(0);
         limits(self.tried)
     }
 
-    /// It ended in vain and took so long. `short`: it made all of its steps, and more could show more.
-    pub(super) fn attempted(&mut self, now: Duration, took: Duration, short: bool) {
+    /// It ended in vain and took so long; where more would have shown more, it lacked something.
+    pub(super) fn attempted(&mut self, now: Duration, took: Duration, lacked: Option<Lacked>) {
         self.spent += took;
-        if short {
-            self.step = took / limits(self.tried).steps as u32;
+        if let Some(lacked) = lacked {
+            self.lacked = lacked;
+            self.each = took / self.amount(self.tried);
             if self.tried == self.wanted {
                 self.wanted = if self.wanted == LEVELS { 1 } else { self.wanted + 1 };
             }
@@ -103,13 +117,20 @@ impl Schedule {
 
     /// What an attempt of that level may take.
     fn cost(&self, level: u32) -> Duration {
-        self.step * limits(level).steps as u32
+        self.each * self.amount(level)
+    }
+
+    /// How much of what attempts lack there is at that level.
+    fn amount(&self, level: u32) -> u32 {
+        let Limits { steps, states } = limits(level);
+        // At most those of the deepest.
+        (if self.lacked == Lacked::Steps { steps } else { states }) as u32
     }
 }
 
 fn limits(level: u32) -> Limits {
     let steps = (CHEAP.steps << (2 * level)).min(DEEPEST.steps);
-    Limits { steps, states: (CHEAP.states << level).min(DEEPEST.states) }
+    Limits { steps, states: (CHEAP.states << (2 * level)).min(DEEPEST.states) }
 }
 
 #[cfg(test)]
@@ -130,7 +151,7 @@ mod test {
             made.push((now.as_millis(), limits.steps));
             let took = step * limits.steps as u32;
             now += took;
-            schedule.attempted(now, took, true);
+            schedule.attempted(now, took, Some(Lacked::Steps));
         }
     }
 
@@ -176,9 +197,19 @@ mod test {
     }
 
     #[test]
-    fn last_attempt_goes_as_far_as_a_second_allows() {
-        let mut schedule = Schedule::new(None, 1);
-        assert_eq!(schedule.begin_last().steps, 40_000);
-        assert_eq!(Schedule::new(None, 255).begin_last().steps, 100);
+    fn last_attempt_goes_as_far_as_its_time_allows() {
+        let steps = |vcpus, budget| Schedule::new(None, vcpus).begin_last(Duration::from_secs(budget)).steps;
+        assert_eq!((steps(1, 1), steps(255, 1), steps(255, 20)), (40_000, 400, 6400));
+    }
+
+    #[test]
+    fn states_that_take_long_are_not_taken_for_steps() {
+        let mut schedule = Schedule::new(None, 4);
+        schedule.begin(FIRST);
+        // Of 32 or 128 states a millisecond each; all that there are take four seconds.
+        let took = Duration::from_millis(1) * limits(schedule.tried).states as u32;
+        schedule.attempted(FIRST, took, Some(Lacked::States));
+        assert_eq!(schedule.begin_last(Duration::from_secs(4)).states, 4096);
+        assert_eq!(schedule.begin_last(Duration::from_millis(500)).states, 512);
     }
 }
