@@ -94,6 +94,8 @@ pub(super) struct Monitor<'m> {
     plan: &'m PlainPlan,
     crowded: bool,
     patience: Patience,
+    /// When it last looked.
+    now: Duration,
     schedule: Schedule,
     planned: Vec<Planned>,
     last_look: LastLook,
@@ -122,6 +124,7 @@ impl<'m> Monitor<'m> {
             plan,
             crowded,
             patience: Patience::since(Instant::now()),
+            now: Duration::ZERO,
             schedule: Schedule::new(plan.options.suspect_every, vcpus),
             planned: plan.options.nmis.iter().map(planned).collect(),
             last_look: LastLook { could_run: (0..started).collect(), ran: ran.clone(), entries },
@@ -156,7 +159,8 @@ impl<'m> Monitor<'m> {
             state: state.as_ref(),
             planned: &self.planned,
             ran: &self.ran,
-            ran_before: self.last_part.ran_before(self.patience.now()),
+            // What the last attempt took was not the guest's.
+            ran_before: self.last_part.ran_before(self.now),
             unproved: self.unproved.as_deref(),
             latency: self.latency,
         };
@@ -175,6 +179,7 @@ impl<'m> Monitor<'m> {
         }
         self.machine.ran_into(&mut self.ran);
         let now = self.patience.now();
+        self.now = now;
         if now >= self.plan.budget {
             return Some(End::OverBudget);
         }
