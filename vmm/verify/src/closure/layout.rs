@@ -120,25 +120,26 @@ impl Layout {
         places: &[Vec<(usize, usize)>],
     ) -> Result<(), Falsehood> {
         let executing = places.iter().filter(|places| !places.is_empty()).count();
+        let all: Vec<usize> = self.vcpus().collect();
         for owned in owners.all() {
-            // What is set aside is anybody's.
-            let owner = owned.component.or_else(|| places.iter().position(|places| !places.is_empty())).unwrap_or(0);
-            let component = &certificate.components[owner];
-            let alone = executing == usize::from(!places[owner].is_empty()) && component.vcpus.len() == 1;
-            if let Some((address, what)) = self.unseen(memory, owned, alone) {
-                let at = At::Component(component.vcpus.clone());
+            let component = owned.component.map(|index| (&certificate.components[index].vcpus, &places[index]));
+            // Whoever reads what is set aside is executed with other values of it anyway.
+            let harmless = component
+                .is_none_or(|(vcpus, places)| vcpus.len() == 1 && executing == usize::from(!places.is_empty()));
+            if let Some((address, what)) = self.unseen(memory, owned, harmless) {
+                let at = At::Component(component.map_or(&all, |(vcpus, _)| vcpus).clone());
                 return Err(Falsehood { at, wrong: Wrong::Unseen { address, what } });
             }
         }
         Ok(())
     }
 
-    fn unseen(&self, memory: &Memory, owned: &Owned, alone: bool) -> Option<(u64, &'static str)> {
+    fn unseen(&self, memory: &Memory, owned: &Owned, harmless: bool) -> Option<(u64, &'static str)> {
         let first = owned.bytes.start / PAGE * PAGE;
         let pages = (first..owned.bytes.end).step_by(PAGE as usize);
         pages.filter_map(|page| Some((page, self.holds[memory.page_of(page)?]))).find_map(|(page, holds)| match holds {
             Holds::Tables => Some((page.max(owned.bytes.start), "page tables")),
-            Holds::Code if !alone => Some((page.max(owned.bytes.start), "code")),
+            Holds::Code if !harmless => Some((page.max(owned.bytes.start), "code")),
             _ => None,
         })
     }

@@ -201,14 +201,27 @@ fn store_to_what_is_anothers_is_named_though_it_changes_nothing() {
 
 #[test]
 fn memory_that_changes_where_reads_are_not_seen_is_refused() {
-    let on_code = |address| {
-        let aside = vec![span(address, 8)];
-        Certificate { aside, ..certificate(SPIN, vec![], vec![spinning(0, DATA), spinning(1, DATA)]) }
-    };
-    assert_eq!(wrong(&on_code(CODE + 0x800)), Wrong::Unseen { address: CODE + 0x800, what: "code" });
-    assert_eq!(wrong(&on_code(0x3800)), Wrong::Unseen { address: 0x3800, what: "page tables" });
+    let two = certificate(&code_of_both(), vec![], vec![spinning(0, DATA), toggling(1, CODE + 0x800)]);
+    assert_eq!(said(&two), "vcpu1: 0x8800 changes, in a page of code: whoever reads it cannot be seen");
+    let mut one = toggling(1, CODE + 0x800);
+    one.vcpus = vec![0];
+    one.edges.iter_mut().for_each(|edge| edge.vcpu = 0);
+    holds(&certificate(&code_of_both(), vec![], vec![one]));
+    let on_tables = Certificate { aside: vec![span(0x3800, 8)], ..two_spins() };
+    assert_eq!(
+        said(&on_tables),
+        "vcpu0 and vcpu1: 0x3800 changes, in a page of page tables: whoever reads it cannot be seen"
+    );
+}
+
+#[test]
+fn what_is_set_aside_beside_code_decides_nothing_if_nobody_is_led_by_it() {
     let aside = vec![span(CODE + 0x800, 8)];
-    holds(&Certificate { aside, ..certificate(SPIN, vec![], vec![spinning(0, DATA)]) });
+    holds(&Certificate { aside: aside.clone(), ..two_spins() });
+    let reading = certificate(SPIN, vec![], vec![spinning(0, DATA), spinning(1, CODE + 0x800)]);
+    assert!(matches!(wrong(&Certificate { aside, ..reading }), Wrong::NotClosed { .. }));
+    let executed = Certificate { aside: vec![span(CODE + 4, 1)], ..two_spins() };
+    assert!(matches!(verify(&host(), &executed), Err(VerifyError::False(_) | VerifyError::Host(_))));
 }
 
 /// inc rcx, and this jump back, with RCX and what it leaves in the flags set aside.
