@@ -37,6 +37,9 @@ const POLL: Duration = Duration::from_millis(5);
 /// The same where the monitor sees to it that vCPUs take turns, or waits for one to run.
 const CLOSE_POLL: Duration = Duration::from_millis(1);
 
+/// How long the end of a budget waits for a vCPU to run.
+const GRACE: Duration = Duration::from_millis(500);
+
 /// How a run ended.
 pub(super) enum End {
     /// A vCPU wrote this status to the exit port.
@@ -106,7 +109,7 @@ pub(super) struct Monitor<'m> {
     /// Why the last attempt proved nothing.
     unproved: Option<String>,
     /// What the last attempt had too little of.
-    lacked: Option<Lacked>,
+    lacked: Option<(Lacked, Duration)>,
     /// How long it took.
     latency: Duration,
     counts: WatchOutcome,
@@ -180,7 +183,8 @@ impl<'m> Monitor<'m> {
         self.machine.ran_into(&mut self.ran);
         let now = self.patience.now();
         self.now = now;
-        if now >= self.plan.budget {
+        // The last attempt waits as any other does, if not for long.
+        if now >= self.plan.budget && (self.has_each_run() || now >= self.plan.budget + GRACE) {
             return Some(End::OverBudget);
         }
         self.counts.polls += 1;
@@ -192,12 +196,11 @@ impl<'m> Monitor<'m> {
     fn interval(&self) -> Duration {
         let now = self.patience.now();
         let due = self.planned.iter().filter(|planned| !planned.sent).map(|planned| planned.nmi.after);
-        let due = due.chain([self.plan.budget]).map(|at| at.saturating_sub(now)).min().unwrap_or(POLL);
-        let attempt = self.schedule.until(now);
-        // One that is due and not made waits for a vCPU to run.
-        let attempt = if attempt.is_zero() { CLOSE_POLL } else { attempt };
+        let due = due.map(|at| at.saturating_sub(now)).min().unwrap_or(POLL);
+        // An attempt that is due and not made waits for a vCPU to run, at the end of the budget too.
+        let waits = |left: Duration| if left.is_zero() { CLOSE_POLL } else { left };
         let most = if self.crowded { CLOSE_POLL } else { POLL };
-        due.min(attempt).min(most)
+        due.min(waits(self.schedule.until(now))).min(waits(self.plan.budget.saturating_sub(now))).min(most)
     }
 
     /// Sends what is due. Where the machine cannot be stopped for it, the next poll tries again.
@@ -217,7 +220,8 @@ impl<'m> Monitor<'m> {
     /// An attempt, if one is due.
     fn attempt(&mut self) -> Option<Found> {
         let now = self.patience.now();
-        if !self.schedule.until(now).is_zero() || !self.has_each_run() {
+        let is_due = self.schedule.until(now).is_zero() && now < self.plan.budget;
+        if !is_due || !self.has_each_run() {
             return None;
         }
         let limits = self.schedule.begin(now);
@@ -296,11 +300,12 @@ impl<'m> Monitor<'m> {
             limits,
         };
         let attempt = prove(paused, self.machine, question);
-        self.lacked = match attempt.result {
+        let lacked = match attempt.result {
             Err(Unproved::Changing { .. }) => Some(Lacked::Steps),
             Err(Unproved::TooMany { .. }) => Some(Lacked::States),
             _ => None,
         };
+        self.lacked = lacked.map(|lacked| (lacked, attempt.took));
         if !self.proof.note(attempt.result, attempt.took) {
             return Attempt::Unproved(self.proof.unproved.clone().unwrap_or_default());
         }

@@ -19,10 +19,10 @@ const LEVELS: u32 = 5;
 /// What a step of one vCPU takes, as long as nothing was measured.
 const STEP: Duration = Duration::from_micros(10);
 
-/// What attempts may take together: so much, and one part in so many of all time.
-const UNASKED: Share = Share { free: Duration::from_millis(50), part: 10 };
-/// The same of those deep attempts that are made in the place of cheap ones at an interval that was asked for.
-const ASKED: Share = Share { free: Duration::from_millis(20), part: 50 };
+/// What cheap attempts may take together, and deep ones too: so much, and one part in so many of all time.
+const UNASKED: Share = Share { free: Duration::from_millis(25), part: 20 };
+/// The same of deep attempts where cheap ones are made at an interval that was asked for.
+const ASKED: Share = Share { free: Duration::from_millis(20), part: 100 };
 /// What the last attempt may take, at the end of the budget: so much, and as long as the budget was. On a busy host the states of
 /// vCPUs that pass memory to each other take milliseconds each, and a stall is not to be missed for that.
 const LAST: Duration = Duration::from_secs(1);
@@ -51,8 +51,8 @@ pub(super) struct Schedule {
     share: Share,
     /// Cheap attempts are made however long they take.
     forced: bool,
-    /// What attempts have taken so far.
-    spent: Duration,
+    /// What cheap attempts have taken so far, and what deep ones have.
+    spent: [Duration; 2],
     /// What attempts lack, and what one of it takes.
     lacked: Lacked,
     each: Duration,
@@ -71,7 +71,7 @@ impl Schedule {
             longest,
             share: if every.is_some() { ASKED } else { UNASKED },
             forced: every.is_some(),
-            spent: Duration::ZERO,
+            spent: [Duration::ZERO; 2],
             // At most 255.
             each: STEP * vcpus as u32,
             lacked: Lacked::Steps,
@@ -87,7 +87,7 @@ impl Schedule {
 
     /// An attempt begins: how far it goes.
     pub(super) fn begin(&mut self, now: Duration) -> Limits {
-        let left = (self.share.free + now / self.share.part).saturating_sub(self.spent);
+        let left = (self.share.free + now / self.share.part).saturating_sub(self.spent[1]);
         self.tried = if self.cost(self.wanted) <= left { self.wanted } else { 0 };
         limits(self.tried)
     }
@@ -99,18 +99,19 @@ impl Schedule {
         limits(self.tried)
     }
 
-    /// It ended in vain and took so long; where more would have shown more, it lacked something.
-    pub(super) fn attempted(&mut self, now: Duration, took: Duration, lacked: Option<Lacked>) {
-        self.spent += took;
-        if let Some(lacked) = lacked {
+    /// It ended in vain and took so long; where more would have shown more, it lacked something, and took so long to look at all
+    /// that it had of it.
+    pub(super) fn attempted(&mut self, now: Duration, took: Duration, lacked: Option<(Lacked, Duration)>) {
+        self.spent[usize::from(self.tried > 0)] += took;
+        if let Some((lacked, looked)) = lacked {
             self.lacked = lacked;
-            self.each = took / self.amount(self.tried);
+            self.each = looked / self.amount(self.tried);
             if self.tried == self.wanted {
                 self.wanted = if self.wanted == LEVELS { 1 } else { self.wanted + 1 };
             }
         }
         self.interval = (self.interval * 2).min(self.longest);
-        let debt = (self.spent + self.cost(0)).saturating_sub(self.share.free) * self.share.part;
+        let debt = (self.spent[0] + self.cost(0)).saturating_sub(self.share.free) * self.share.part;
         let earned = if self.forced { Duration::ZERO } else { debt };
         self.next = (now + self.interval).max(earned);
     }
@@ -151,7 +152,7 @@ mod test {
             made.push((now.as_millis(), limits.steps));
             let took = step * limits.steps as u32;
             now += took;
-            schedule.attempted(now, took, Some(Lacked::Steps));
+            schedule.attempted(now, took, Some((Lacked::Steps, took)));
         }
     }
 
@@ -175,8 +176,14 @@ mod test {
         let made = attempts(None, step, 20_000);
         let first = |steps| made.iter().find(|(_, made)| *made == steps).map(|(at, _)| *at);
         assert!(first(400) == Some(1) && first(1600) < Some(20), "{made:?}");
-        assert!(first(6400) < Some(600) && first(25_600) < Some(4_000) && first(40_000) < Some(12_000), "{made:?}");
+        assert!(first(6400) < Some(2_000) && first(25_600) < Some(6_000) && first(40_000) < Some(15_000), "{made:?}");
         assert!(part_of(&made, step, 20_000) < 0.11, "{made:?}");
+    }
+
+    #[test]
+    fn cheap_attempts_on_a_busy_host_leave_time_for_deep_ones() {
+        let made = attempts(None, Duration::from_millis(1), 60_000);
+        assert!(made.iter().any(|(at, steps)| *steps == 1600 && *at < 60_000), "{made:?}");
     }
 
     #[test]
@@ -208,7 +215,7 @@ mod test {
         schedule.begin(FIRST);
         // Of 32 or 128 states a millisecond each; all that there are take four seconds.
         let took = Duration::from_millis(1) * limits(schedule.tried).states as u32;
-        schedule.attempted(FIRST, took, Some(Lacked::States));
+        schedule.attempted(FIRST, took, Some((Lacked::States, took)));
         assert_eq!(schedule.begin_last(Duration::from_secs(4)).states, 4096);
         assert_eq!(schedule.begin_last(Duration::from_millis(500)).states, 512);
     }
