@@ -345,6 +345,17 @@ fn repeated_instruction_is_one_transition() {
 }
 
 #[test]
+fn instruction_that_goes_on_and_on_is_left() {
+    // rep stosb over 2 MiB that are all one page.
+    let state = vcpu(CODE, 2, &[(RCX, 0x20_0000), (RDI, 0x20_0000)]);
+    let mut endless = alone(&[0xf3, 0xaa], vec![state]);
+    let (table, entry) = (DATA + 0x1000, (DATA | 0x63).to_le_bytes());
+    endless.memory.runs.push(run(table, &[entry; 512].concat()));
+    endless.memory.runs.push(run(0x3008, &(table | 0x63).to_le_bytes()));
+    assert!(matches!(wrong(&endless), Wrong::Unending { .. }));
+}
+
+#[test]
 fn code_that_stores_to_itself_what_is_there_holds() {
     // mov byte [rip - 7], value; jmp
     let storing = |value| {
