@@ -2,7 +2,9 @@
 //! it is true. A file is untrusted: nothing is allocated by its word before it has passed here.
 
 use stallbench_abi::layout::{MAX_PHYS_ADDR_BITS, MAX_VCPUS};
-use stallbench_state::certificate::{Aside, Certificate, Component, Memory, PAGE, RFLAGS, RIP, Span, VcpuState};
+use stallbench_state::certificate::{
+    Aside, Certificate, Component, Memory, PAGE, Processor, RFLAGS, RIP, SegmentRegister, Span, VcpuState,
+};
 use thiserror::Error;
 
 /// Most pages of memory.
@@ -23,6 +25,18 @@ pub enum Malformed {
     Vcpus {
         /// How many there are.
         found: usize,
+    },
+    /// A register has more bits than there are.
+    #[error("vcpus: {field} of vcpu{vcpu} is {value:#x}, more than {bits} bits")]
+    Wide {
+        /// Whose it is.
+        vcpu: usize,
+        /// Its key.
+        field: &'static str,
+        /// What it is said to hold.
+        value: u64,
+        /// How many bits it has.
+        bits: u32,
     },
     /// A vCPU is not in exactly one component.
     #[error("components: vcpu{vcpu} is in {times} of them, not in one")]
@@ -111,6 +125,7 @@ pub enum Malformed {
 /// Checks the form of a certificate.
 pub fn check(certificate: &Certificate) -> Result<(), Malformed> {
     members(certificate)?;
+    certificate.vcpus.iter().enumerate().try_for_each(|(vcpu, processor)| widths(vcpu, processor))?;
     pages(&certificate.memory)?;
     runs(&certificate.memory)?;
     spans(certificate)?;
@@ -143,6 +158,21 @@ fn members(certificate: &Certificate) -> Result<(), Malformed> {
     }
     match times.iter().position(|&times| times != 1) {
         Some(vcpu) => Err(Malformed::Membership { vcpu, times: times[vcpu] }),
+        None => Ok(()),
+    }
+}
+
+/// What a register cannot hold is nothing that could be checked.
+fn widths(vcpu: usize, processor: &Processor) -> Result<(), Malformed> {
+    let Processor { segments, tpr, svr, lvt_timer, irr, isr, .. } = processor;
+    let requested = irr.iter().map(|word| ("irr", word, 32)).chain(isr.iter().map(|word| ("isr", word, 32)));
+    let of_segments = segments.iter().flat_map(|SegmentRegister(_, _, limit, access)| {
+        [("limit of a segment", limit, 32), ("access of a segment", access, 17)]
+    });
+    let single = [("tpr", tpr, 32), ("svr", svr, 32), ("lvt_timer", lvt_timer, 32)];
+    let mut all = single.into_iter().chain(requested).chain(of_segments);
+    match all.find(|(_, word, bits)| word.0 >> bits != 0) {
+        Some((field, word, bits)) => Err(Malformed::Wide { vcpu, field, value: word.0, bits }),
         None => Ok(()),
     }
 }
@@ -326,6 +356,21 @@ mod test {
             (
                 |c| c.memory.pages = (0..=MOST_PAGES as u64).map(|page| Word(page * PAGE)).collect(),
                 "memory: 16385 pages, more than 16384",
+            ),
+        ];
+        for (change, text) in cases {
+            assert_eq!(refused(change), text);
+        }
+    }
+
+    #[test]
+    fn registers_have_the_bits_that_they_have() {
+        let cases: [Case; 3] = [
+            (|c| c.vcpus[1].irr[7] = Word(1 << 32), "vcpus: irr of vcpu1 is 0x100000000, more than 32 bits"),
+            (|c| c.vcpus[0].tpr = Word(1 << 63), "vcpus: tpr of vcpu0 is 0x8000000000000000, more than 32 bits"),
+            (
+                |c| c.vcpus[0].segments[0].3 = Word(0x2_0000),
+                "vcpus: access of a segment of vcpu0 is 0x20000, more than 17 bits",
             ),
         ];
         for (change, text) in cases {
