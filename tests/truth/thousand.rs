@@ -18,17 +18,19 @@ const RUNS: usize = 1000;
 const RUNS_OF_A_LONG_ONE: usize = 4;
 /// Every other run is suspected this often: the more attempts at a proof, the more chances to be wrong.
 const OFTEN: &str = "--suspect-every=20";
+/// Figures are shown after so many runs.
+const SHOWN_EVERY: usize = 100;
 /// Runs at a time.
 const AT_A_TIME: usize = 2;
 
-/// The runs: each guest as often as any other, but for those that take long.
+/// The runs: each guest as often as any other, but for those that take long, at the end.
 fn runs(guests: &[Guest]) -> Vec<(usize, &Guest)> {
     let (long, short): (Vec<_>, Vec<_>) = guests.iter().partition(|guest| guest.is_long);
-    let mut runs: Vec<_> =
+    let long: Vec<_> =
         (0..RUNS_OF_A_LONG_ONE).flat_map(|number| long.iter().map(move |guest| (number, *guest))).collect();
-    let left = RUNS.saturating_sub(runs.len());
-    runs.extend((0..).flat_map(|number| short.iter().map(move |guest| (number, *guest))).take(left));
-    runs
+    let short = (0..RUNS).flat_map(|number| short.iter().map(move |guest| (number, *guest)));
+    let short: Vec<_> = short.take(RUNS.saturating_sub(long.len())).collect();
+    [short, long].concat()
 }
 
 /// Does all runs, some at a time, and hands each to `look`.
@@ -58,6 +60,9 @@ impl Figures {
     fn count(&mut self, guest: &Guest, ran: &Ran) {
         *self.verdicts.entry(ran.verdict().to_owned()).or_default() += 1;
         self.times.push(ran.wall());
+        if self.times.len().is_multiple_of(SHOWN_EVERY) {
+            println!("{}", self.told());
+        }
         self.lies.extend(ran.lie(guest));
     }
 
