@@ -41,7 +41,7 @@ pub(crate) struct Arguments {
     /// Which case of --payload
     #[arg(long, value_name = "NAME", requires = "payload", conflicts_with = "names")]
     case: Option<String>,
-    /// Numbers of vCPUs. Of a scenario: any that its expectations cover, instead of those declared; of a subject, a group or everything: only the declared cells that have so many
+    /// Numbers of vCPUs. Of a scenario: any that its expectations cover, instead of those declared; of a subject, a group or everything: only the declared cells that have so many; of a plain guest: any [default: 1]
     #[arg(long, value_name = "N[,N]", value_delimiter = ',')]
     vcpus: Vec<usize>,
     /// Set a knob; what is expected stays as declared

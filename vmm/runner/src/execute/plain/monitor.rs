@@ -7,6 +7,8 @@
 //!                    │       vCPU that could run has run      │
 //!                    └── exit port, fault, budget ──► verdict └── exit port, fault ──► verdict
 //! ```
+//!
+//! At the end of the budget there is one more attempt, if each vCPU that could run has.
 
 use std::time::{Duration, Instant};
 
@@ -30,13 +32,12 @@ use crate::execute::stop::STOP_DEADLINE;
 use crate::outcome::{
     Address, LoopOutcome, ProofOutcome, ReadOutcome, RunOutcome, Stall, StallKind, Strength, WatchOutcome,
 };
-use crate::plain::{GhostSpan, GuestEnd, HostNmi};
+use crate::plain::{Aps, GhostSpan, GuestEnd, HostNmi};
 
 /// Longest wait for an event: how late an interrupt, an NMI or the budget can be.
 const POLL: Duration = Duration::from_millis(5);
 /// The same where the monitor sees to it that vCPUs take turns, or waits for one to run.
 const CLOSE_POLL: Duration = Duration::from_millis(1);
-
 /// How long the end of a budget waits for a vCPU to run.
 const GRACE: Duration = Duration::from_millis(500);
 
@@ -97,7 +98,7 @@ pub(super) struct Monitor<'m> {
     plan: &'m PlainPlan,
     crowded: bool,
     patience: Patience,
-    /// When it last looked.
+    /// When the last poll was.
     now: Duration,
     schedule: Schedule,
     planned: Vec<Planned>,
@@ -118,7 +119,7 @@ pub(super) struct Monitor<'m> {
 impl<'m> Monitor<'m> {
     pub(super) fn new(machine: &'m Machine, program: &'m PlainProgram, plan: &'m PlainPlan, crowded: bool) -> Self {
         let vcpus = machine.vcpus();
-        let started = if plan.options.aps == crate::plain::Aps::Started { vcpus } else { 1 };
+        let started = if plan.options.aps == Aps::Started { vcpus } else { 1 };
         let (ran, entries) = (vec![Duration::ZERO; vcpus], vec![0; vcpus]);
         let planned = |nmi: &HostNmi| Planned { nmi: *nmi, sent: false };
         Self {
