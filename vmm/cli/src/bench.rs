@@ -4,6 +4,7 @@
 mod figure;
 mod machine;
 mod process;
+mod proof;
 
 use clap::Args;
 use serde_json::json;
@@ -32,6 +33,9 @@ pub(crate) struct Arguments {
     /// Time the ways to look at the order of MTRR programming too
     #[arg(long)]
     order: bool,
+    /// Time a guest that is alive and suspected every 100 ms too, for about so many seconds a run
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    suspect: Option<u64>,
 }
 
 /// The stall that the figures are about.
@@ -70,6 +74,9 @@ pub(crate) fn bench(arguments: &Arguments) -> Result<Exit, Failure> {
     }
     if arguments.order {
         figures.extend(machine::orders(&host, &guest, ORDERED, runs)?);
+    }
+    if let Some(seconds) = arguments.suspect {
+        figures.extend(proof::suspected(&host, seconds)?);
     }
     if arguments.scale {
         figures.extend(scale(&host, &guest, runs)?);

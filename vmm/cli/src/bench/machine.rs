@@ -27,13 +27,21 @@ pub(super) fn stalled(host: &HostKvm, guest: &Guest, name: &str, runs: usize) ->
     let run = the_run(guest, name, None)?;
     let mut walls = Vec::with_capacity(runs);
     let mut verdicts = Vec::with_capacity(runs);
+    let mut proofs = Vec::with_capacity(runs);
     for _ in 0..runs {
         let outcome = outcome_of(host, guest, &run)?;
         walls.push(outcome.wall);
         verdicts.push(outcome.verdict_latency);
+        proofs.push(outcome.proof.took);
     }
     let mut figures = vec![
         Figure::times("run-stalled-4", "a stalled 4-vCPU run, without the process around it", None, walls),
+        Figure::times(
+            "proof-stalled-4",
+            "the proof of it, from the suspicion on, while it stands still",
+            Some("5 ms"),
+            proofs,
+        ),
         Figure::times("verdict-stalled-4", "from the last progress seen to the verdict", Some("5 ms"), verdicts),
     ];
     if let Some(bytes) = peak_resident() {
