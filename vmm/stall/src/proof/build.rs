@@ -11,9 +11,10 @@ use stallbench_state::memory::Memory;
 
 use super::aside::{Aside, Unknown};
 use super::joint::{Joint, byte_of};
+use super::touched::Touched;
 use super::trace::{Step, Trace, key};
 use super::waits::{self, Loop};
-use super::{PAGE, Proof, Prover, Role, Unproved, pages, spans};
+use super::{Proof, Prover, Role, Unproved, pages, spans};
 use crate::activity::HeldBack;
 
 /// Puts the proof together, once nothing is missing.
@@ -74,7 +75,7 @@ fn in_words(prover: &Prover, vcpu: usize) -> Loop {
 /// A component, with the bytes by which it could meet others.
 struct Part {
     component: Component,
-    touched: BTreeSet<u64>,
+    touched: Touched,
     changed: BTreeSet<u64>,
 }
 
@@ -103,9 +104,7 @@ impl Part {
                 .collect(),
             cells: cells.iter().map(|span| bytes(span, |at| byte_of(joint, state, at))).collect(),
         };
-        let mut touched = joint.touched.clone();
-        touched.extend(joint.decode.fetched.iter().flat_map(|page| *page..page + PAGE));
-        touched.extend(joint.decode.tables.iter().flat_map(|entry| *entry..entry + 8));
+        let touched = Touched::by_fetching(&joint.decode).and(joint.touched.iter().copied());
         let component = Component {
             vcpus: joint.vcpus.clone(),
             states: joint.states.iter().map(state).collect(),
@@ -119,7 +118,7 @@ impl Part {
 impl Part {
     /// The pages that it reads or changes.
     fn pages(&self) -> BTreeSet<u64> {
-        pages(self.touched.union(&self.changed).copied())
+        self.touched.pages().chain(pages(self.changed.iter().copied())).collect()
     }
 }
 
@@ -127,7 +126,7 @@ impl Part {
 fn check_independence(parts: &[Part]) -> Result<(), Unproved> {
     for (index, part) in parts.iter().enumerate() {
         for other in parts.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, other)| other) {
-            if let Some(at) = part.changed.iter().find(|at| other.touched.contains(at)) {
+            if let Some(at) = part.changed.iter().find(|at| other.touched.contains(**at)) {
                 let what = format!("memory at {at:#x}, which vcpus {:?} touch", other.component.vcpus);
                 return Err(Unproved::Changing { vcpu: part.component.vcpus[0], what });
             }

@@ -10,6 +10,7 @@ use stallbench_state::memory::Memory;
 use super::aside::NAMES;
 use super::dead::Dead;
 use super::effect::{Decode, Effect};
+use super::touched::Touched;
 use super::trace::{self, Key, key};
 use super::{Prover, Role, Steps, Unproved, no_interrupt};
 
@@ -64,7 +65,7 @@ pub(super) fn of(prover: &Prover, unstable: &BTreeSet<usize>) -> Result<Vec<Join
     let mut group: Vec<usize> = (0..vcpus).collect();
     for one in 0..vcpus {
         for other in (0..vcpus).filter(|other| *other != one) {
-            if changed[one].iter().any(|at| touched[other].contains(at)) {
+            if changed[one].iter().any(|at| touched[other].contains(*at)) {
                 let (from, to) = (group[other], group[one]);
                 group.iter_mut().filter(|group| **group == from).for_each(|group| *group = to);
             }
@@ -312,21 +313,14 @@ fn is_one_access(effect: &Effect) -> bool {
 
 impl Prover {
     /// Bytes that a vCPU touches where it goes round, its instructions and page tables too, but for those that it sets aside.
-    pub(super) fn touched(&self, vcpu: usize, whole: bool) -> BTreeSet<u64> {
-        let Some(trace) = &self.traces[vcpu] else { return BTreeSet::new() };
-        let steps = self.round(vcpu, whole);
-        let mut touched: BTreeSet<_> =
-            steps.iter().flat_map(|step| &step.effect.touches).flat_map(|touch| touch.bytes()).collect();
-        if let Some(aside) = self.asides.get(&vcpu) {
-            touched.extend(&aside.reads);
+    pub(super) fn touched(&self, vcpu: usize, whole: bool) -> Touched {
+        let Some(trace) = &self.traces[vcpu] else { return Touched::default() };
+        let touches = self.round(vcpu, whole).iter().flat_map(|step| &step.effect.touches);
+        let touched = Touched::by_fetching(&trace.decode).and(touches.flat_map(|touch| touch.bytes()));
+        match self.asides.get(&vcpu) {
+            Some(aside) => touched.and(aside.reads.iter().copied()).but_for(&aside.memory),
+            None => touched,
         }
-        touched.extend(trace.decode.fetched.iter().flat_map(|page| *page..page + super::PAGE));
-        touched.extend(trace.decode.tables.iter().flat_map(|entry| *entry..entry + WORD));
-        // What may hold anything may be changed by anybody.
-        if let Some(aside) = self.asides.get(&vcpu) {
-            touched.retain(|at| !aside.memory.contains(at));
-        }
-        touched
     }
 
     /// Bytes that it changes there.

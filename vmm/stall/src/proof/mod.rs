@@ -13,6 +13,7 @@ mod build;
 mod dead;
 mod effect;
 mod joint;
+mod touched;
 mod trace;
 mod translate;
 mod waits;
@@ -413,10 +414,13 @@ impl Prover {
     /// Sets aside what others change and this vCPU touches, where it decides nothing: whether there was more of it than before.
     /// What others set aside can be looked at in no other way.
     fn set_foreign_aside(&mut self, vcpu: usize, memory: &dyn Memory) -> Result<bool, Unproved> {
-        let touched = self.touched(vcpu, false);
         let others: Vec<_> = (0..self.roles.len()).filter(|other| *other != vcpu).collect();
-        let changed = |other: &usize| self.changed(*other, false);
-        let foreign: BTreeSet<_> = others.iter().flat_map(changed).filter(|at| touched.contains(at)).collect();
+        let changed: BTreeSet<_> = others.iter().flat_map(|other| self.changed(*other, false)).collect();
+        if changed.is_empty() {
+            return Ok(false);
+        }
+        let touched = self.touched(vcpu, false);
+        let foreign: BTreeSet<_> = changed.into_iter().filter(|at| touched.contains(*at)).collect();
         if foreign.is_empty() {
             return Ok(false);
         }
