@@ -24,10 +24,12 @@ use std::collections::HashSet;
 use std::fs;
 
 use guest::{Guest, Truth};
-use run::Bench;
+use run::{Bench, Ran};
 
 /// How many guests there are to be at least.
 const AT_LEAST: usize = 60;
+/// How often a guest is run that the host starves.
+const TRIES: usize = 4;
 
 /// Without KVM these tests say so and check nothing, but for CI, where that is a failure.
 fn kvm_is_missing() -> bool {
@@ -59,6 +61,13 @@ fn selected(guests: Vec<Guest>) -> Vec<Guest> {
     guests.into_iter().filter(|guest| guest.title().contains(&part)).collect()
 }
 
+/// One run of a guest. That the host starved it says nothing about it: then another.
+fn served(bench: &Bench, guest: &Guest) -> Ran {
+    let mut runs = (0..TRIES).map(|number| bench.run(guest, number, &[]));
+    let served = runs.find(|ran| ran.verdict() != "starved");
+    served.unwrap_or_else(|| panic!("{}: starved {TRIES} times", guest.title()))
+}
+
 /// Runs each guest once; fails with all verdicts that are not the truth.
 fn assert_truth(guests: Vec<Guest>) {
     if kvm_is_missing() {
@@ -66,7 +75,7 @@ fn assert_truth(guests: Vec<Guest>) {
     }
     let bench = Bench::new();
     let guests = selected(guests);
-    let lies: Vec<String> = guests.iter().filter_map(|guest| bench.run(guest, 0, &[]).lie(guest)).collect();
+    let lies: Vec<String> = guests.iter().filter_map(|guest| served(&bench, guest).lie(guest)).collect();
     assert!(lies.is_empty(), "{} of {} verdicts are not the truth:\n{}", lies.len(), guests.len(), lies.join("\n"));
 }
 
