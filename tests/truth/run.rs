@@ -10,7 +10,10 @@ use tempfile::TempDir;
 
 use crate::guest::{Guest, Truth};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_stallbench");
+/// The binary that is tested: that of this build, or on a machine without it, that of the variable.
+fn binary() -> PathBuf {
+    std::env::var_os("STALLBENCH_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_stallbench").into(), PathBuf::from)
+}
 
 /// What a run may take: enough for any verdict but `budget`, which takes all of it.
 fn budget(truth: Truth) -> Duration {
@@ -61,7 +64,7 @@ impl Bench {
     /// Starts a run with more options; `number` tells runs of a guest apart.
     pub(crate) fn start(&self, guest: &Guest, number: usize, budget: Duration, options: &[&str]) -> Running {
         let file = self.file(guest, number);
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(binary());
         command.arg("run").arg("--payload").arg(&file).args(guest.options()).args(options);
         command.arg(format!("--budget={}", budget.as_millis())).arg(format!("--expect={}", expected(guest.truth)));
         command.arg(format!("--report=jsonl={}", report(&file).display()));
@@ -106,7 +109,7 @@ impl Running {
         if ran.verdict() == "stall" {
             let certificate =
                 self.file.with_extension("out").join("payload").join(guest.title()).join("certificate.json");
-            let mut verify = Command::new(BINARY);
+            let mut verify = Command::new(binary());
             verify.arg("verify").arg(certificate).arg("--payload").arg(&self.file);
             let output = verify.stdin(Stdio::null()).output().unwrap();
             ran.is_verified = output.status.success();
