@@ -273,7 +273,7 @@ fn pattern_is_told_whole_by_its_id_in_any_case_and_by_its_name() {
         "step     both queues are filled under one lock",
         "mine/crossed and its fix differ in wait: 1 became 0",
         "case plain, callee=needs-caller, wait=1, call=llist; vcpus 2",
-        "stall deadlock, strength observed or more (1 cell)",
+        "stall deadlock, strength proved or more (1 cell)",
         "because each waits for the other",
         "mine/crossed-fixed",
     ] {

@@ -47,7 +47,8 @@ fn declared_stall_is_success_and_shows_who_waits_for_whom() {
     let shown = text(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{shown}{}", text(&output.stderr));
     for part in [
-        "STALL deadlock   4 vCPUs   observed",
+        "STALL deadlock   4 vCPUs   proved",
+        "proof: 4096 states, closed under every order of the vCPUs",
         "vcpu1   ipi_handler B3",
         "IF=0",
         "culprit vcpu0 in call_many",
@@ -109,7 +110,7 @@ fn json_lines_hold_what_is_documented_and_nothing_else() {
         assert!(stall.get(key).is_some(), "{key} is missing: {stall}");
     }
     let words = (&stall["verdict"], &stall["kind"], &stall["strength"], &stall["culprit"]["site"]);
-    assert_eq!(words, (&"stall".into(), &"deadlock".into(), &"observed".into(), &"call_many".into()));
+    assert_eq!(words, (&"stall".into(), &"deadlock".into(), &"proved".into(), &"call_many".into()));
     assert_eq!(stall["waits"][0]["awaits"], serde_json::json!([1, 2, 3]));
     assert!(stall["waits"][0]["address"].as_str().unwrap().starts_with("0x"));
     let end = lines.last().unwrap();

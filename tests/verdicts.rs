@@ -57,7 +57,7 @@ fn waits(result: &Value) -> Vec<(u64, String)> {
 fn assert_stall(result: &Value, kind: &str, culprit: Option<&str>) {
     assert_eq!(result["verdict"], "stall", "{result:#}");
     assert_eq!(result["kind"], kind, "{result:#}");
-    assert_eq!(result["strength"], "observed", "{result:#}");
+    assert_eq!(result["strength"], "proved", "{result:#}");
     assert_eq!(result["culprit"]["site"].as_str(), culprit, "{result:#}");
 }
 

@@ -83,6 +83,11 @@ impl Visited<'_> {
         self.vcpu.shared.memory.write(address, bytes)
     }
 
+    /// Whether its debug registers have breakpoints enabled, or cannot be read (DR7 bits 7:0, SDM 3B 18.2.4).
+    pub fn has_breakpoints(&self) -> bool {
+        self.vcpu.fd.get_debug_regs().map_or(true, |registers| registers.dr7 & 0xff != 0)
+    }
+
     /// Its general registers.
     pub fn registers(&self) -> Result<Registers, StepError> {
         self.vcpu.registers().0.map_err(|_| StepError::Refused { ioctl: "KVM_GET_REGS", errno: libc::EIO })

@@ -329,6 +329,10 @@ impl<'m> Monitor<'m> {
         }
         let is_hinted = !first.closure.stuck.is_empty();
         if (is_hinted || self.now() >= self.next_attempt) && self.prove(&paused, &captured) {
+            // What was stepped for the proof may have come to where the host is to act.
+            if self.quiet.is_due(self.machine) {
+                return None;
+            }
             let last = Captured::of(&mut paused, self.machine, Capture::Full, self.quiet.kept_out());
             let analysis = last.analysis(self.machine, self.program);
             let end = match analysis.is_quiescent() {

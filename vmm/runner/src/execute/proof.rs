@@ -84,6 +84,10 @@ impl Steps for Stepped<'_, '_> {
         self.0.write(address, bytes)
     }
 
+    fn has_breakpoints(&self) -> bool {
+        self.0.has_breakpoints()
+    }
+
     fn registers(&mut self) -> Result<Registers, String> {
         self.0.registers().map_err(text)
     }

@@ -47,6 +47,8 @@ pub trait Steps {
     fn memory(&self) -> &dyn Memory;
     /// Writes guest memory: whether all of it is.
     fn write(&mut self, address: u64, bytes: &[u8]) -> bool;
+    /// Whether its debug registers stop it anywhere, or whether nobody knows.
+    fn has_breakpoints(&self) -> bool;
     /// Its general registers.
     fn registers(&mut self) -> Result<Registers, String>;
     /// Gives it these general registers.

@@ -12,8 +12,9 @@ use super::{Ghost, Steps, Unproved};
 
 /// Flags that stepping itself uses: TF and RF (SDM 3B 18.3.1).
 const OF_STEPS: u64 = 1 << 8 | 1 << 16;
-/// How often a step that changes nothing is made again: a jump to itself, or a step at the first touch of a page.
-const AGAIN: usize = 4;
+/// How often a step that changes nothing is made again: a jump to itself, or steps at the first touch of a page (up to four were seen
+/// of an emulated kvm_intel).
+const AGAIN: usize = 8;
 
 /// General registers as they are compared.
 pub(super) type Key = [Word; 18];
@@ -74,6 +75,9 @@ impl Trace {
         ghost: &Ghost,
         limit: usize,
     ) -> Result<Self, Unproved> {
+        if vcpu.has_breakpoints() {
+            return Err(cannot_step(vcpu, "it has breakpoints of its own".to_owned()));
+        }
         let mut registers = vcpu.registers().map_err(|why| cannot_step(vcpu, why))?;
         let mut trace = Self { steps: Vec::new(), end: End::Changes, last: registers, decode: Decode::new() };
         let mut seen: HashMap<(Key, u64), usize> = HashMap::new();

@@ -12,8 +12,9 @@ use stallbench_stall::proof::Limits;
 const FIRST: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_millis(200);
 
-/// The limits of cheap attempts, of any attempt, and how many times the first are deepened to the second.
-const CHEAP: Limits = Limits { steps: 100, states: 32 };
+/// The limits of cheap attempts, of the first that are not, of any, and how many levels there are above the cheap ones.
+const CHEAP: Limits = Limits { steps: 48, states: 32 };
+const DEEP: Limits = Limits { steps: 400, states: 128 };
 const DEEPEST: Limits = Limits { steps: 40_000, states: 4096 };
 const LEVELS: u32 = 5;
 /// What a step of one vCPU takes, as long as nothing was measured.
@@ -130,8 +131,9 @@ impl Schedule {
 }
 
 fn limits(level: u32) -> Limits {
-    let steps = (CHEAP.steps << (2 * level)).min(DEEPEST.steps);
-    Limits { steps, states: (CHEAP.states << (2 * level)).min(DEEPEST.states) }
+    let Some(deepened) = level.checked_sub(1) else { return CHEAP };
+    let deepen = |least: usize, most: usize| (least << (2 * deepened)).min(most);
+    Limits { steps: deepen(DEEP.steps, DEEPEST.steps), states: deepen(DEEP.states, DEEPEST.states) }
 }
 
 #[cfg(test)]
