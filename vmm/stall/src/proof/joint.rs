@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use iced_x86::{Mnemonic, OpKind};
-use stallbench_state::certificate::{Does, Edge};
+use stallbench_state::certificate::{Does, Edge, Span};
 use stallbench_state::machine::{MachineState, Registers, SystemRegisters};
 use stallbench_state::memory::Memory;
 
@@ -54,6 +54,7 @@ pub(super) struct Joint {
     torn: BTreeSet<u64>,
     pub(super) decode: Decode,
     dead_at: HashMap<u64, Dead>,
+    ghost: Vec<Span>,
 }
 
 /// Finds who has to be looked at together. All others are alone.
@@ -107,6 +108,7 @@ impl Joint {
             torn: BTreeSet::new(),
             decode: Decode::new(),
             dead_at: HashMap::new(),
+            ghost: prover.question.ghost.clone(),
         }
     }
 
@@ -215,6 +217,7 @@ impl Joint {
             let halted = VcpuAt { does: Does::Halts, registers: key(&halted), dead: Dead::default() };
             return Ok((halted, state.cells.clone()));
         }
+        self.refuse_ghosts(&effect, index)?;
         self.note(&effect);
         vcpu.place(&registers).map_err(|why| trace::cannot_step(vcpu, why))?;
         let (step, after) = trace::execute(vcpu, registers, effect)?;
@@ -232,6 +235,18 @@ impl Joint {
         }
         let dead = self.dead(&after, &system, vcpu.memory());
         Ok((VcpuAt { does: Does::Runs, registers: key(&dead.canonical(&after)), dead }, cells))
+    }
+
+    /// A proof holds whatever ghosts hold, and here they hold what they do.
+    fn refuse_ghosts(&self, effect: &Effect, vcpu: usize) -> Result<(), Unproved> {
+        let mut read = effect.touches.iter().filter(|touch| touch.reads).flat_map(|touch| touch.bytes());
+        match read.find(|at| trace::is_ghost(&self.ghost, *at)) {
+            None => Ok(()),
+            Some(at) => {
+                let what = format!("ghost memory at {at:#x}, which it reads at {:#x}", effect.instruction.ip());
+                Err(Unproved::Changing { vcpu, what })
+            }
+        }
     }
 
     /// What a vCPU overwrites before it looks at it, from where it is now.

@@ -13,6 +13,8 @@ mod build;
 mod dead;
 mod effect;
 mod joint;
+#[cfg(test)]
+mod test;
 mod touched;
 mod trace;
 mod translate;
