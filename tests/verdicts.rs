@@ -192,7 +192,9 @@ fn fix_in_a_stalling_case_is_not_as_expected() {
 fn wait_that_is_published_and_not_true_is_found_out() {
     let ran = stallbench(&["call/smallest", "--set", "flip=false-wait", "--budget", "300"]);
     let result = ran.assert_code(100).only();
-    assert_eq!(result["verdict"], "budget", "{result:#}");
+    // It spins for ever, elsewhere: that is proved without its word, and the wait that it claims is none.
+    assert_eq!((&result["verdict"], &result["strength"]), (&"stall".into(), &"proved".into()), "{result:#}");
+    assert_eq!((&result["waits"], &result["culprit"]), (&serde_json::json!([]), &Value::Null), "{result:#}");
     assert_eq!(result["contradictions"][0]["vcpu"], 0, "{result:#}");
 }
 
