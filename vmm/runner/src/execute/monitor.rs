@@ -25,6 +25,7 @@ use stallbench_stall::set::VcpuSet;
 use stallbench_stall::slow::{Slow, slow};
 use stallbench_stall::{Advice, Analysis, Policy, Ran, Watch, conclude, proved};
 use stallbench_state::certificate::{Span, Word};
+use stallbench_state::machine::VcpuState;
 use stallbench_state::memory::Memory;
 use stallbench_state::program::Program;
 
@@ -328,7 +329,8 @@ impl<'m> Monitor<'m> {
             return None;
         }
         let is_hinted = !first.closure.stuck.is_empty();
-        if (is_hinted || self.now() >= self.next_attempt) && self.prove(&paused, &captured) {
+        let is_tried = (is_hinted || self.now() >= self.next_attempt) && !is_coming_up(&captured);
+        if is_tried && self.prove(&paused, &captured) {
             // What was stepped for the proof may have come to where the host is to act.
             if self.quiet.is_due(self.machine) {
                 return None;
@@ -424,6 +426,14 @@ impl<'m> Monitor<'m> {
 pub(super) fn slow_outcome(analysis: &Analysis<'_>, watch: &Watch) -> Option<SlowOutcome> {
     let Slow { vcpu, doing, waiting } = slow(analysis)?;
     Some(SlowOutcome { vcpu, doing, waiting: waiting.iter().collect(), ran: watch.ran_since_progress(vcpu) })
+}
+
+/// Whether a vCPU is on its way up: it was started, and has not said so. There is much that a proof does not know on that way, and it
+/// has no handlers yet for what goes wrong.
+fn is_coming_up(captured: &Captured) -> bool {
+    let is_up = |vcpu: &VcpuState| vcpu.mp_state.as_ref().is_ok_and(|mp_state| mp_state.is_up());
+    let pages = captured.published.vcpus.iter();
+    captured.machine.vcpus.iter().zip(pages).any(|(vcpu, page)| is_up(vcpu) && page.phase == Phase::OFF)
 }
 
 /// What the contract declares to decide nothing: the ghost page and the event rings.

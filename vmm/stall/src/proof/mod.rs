@@ -3,10 +3,10 @@
 //! No KVM here: what a proof steps comes in by [`Steps`]. docs/proof.md tells the theory, [`stallbench_state::certificate`] what
 //! comes of it. A [`Prover`] is taken from vCPU to vCPU, as often as it asks for it:
 //!
-//! 1. Each vCPU is stepped until it is where it was, with memory as it was ([`trace`]); one that halts is where it stays.
-//! 2. A vCPU whose state does not come back may differ in what decides nothing: that is set aside ([`mod@aside`]).
+//! 1. Each vCPU is stepped until it is where it was, with memory as it was (`trace`); one that halts is where it stays.
+//! 2. A vCPU whose state does not come back may differ in what decides nothing: that is set aside (`aside`).
 //! 3. If no vCPU changes a byte that another one touches, they cannot hinder each other: all combinations of their states are
-//!    closed under every order. Those that do change such bytes are explored together, in every order ([`joint`]).
+//!    closed under every order. Those that do change such bytes are explored together, in every order (`joint`).
 
 mod aside;
 mod build;
