@@ -10,7 +10,7 @@ use stallbench_core::HostKvm;
 use stallbench_image::program;
 use stallbench_runner::execute::{ExecuteError, RunPlan, execute};
 use stallbench_runner::oracle::order::Mode;
-use stallbench_runner::outcome::{RunOutcome, StallKind, Verdict, Wait0Outcome};
+use stallbench_runner::outcome::{RunOutcome, StallKind, Strength, Verdict, Wait0Outcome};
 
 fn plan(case: &str, vcpus: usize, set: &[(&Knob, &str)]) -> RunPlan {
     let (case, _) = program().case(case).expect("a case of the image");
@@ -48,11 +48,10 @@ fn passing_run_has_every_vcpu_at_rest_and_the_mtrrs_programmed() {
 }
 
 #[test]
-fn false_claim_is_denied_and_no_time_makes_it_a_stall() {
-    let plan = RunPlan { budget: Duration::from_millis(700), ..plan("plain", 2, &[(&knob::FLIP, "false-wait")]) };
-    let outcome = run(&plan).unwrap();
-    // A host that is busy enough may not run the vCPU that lies.
-    assert!(matches!(outcome.verdict, Verdict::Budget { .. } | Verdict::Starved { .. }), "{outcome:#?}");
+fn false_claim_is_denied_and_what_is_proved_is_the_spin_behind_it() {
+    let outcome = run(&plan("plain", 2, &[(&knob::FLIP, "false-wait")])).unwrap();
+    let stall = outcome.verdict.stall().expect("it spins for ever, at no wait");
+    assert_eq!((stall.strength, stall.waits.len(), &stall.culprit), (Strength::Proved, 0, &None), "{outcome:#?}");
     assert!(outcome.contradictions.iter().all(|contradiction| contradiction.vcpu == 0), "{outcome:#?}");
 }
 
