@@ -4,7 +4,6 @@ use iced_x86::code_asm::*;
 
 use crate::code::{Built, Code, NMI, VECTOR, apic, word};
 use crate::guest::{Guest, Truth};
-use crate::locks::hand_on;
 
 pub(crate) fn guests() -> Vec<Guest> {
     let mut guests = changing();
@@ -184,13 +183,6 @@ fn changing_together() -> Vec<Guest> {
                 c.jz(again)?;
                 c.pass()
             },
-        ),
-        Guest::new(
-            "token-of-four",
-            4,
-            Truth::Changing(&["0x200040"]),
-            "a livelock in more states than a proof looks at",
-            |c| hand_on(c, |c| c.mov(dword_ptr(word(1)), edx)),
         ),
         Guest::new("token-with-a-count", 2, Truth::Changing(&["rcx"]), "a token goes to and fro 2^32 times", |c| {
             let again = c.here()?;

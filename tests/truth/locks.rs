@@ -146,7 +146,7 @@ fn absent() -> Vec<Guest> {
 }
 
 /// Passes a token to the next vCPU, for ever; `hand` stores the number in EDX.
-pub(crate) fn hand_on(c: &mut Code, hand: impl Fn(&mut Code) -> Built) -> Built {
+fn hand_on(c: &mut Code, hand: impl Fn(&mut Code) -> Built) -> Built {
     c.lea(eax, dword_ptr(rdi + 1))?;
     c.xor(edx, edx)?;
     c.div(esi)?;
