@@ -16,7 +16,7 @@ use stallbench_state::machine::VcpuState;
 pub enum Capture {
     /// What decides where it is and what it can take: registers, local APIC, events, MP state.
     Control,
-    /// That, and its MTRRs.
+    /// That, its MTRRs and other model-specific registers.
     Full,
 }
 

@@ -107,7 +107,7 @@ type Groups<'s> = (
 
 fn first_unread((registers, apic, mp_state, events): Groups<'_>) -> Unread {
     let unread = registers.as_ref().err().or(apic.as_ref().err()).or(mp_state.as_ref().err()).or(events.as_ref().err());
-    unread.cloned().unwrap_or(Unread { what: "state", reason: String::new() })
+    unread.cloned().unwrap_or(Unread { what: "state".into(), reason: String::new() })
 }
 
 fn has_timer(apic: &LocalApic) -> bool {

@@ -3,6 +3,7 @@
 //! Each group of registers is read on its own: one that cannot be read costs no other. Whoever draws conclusions from a group
 //! has to look at its [`Unread`] first; [`VcpuState::deliverable`] does.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -21,7 +22,7 @@ pub type Group<T> = Result<T, Unread>;
 #[error("{what} could not be read: {reason}")]
 pub struct Unread {
     /// The group.
-    pub what: &'static str,
+    pub what: Cow<'static, str>,
     /// What the kernel said.
     pub reason: String,
 }
@@ -50,6 +51,8 @@ pub struct VcpuState {
     pub mp_state: Group<MpState>,
     /// Memory type range registers; only in a full capture.
     pub mtrr: Option<Group<MtrrState>>,
+    /// Model-specific registers, by ascending index, those of [`MSRS`](crate::msr::MSRS) that the host has; only in a full capture.
+    pub msrs: Option<Group<Vec<(u32, u64)>>>,
     /// CPU time that its thread has had since it was created.
     pub ran: Duration,
 }
@@ -296,6 +299,7 @@ mod test {
             events: Ok(Events::default()),
             mp_state: Ok(MpState::Runnable),
             mtrr: None,
+            msrs: None,
             ran: Duration::ZERO,
         }
     }
@@ -349,7 +353,7 @@ mod test {
     #[test]
     fn group_not_read_leaves_it_unknown() {
         let mut vcpu = vcpu();
-        vcpu.apic = Err(Unread { what: "the local apic", reason: "EIO".into() });
+        vcpu.apic = Err(Unread { what: "the local apic".into(), reason: "EIO".into() });
         assert_eq!(vcpu.deliverable(), Some(Deliverable::Unknown));
     }
 }

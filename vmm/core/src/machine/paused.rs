@@ -111,7 +111,7 @@ impl Drop for Paused<'_> {
 
 /// A vCPU whose thread did not answer.
 fn unread(index: usize) -> VcpuState {
-    let unread = |what| Unread { what, reason: "its thread does not answer".to_owned() };
+    let unread = |what: &'static str| Unread { what: what.into(), reason: "its thread does not answer".to_owned() };
     VcpuState {
         index,
         registers: Err(unread("general registers")),
@@ -120,6 +120,7 @@ fn unread(index: usize) -> VcpuState {
         events: Err(unread("events")),
         mp_state: Err(unread("mp state")),
         mtrr: None,
+        msrs: None,
         ran: Duration::ZERO,
     }
 }

@@ -13,6 +13,7 @@ use stallbench_state::apic::LocalApic;
 use stallbench_state::machine::{
     DescriptorTable, Events, Exception, Group, MpState, Registers, Segment, SystemRegisters, Unread,
 };
+use stallbench_state::msr::MSRS;
 use stallbench_state::mtrr::MtrrState;
 
 /// General registers, by ioctl.
@@ -58,10 +59,32 @@ pub(super) fn mtrr(vcpu: &VcpuFd) -> Group<MtrrState> {
     let mut msrs = Msrs::from_entries(&wanted).expect("fewer entries than KVM takes in one call");
     let read = vcpu.get_msrs(&mut msrs).map_err(|e| unread(WHAT, e))?;
     if let Some(refused) = wanted.get(read) {
-        return Err(Unread { what: WHAT, reason: format!("msr {:#x} is refused", refused.index) });
+        return Err(Unread { what: WHAT.into(), reason: format!("msr {:#x} is refused", refused.index) });
     }
     let value = |index| msrs.as_slice().iter().find(|msr| msr.index == index).map_or(0, |msr| msr.data);
     Ok(MtrrState::from_registers(|register| value(register.msr())))
+}
+
+/// The model-specific registers of [`MSRS`] that the host has.
+pub(super) fn msrs(vcpu: &VcpuFd) -> Group<Vec<(u32, u64)>> {
+    let mut found = Vec::with_capacity(MSRS.len());
+    let mut left: &[(u32, &str)] = &MSRS;
+    while !left.is_empty() {
+        let read = some_msrs(vcpu, left)?;
+        found.extend(left.iter().zip(&read).map(|((index, _), value)| (*index, *value)));
+        // KVM ends at the first that it refuses (KVM api.rst 4.18).
+        left = left.get(read.len() + 1..).unwrap_or_default();
+    }
+    Ok(found)
+}
+
+/// The values of these registers, up to the first that KVM refuses.
+fn some_msrs(vcpu: &VcpuFd, wanted: &[(u32, &str)]) -> Group<Vec<u64>> {
+    let ask = |&(index, _): &(u32, _)| kvm_msr_entry { index, ..Default::default() };
+    let wanted: Vec<_> = wanted.iter().map(ask).collect();
+    let mut msrs = Msrs::from_entries(&wanted).expect("fewer entries than KVM takes in one call");
+    let read = vcpu.get_msrs(&mut msrs).map_err(|e| unread("model-specific registers (KVM_GET_MSRS)", e))?;
+    Ok(msrs.as_slice().iter().take(read).map(|msr| msr.data).collect())
 }
 
 /// Reads a register; `None` where KVM refuses.
@@ -82,7 +105,7 @@ fn one_msr(index: u32, data: u64) -> Msrs {
 }
 
 fn unread(what: &'static str, error: kvm_ioctls::Error) -> Unread {
-    Unread { what, reason: error.to_string() }
+    Unread { what: what.into(), reason: error.to_string() }
 }
 
 /// General registers as KVM has them.

@@ -335,6 +335,7 @@ impl Vcpu {
             events: capture::events(&self.fd),
             mp_state,
             mtrr: (what == Capture::Full).then(|| capture::mtrr(&self.fd)),
+            msrs: (what == Capture::Full).then(|| capture::msrs(&self.fd)),
             ran: CpuClock::OWN.now(),
         }
     }

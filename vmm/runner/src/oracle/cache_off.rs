@@ -81,7 +81,7 @@ mod test {
     }
 
     fn vcpu(index: usize, off: bool) -> VcpuState {
-        let unread = || Unread { what: "registers", reason: "not needed".into() };
+        let unread = || Unread { what: "registers".into(), reason: "not needed".into() };
         VcpuState {
             index,
             registers: Err(unread()),
@@ -90,6 +90,7 @@ mod test {
             events: Err(unread()),
             mp_state: Ok(MpState::Runnable),
             mtrr: None,
+            msrs: None,
             ran: Duration::ZERO,
         }
     }

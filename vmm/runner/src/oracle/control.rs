@@ -45,7 +45,7 @@ mod test {
     use super::*;
 
     fn machine(registers: &[(u64, u64)]) -> MachineState {
-        let unread = || Unread { what: "registers", reason: "not needed".into() };
+        let unread = || Unread { what: "registers".into(), reason: "not needed".into() };
         let vcpu = |(index, &(cr0, cr4)): (usize, &(u64, u64))| VcpuState {
             index,
             registers: Err(unread()),
@@ -54,6 +54,7 @@ mod test {
             events: Err(unread()),
             mp_state: Ok(MpState::Halted),
             mtrr: None,
+            msrs: None,
             ran: Duration::ZERO,
         };
         MachineState { vcpus: registers.iter().enumerate().map(vcpu).collect() }
@@ -91,7 +92,7 @@ mod test {
     #[test]
     fn registers_that_were_not_read_are_neither() {
         let mut machine = machine(&[(CR0, CR4); 2]);
-        machine.vcpus[1].system = Err(Unread { what: "system registers", reason: "EIO".into() });
+        machine.vcpus[1].system = Err(Unread { what: "system registers".into(), reason: "EIO".into() });
         let outcome = judge(&machine);
         assert_eq!((outcome.consistent, outcome.problems.len()), (None, 1));
     }

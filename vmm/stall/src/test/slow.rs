@@ -60,7 +60,7 @@ fn bounded_wait_is_work() {
 #[test]
 fn vcpu_of_which_nothing_is_known_may_be_at_work() {
     let mut world = barrier_with_one_at_work();
-    world.state(3).registers = Err(Unread { what: "registers", reason: "EINVAL".into() });
+    world.state(3).registers = Err(Unread { what: "registers".into(), reason: "EINVAL".into() });
     assert_eq!((world.stall(), root(&world)), (None, Some((3, vec![0, 1, 2]))));
 }
 

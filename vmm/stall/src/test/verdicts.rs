@@ -138,7 +138,7 @@ fn interrupt_on_its_way_to_one_that_idles_makes_it_no_stall() {
 }
 
 fn unread() -> Unread {
-    Unread { what: "registers", reason: "EINVAL".into() }
+    Unread { what: "registers".into(), reason: "EINVAL".into() }
 }
 
 #[test]

@@ -294,6 +294,7 @@ fn idle(index: usize) -> VcpuState {
         events: Ok(Events::default()),
         mp_state: Ok(MpState::Halted),
         mtrr: None,
+        msrs: None,
         ran: Duration::ZERO,
     }
 }

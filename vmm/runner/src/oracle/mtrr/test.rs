@@ -28,7 +28,7 @@ fn plan(set: &[(&Knob, u64)]) -> RunPlan {
 }
 
 fn machine(states: &[MtrrState]) -> MachineState {
-    let unread = stallbench_state::machine::Unread { what: "registers", reason: "not needed".into() };
+    let unread = stallbench_state::machine::Unread { what: "registers".into(), reason: "not needed".into() };
     let vcpu = |(index, mtrr): (usize, &MtrrState)| VcpuState {
         index,
         registers: Err(unread.clone()),
@@ -37,6 +37,7 @@ fn machine(states: &[MtrrState]) -> MachineState {
         events: Err(unread.clone()),
         mp_state: Ok(MpState::Halted),
         mtrr: Some(Ok(*mtrr)),
+        msrs: None,
         ran: core::time::Duration::ZERO,
     };
     MachineState { vcpus: states.iter().enumerate().map(vcpu).collect() }
