@@ -10,6 +10,7 @@
 //! | [`msr`] | the model-specific registers that a capture reads, by name |
 //! | [`mtrr`] | memory type range registers: values, validity, the types that memory has |
 //! | [`memory`] | reading guest memory |
+//! | [`paging`] | from linear to guest-physical addresses |
 //! | [`published`] | what the vCPUs publish about themselves, read from guest memory |
 //! | [`program`] | a guest's ELF file: cases, wait sites, symbols |
 //! | [`certificate`] | proofs that a machine makes no progress any more |
@@ -25,5 +26,6 @@ pub mod machine;
 pub mod memory;
 pub mod msr;
 pub mod mtrr;
+pub mod paging;
 pub mod program;
 pub mod published;

@@ -21,6 +21,7 @@ use stallbench_abi::image::{Edge, EdgeKind, SiteKind, SiteRange};
 pub use error::{Dynamic, ProgramError, Record};
 pub use plain::{Loaded, Payload, PlainProgram, Taken};
 pub use segments::Segment;
+pub use symbols::Symbol;
 use symbols::Symbols;
 
 /// A program that keeps the contract.
@@ -163,7 +164,16 @@ impl Program {
     ///
     /// Symbols are read when this is first called. A file whose symbols are damaged has none.
     pub fn symbol(&self, address: u64) -> Option<(String, u64)> {
-        self.symbols.get_or_init(|| Symbols::read(&self.bytes, &self.segments)).find(&self.bytes, address)
+        self.table().find(&self.bytes, address)
+    }
+
+    /// The functions and labels in code, by ascending address; read when this is first called.
+    pub fn symbols(&self) -> Vec<Symbol> {
+        self.table().all(&self.bytes)
+    }
+
+    fn table(&self) -> &Symbols {
+        self.symbols.get_or_init(|| Symbols::read(&self.bytes, &self.segments))
     }
 }
 

@@ -9,8 +9,7 @@ use iced_x86::{
 };
 use stallbench_state::machine::{Registers, SystemRegisters};
 use stallbench_state::memory::Memory;
-
-use super::translate::{self, PAGE};
+use stallbench_state::paging::{self, PAGE};
 
 /// Longest instruction (SDM 2A 2.3.11).
 const LONGEST: u64 = 15;
@@ -149,7 +148,7 @@ impl Decode {
     }
 
     pub(super) fn physical(&mut self, memory: &dyn Memory, cr3: u64, linear: u64) -> Option<u64> {
-        translate::physical(memory, cr3, linear, &mut |table| note(&mut self.tables, table))
+        paging::physical(memory, cr3, linear, &mut |table| note(&mut self.tables, table))
     }
 
     pub(super) fn info(&mut self, instruction: &Instruction) -> &InstructionInfo {

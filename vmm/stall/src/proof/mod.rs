@@ -17,7 +17,6 @@ mod joint;
 mod test;
 mod touched;
 mod trace;
-mod translate;
 mod waits;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,12 +24,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use stallbench_state::certificate::{Certificate, Component, Memory as Contents, Processor, Span, VERSION};
 use stallbench_state::machine::{Deliverable, MachineState, MpState, Registers, SystemRegisters, VcpuState};
 use stallbench_state::memory::Memory;
+use stallbench_state::paging::{self, PAGE};
 use thiserror::Error;
 
 use aside::Aside;
 use joint::Joint;
 use trace::{End, Trace};
-use translate::PAGE;
 pub use waits::{Loop, Read};
 
 /// How often vCPUs are traced anew since another one has changed what they had read.
@@ -480,7 +479,7 @@ fn role(vcpu: &VcpuState) -> Result<Role, Unproved> {
         return Err(Unproved::Timer { vcpu: index });
     }
     no_interrupt(vcpu, registers)?;
-    if role == Role::Runs && !translate::is_known(system) {
+    if role == Role::Runs && !paging::is_known(system) {
         return Err(no_state("it is not in 64-bit mode with four levels of page tables".to_owned()));
     }
     Ok(role)

@@ -6,7 +6,6 @@ use stallbench_state::memory::Snippet;
 
 use super::dead::Dead;
 use super::effect::{Decode, Effect, Refusal};
-use super::translate;
 
 const CODE: u64 = 0x1_0000;
 const DATA: u64 = 0x1_2000;
@@ -50,18 +49,6 @@ fn decoded(code: &[u8], registers: Registers) -> Result<Effect, Refusal> {
 fn touches(code: &[u8], registers: Registers) -> Vec<(u64, usize, bool, bool)> {
     let effect = decoded(code, registers).expect("a known instruction");
     effect.touches.iter().map(|touch| (touch.address, touch.before.len(), touch.reads, touch.writes)).collect()
-}
-
-#[test]
-fn linear_addresses_go_through_the_page_tables() {
-    let memory = memory(&[]);
-    let mut tables = Vec::new();
-    let mut physical = |linear| translate::physical(&memory, 0x1000, linear, &mut |entry| tables.push(entry));
-    assert_eq!(physical(0x40_0000 + DATA), Some(DATA));
-    assert_eq!((physical(0x20_0000), physical(1 << 40)), (None, None), "not present");
-    assert_eq!(tables, [0x1000, 0x2000, 0x3010, 0x1000, 0x2000, 0x3008, 0x1010]);
-    assert!(translate::is_known(&system()));
-    assert!(!translate::is_known(&SystemRegisters { cr4: 1 << 12, ..system() }), "five levels");
 }
 
 #[test]

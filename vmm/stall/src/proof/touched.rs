@@ -3,8 +3,9 @@
 
 use std::collections::BTreeSet;
 
+use stallbench_state::paging::PAGE;
+
 use super::effect::Decode;
-use super::translate::PAGE;
 
 /// Bytes that are touched. Pages of code count as a whole.
 #[derive(Clone, Debug, Default)]

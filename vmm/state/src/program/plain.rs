@@ -11,7 +11,7 @@ use object::read::elf::{FileHeader, ProgramHeader};
 
 use super::file::{File, LE, range};
 use super::segments::Segment;
-use super::symbols::Symbols;
+use super::symbols::{Symbol, Symbols};
 use super::{Program, ProgramError, notes};
 
 /// What a file of the user's turns out to be.
@@ -126,7 +126,16 @@ impl PlainProgram {
 
     /// The function or label at or before an address, and the offset from it; as [`Program::symbol`].
     pub fn symbol(&self, address: u64) -> Option<(String, u64)> {
-        self.symbols.get_or_init(|| Symbols::read(&self.bytes, &self.linked)).find(&self.bytes, address)
+        self.table().find(&self.bytes, address)
+    }
+
+    /// The functions and labels in code, by ascending virtual address; as [`Program::symbols`].
+    pub fn symbols(&self) -> Vec<Symbol> {
+        self.table().all(&self.bytes)
+    }
+
+    fn table(&self) -> &Symbols {
+        self.symbols.get_or_init(|| Symbols::read(&self.bytes, &self.linked))
     }
 }
 

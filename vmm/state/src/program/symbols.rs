@@ -28,6 +28,17 @@ struct Function {
     name: usize,
 }
 
+/// A function of a program, or a label in its assembly.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Symbol {
+    /// Its name, demangled.
+    pub name: String,
+    /// Virtual address of its first byte.
+    pub address: u64,
+    /// Bytes; 0 for a label, which lasts until the next symbol.
+    pub size: u64,
+}
+
 impl Symbols {
     /// Reads the symbols that lie in code; none if the table is missing or damaged.
     pub(super) fn read(bytes: &[u8], segments: &[Segment]) -> Self {
@@ -54,6 +65,15 @@ impl Symbols {
         let inside = function.size == 0 || offset < function.size;
         let name = self.name(bytes, function.name)?;
         inside.then_some((name, offset))
+    }
+
+    /// All of them, by ascending address.
+    pub(super) fn all(&self, bytes: &[u8]) -> Vec<Symbol> {
+        let symbol = |function: &Function| {
+            let name = self.name(bytes, function.name)?;
+            Some(Symbol { name, address: function.address, size: function.size })
+        };
+        self.functions.iter().filter_map(symbol).collect()
     }
 
     fn name(&self, bytes: &[u8], at: usize) -> Option<String> {
