@@ -1,4 +1,10 @@
 //! From linear to guest-physical addresses, by the page tables of a vCPU (SDM 3A 5.5).
+//!
+//! Tables are the guest's: whatever lies in them, a walk ends, and reads no more than is bounded here.
+
+mod mapping;
+
+pub use mapping::{Mapping, mappings};
 
 use crate::machine::SystemRegisters;
 use crate::memory::Memory;
@@ -16,8 +22,10 @@ const CR0_PG: u64 = 1 << 31;
 const CR4_LA57: u64 = 1 << 12;
 const EFER_LMA: u64 = 1 << 10;
 const CS_L: u32 = 1 << 13;
+/// Lowest bit of the linear address that an entry of each level decides, from the top.
+const SHIFTS: [u32; 4] = [39, 30, 21, 12];
 
-/// Whether a vCPU is in 64-bit mode with four levels of page tables: what the walk here knows.
+/// Whether a vCPU is in 64-bit mode with four levels of page tables: what the walks here know.
 pub fn is_known(system: &SystemRegisters) -> bool {
     system.cr0 & CR0_PG != 0
         && system.efer & EFER_LMA != 0
@@ -28,18 +36,31 @@ pub fn is_known(system: &SystemRegisters) -> bool {
 /// Where a linear address lies in guest-physical memory; `table` is told of each entry that the walk reads.
 pub fn physical(memory: &dyn Memory, cr3: u64, linear: u64, table: &mut dyn FnMut(u64)) -> Option<u64> {
     let mut base = cr3 & ADDRESS;
-    for shift in [39, 30, 21, 12] {
+    for shift in SHIFTS {
         let address = base + (linear >> shift) % 512 * 8;
         table(address);
         let entry = memory.read_u64(address).filter(|entry| entry & PRESENT != 0)?;
-        let is_leaf = shift == 12 || (shift < 39 && entry & LARGE != 0);
-        if is_leaf {
-            let within = (1 << shift) - 1;
-            return Some(entry & ADDRESS & !within | linear & within);
+        if is_leaf(entry, shift) {
+            return Some(page_of(entry, shift) | linear & within(shift));
         }
         base = entry & ADDRESS;
     }
     None
+}
+
+/// Whether an entry of that level maps a page.
+fn is_leaf(entry: u64, shift: u32) -> bool {
+    shift == 12 || (shift < 39 && entry & LARGE != 0)
+}
+
+/// The page that a leaf maps.
+fn page_of(entry: u64, shift: u32) -> u64 {
+    entry & ADDRESS & !within(shift)
+}
+
+/// The bits of an address within what an entry of that level maps.
+fn within(shift: u32) -> u64 {
+    (1 << shift) - 1
 }
 
 #[cfg(test)]
