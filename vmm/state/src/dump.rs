@@ -1,24 +1,38 @@
 //! Dumps: one machine at one moment in one file, with all that is needed to understand it anywhere.
 //!
-//! Owns the file's layout (docs/dump.md), which is an ELF core, so that gdb opens it too. Plain data, used from any thread.
+//! Owns the file's layout (docs/dump.md), which is an ELF core, so that gdb opens it too. A file may come from anywhere: nothing
+//! in it is believed, and what is wrong is named with the place. Plain data, used from any thread.
 
+mod core_notes;
 mod error;
+mod file;
 mod memory;
+mod note;
+mod packed;
+mod read;
+mod segments;
+mod table;
+#[cfg(test)]
+mod test;
+mod vcpu;
+mod write;
 
-use std::fmt;
-use std::io;
-use std::ops::Range;
+use std::{fmt, io};
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use error::DumpError;
+pub use error::{DumpError, Part};
 pub use memory::DumpedMemory;
+pub use packed::Packed;
 
 use crate::machine::MachineState;
-use crate::memory::Memory;
+
+/// Version of the layout that is written, and the newest that is read.
+pub const VERSION: u32 = 1;
 
 /// A machine at one moment, with all that is needed to understand it anywhere.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Dump {
     /// What it is of.
     pub about: About,
@@ -31,7 +45,7 @@ pub struct Dump {
 }
 
 /// What a dump is of.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct About {
     /// Version of stallbench that wrote it.
     pub tool: String,
@@ -42,22 +56,21 @@ pub struct About {
     /// The host's fingerprint, as in reports: a JSON object.
     pub host: Value,
     /// The result, as a line of a JSON report has it (docs/json.md), where there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<Value>,
 }
 
 /// What a dump is written from.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Parts<'a> {
     /// What it is of.
     pub about: &'a About,
     /// All vCPUs, captured in full.
     pub machine: &'a MachineState,
-    /// Guest-physical memory, standing still.
-    pub memory: &'a dyn Memory,
-    /// Where there is memory: ascending, none overlaps another.
-    pub ranges: &'a [Range<u64>],
+    /// Guest-physical memory.
+    pub memory: &'a DumpedMemory,
     /// The guest's own ELF file.
-    pub payload: &'a [u8],
+    pub payload: &'a Packed,
 }
 
 impl Dump {
@@ -67,27 +80,30 @@ impl Dump {
     ///
     /// [`DumpError`] names what is wrong with the file, where, and what was expected.
     pub fn read(bytes: &[u8]) -> Result<Self, DumpError> {
-        let _ = bytes;
-        Err(DumpError::NoCore)
+        read::read(bytes)
     }
 
     /// Writes it as a file.
     pub fn write(&self, out: &mut impl io::Write) -> io::Result<()> {
         let Self { about, machine, memory, payload } = self;
-        Parts { about, machine, memory, ranges: memory.ranges(), payload }.write(out)
-    }
-}
-
-impl fmt::Debug for Parts<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Parts").field("about", self.about).field("ranges", &self.ranges).finish_non_exhaustive()
+        Parts { about, machine, memory, payload: &Packed::of(payload) }.write(out)
     }
 }
 
 impl Parts<'_> {
     /// Writes them as a file.
     pub fn write(&self, out: &mut impl io::Write) -> io::Result<()> {
-        let _ = out;
-        Err(io::ErrorKind::Unsupported.into())
+        write::write(self, out)
+    }
+}
+
+impl fmt::Debug for Dump {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dump")
+            .field("about", &self.about)
+            .field("vcpus", &self.machine.vcpus.len())
+            .field("memory", &self.memory.ranges())
+            .field("payload", &self.payload.len())
+            .finish_non_exhaustive()
     }
 }
