@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use clap::Args;
 use stallbench_core::HostKvm;
+use stallbench_runner::dump::{Dumps, When};
 use stallbench_runner::evidence::Evidence;
 use stallbench_runner::execute::plain::PlainPlan;
-use stallbench_runner::execute::{self, ExecuteError};
+use stallbench_runner::execute::{self, ExecuteError, RunPlan};
 use stallbench_runner::oracle::order::Mode;
 use stallbench_runner::outcome::RunOutcome;
 use stallbench_runner::plain::PlainOptions;
@@ -68,6 +69,9 @@ pub(crate) struct Arguments {
     /// A new directory for the evidence of each run
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Write a dump of the machine at the end of a run, for `stallbench debug --dump` and gdb: never, unexpected (of each run that is not as expected) or always; it lies in the directory of the run, without --out in the current directory
+    #[arg(long, value_name = "WHEN", default_value = "unexpected", value_parser = str::parse::<When>)]
+    dump: When,
     /// human, jsonl=FILE or junit=FILE, '-' for standard output; repeatable [default: human]
     #[arg(long, value_name = "REPORT")]
     report: Vec<Kind>,
@@ -93,10 +97,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let host = HostKvm::open()?;
     selection.check_host(host.max_vcpus())?;
     let evidence = plan::evidence(arguments, subject.bytes())?;
+    let dumps = plan::dumps(arguments, &host, subject.bytes());
     let interrupted = interrupt::flag_on_signal()?;
     let progress = Progress::new(selection.len());
     let reports = open_reports(&kinds, evidence.as_ref());
-    Session { arguments, subject, selection, host, evidence, interrupted, progress }.run(reports)
+    Session { arguments, subject, selection, host, evidence, dumps, interrupted, progress }.run(reports)
 }
 
 /// What is run, and how often.
@@ -138,6 +143,7 @@ struct Session<'a> {
     selection: Selection,
     host: HostKvm,
     evidence: Option<Arc<Evidence>>,
+    dumps: Dumps,
     interrupted: Arc<AtomicBool>,
     progress: Progress,
 }
@@ -156,23 +162,31 @@ impl Session<'_> {
         let summary = ended.summary;
         let failure = ended.failure.map(|error| Failure::host(&error));
         let failed = reports.end(&summary);
-        for report in &failed {
-            output::diagnostic(&format!("error: {report}"));
-        }
-        failure.map_or_else(|| Ok(exit(&summary, !failed.is_empty())), Err)
+        let undumped = self.dumps.failures();
+        let errors = failed.iter().map(ToString::to_string).chain(undumped.iter().map(ToString::to_string));
+        let errors: Vec<_> = errors.collect();
+        errors.iter().for_each(|error| output::diagnostic(&format!("error: {error}")));
+        failure.map_or_else(|| Ok(exit(&summary, !errors.is_empty())), Err)
     }
 
     fn execute(&self, run: &Run) -> Result<RunOutcome, ExecuteError> {
         if let Some(evidence) = &self.evidence {
             evidence.run_begins(run);
         }
+        let outcome = self.outcome(run)?;
+        Ok(self.dumps.write(run, outcome))
+    }
+
+    fn outcome(&self, run: &Run) -> Result<RunOutcome, ExecuteError> {
+        let keep = self.dumps.when().of(run);
         let budget = Duration::from_millis(self.arguments.budget);
         match &self.subject {
             Running::Image(guest) => {
-                execute::execute(&self.host, guest.program(), &run_plan(run, budget), &self.interrupted)
+                let plan = RunPlan { keep, ..run_plan(run, budget) };
+                execute::execute(&self.host, guest.program(), &plan, &self.interrupted)
             }
             Running::Plain(program, options) => {
-                let plan = PlainPlan { vcpus: run.vcpus, options: Arc::clone(options), budget };
+                let plan = PlainPlan { vcpus: run.vcpus, options: Arc::clone(options), budget, keep };
                 execute::plain::execute(&self.host, program, &plan, &self.interrupted)
             }
         }

@@ -5,6 +5,8 @@
 //! costs the host what it touches.
 #![expect(unsafe_code, reason = "a KVM memory slot names memory by its address")]
 
+mod touched;
+
 use std::io;
 use std::sync::atomic::Ordering;
 
@@ -12,9 +14,11 @@ use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 use stallbench_abi::Plain;
 use stallbench_abi::layout::{ARENA, ARENA_SIZE, CONTROL_END, TABLES, memory_end};
+use stallbench_state::dump::DumpedMemory;
 use stallbench_state::memory::Memory;
 use thiserror::Error;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use touched::PAGE;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
 
 /// The memory of one guest. Guests write it while they run: it is read by volatile copies and atomic loads.
 #[derive(Debug)]
@@ -84,6 +88,21 @@ impl GuestMemory {
         self.map.iter().map(GuestMemoryRegion::len).sum()
     }
 
+    /// A copy of all of it that is not zero. Only of memory that nobody writes meanwhile is it the memory of one moment.
+    pub(crate) fn copy(&self) -> DumpedMemory {
+        let range = |region: &GuestRegionMmap<()>| region.start_addr().0..region.start_addr().0 + region.len();
+        let mut copy = DumpedMemory::zeroed(self.map.iter().map(range));
+        for region in self.map.iter() {
+            let start = region.start_addr().0;
+            let pages = (region.len() / PAGE) as usize;
+            // Without the kernel's help every page is looked at.
+            let touched = touched::pages(region.as_ptr() as u64, region.len()).unwrap_or_else(|_| vec![true; pages]);
+            let addresses = (start..).step_by(PAGE as usize).zip(touched).filter(|(_, touched)| *touched);
+            addresses.for_each(|(address, _)| copy.copy(self, address..address + PAGE));
+        }
+        copy
+    }
+
     /// The mapping, for the image loader.
     pub(crate) fn map(&self) -> &GuestMemoryMmap<()> {
         &self.map
@@ -130,7 +149,7 @@ impl Memory for GuestMemory {
     }
 }
 
-fn keep_huge_pages_out(region: &vm_memory::GuestRegionMmap<()>) -> io::Result<()> {
+fn keep_huge_pages_out(region: &GuestRegionMmap<()>) -> io::Result<()> {
     // SAFETY: the range is a mapping that `region` owns; the advice changes nothing but the size of its pages.
     let status = unsafe { libc::madvise(region.as_ptr().cast(), region.len() as usize, libc::MADV_NOHUGEPAGE) };
     // A kernel that was built without them says EINVAL: there is nothing to keep out.
@@ -152,6 +171,19 @@ mod test {
         assert!(memory.write_u64(private(0), 7));
         assert_eq!(memory.read_u64(private(0)), Some(7));
         assert_eq!(memory.read_u32(private(0) + 1), Some(0), "not aligned");
+    }
+
+    #[test]
+    fn copy_holds_what_was_written_and_reads_as_the_memory_does() {
+        let memory = GuestMemory::new(1).expect("memory");
+        assert!(memory.write_u64(private(0) + 8, 7) && memory.write_u64(ARENA, 0));
+        let copy = memory.copy();
+        assert_eq!(copy.runs().len(), 1);
+        assert_eq!(
+            (copy.read_u64(private(0) + 8), copy.read_u64(ARENA), copy.read_u64(TABLES)),
+            (Some(7), Some(0), Some(0))
+        );
+        assert_eq!((copy.read_u32(CONTROL_END), copy.read_u32(memory_end(1))), (None, None));
     }
 
     #[test]

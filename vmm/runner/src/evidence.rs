@@ -6,6 +6,7 @@
 //!     run.json                           scenario, case, vCPUs, knobs, seed, and the command that repeats it
 //!     log.txt                            lines that the guest logged, if there are any
 //!     console.txt                        what a plain guest wrote to its console, if anything
+//!     dump.core                          the machine at the end, for `stallbench debug --dump`, where `--dump` asks for it
 //!     certificate.json                   the proof of a stall, for `stallbench verify`
 //!     verdict.json                       the result as in the JSON lines, written last
 //! DIR/summary.json                       what all came to; written last
@@ -23,6 +24,7 @@ use stallbench_abi::knob;
 use stallbench_state::certificate::Certificate;
 use thiserror::Error;
 
+use crate::repeat::{Repeat, file_name};
 use crate::report::{Report, SCHEMA_VERSION, Start, result_json};
 use crate::result::{RunResult, Summary};
 use crate::scenario::{Run, text_of_value};
@@ -50,8 +52,7 @@ pub enum EvidenceError {
 pub struct Evidence {
     root: PathBuf,
     command: Vec<String>,
-    /// Options that each repeating command needs: `--payload FILE`.
-    options: String,
+    repeat: Repeat,
     /// Digest of the payload, as certificates name it.
     payload: String,
     /// The first thing that could not be written by a worker.
@@ -67,16 +68,16 @@ impl Evidence {
         Ok(())
     }
 
-    /// Makes the directory. `command` is what was asked for, `options` what a repetition of one run needs besides its name, `payload`
+    /// Makes the directory. `command` is what was asked for, `repeat` how one run is repeated, `payload`
     /// the ELF file that runs.
-    pub fn create(root: &Path, command: Vec<String>, options: String, payload: &[u8]) -> Result<Self, EvidenceError> {
+    pub fn create(root: &Path, command: Vec<String>, repeat: Repeat, payload: &[u8]) -> Result<Self, EvidenceError> {
         let unwritable = |source| EvidenceError::Unwritable { path: root.to_owned(), source };
         Self::check(root)?;
         fs::create_dir_all(root).map_err(unwritable)?;
         let probe = root.join("session.json");
         fs::write(&probe, b"{}\n").map_err(unwritable)?;
         let payload = Certificate::digest(payload);
-        Ok(Self { root: root.to_owned(), command, options, payload, failure: Mutex::new(None) })
+        Ok(Self { root: root.to_owned(), command, repeat, payload, failure: Mutex::new(None) })
     }
 
     /// A run begins. Called by the thread that runs it.
@@ -103,37 +104,14 @@ impl Evidence {
             "repetition": run.repetition,
             "layout": run.layout.as_deref().map(|layout| &layout.name),
             "knobs": knobs,
-            "repeat": self.repeating(run),
+            "repeat": self.repeat.command(run),
         });
         write_json(&directory.join("run.json"), &identity)
     }
 
-    /// The command that repeats a run.
-    fn repeating(&self, run: &Run) -> String {
-        let mut command = format!("stallbench run{}", self.options);
-        if !run.scenario.starts_with("payload/") {
-            command.push_str(&format!(" '{}'", run.name));
-        } else {
-            let case = if run.is_plain() { String::new() } else { format!(" --case {}", run.case_name) };
-            command.push_str(&format!("{case} --vcpus {}", run.vcpus));
-        }
-        for setting in &run.set {
-            command.push_str(&format!(" --set {}={}", setting.knob.name, setting.text));
-        }
-        if !run.is_plain() {
-            command.push_str(&format!(" --seed {}", run.seed));
-        }
-        command
-    }
-
-    /// Where a run's evidence lies. Names hold nothing that could leave the directory; ':' is avoided because some stores
-    /// of CI artifacts refuse it.
+    /// Where a run's evidence lies.
     fn directory(&self, run: &Run) -> PathBuf {
-        let mut name = run.name.replace(':', "-");
-        if run.repetition > 0 {
-            name.push_str(&format!("#{}", run.repetition + 1));
-        }
-        self.root.join(name)
+        self.root.join(file_name(run))
     }
 
     fn first_failure(&self) -> io::Result<()> {
@@ -208,7 +186,7 @@ mod test {
     fn directory_without_a_verdict_is_a_run_that_died() {
         let directory = tempfile::tempdir().unwrap();
         let mut evidence =
-            Arc::new(Evidence::create(directory.path(), vec!["run".into()], String::new(), b"").unwrap());
+            Arc::new(Evidence::create(directory.path(), vec!["run".into()], Repeat::default(), b"").unwrap());
         let (died, ended) = (sample::run(2), sample::run(3));
         evidence.run_begins(&died);
         evidence.run_begins(&ended);
@@ -219,23 +197,15 @@ mod test {
     }
 
     #[test]
-    fn identity_holds_the_command_that_repeats_the_run() {
-        let directory = tempfile::tempdir().unwrap();
-        let evidence = Evidence::create(directory.path(), vec![], String::new(), b"").unwrap();
-        let run = Run { seed: 7, ..sample::run(2) };
-        assert_eq!(evidence.repeating(&run), "stallbench run 'call/sample@vcpus=2' --seed 7");
-    }
-
-    #[test]
     fn directory_that_holds_something_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("x"), "").unwrap();
-        let error = Evidence::create(directory.path(), vec![], String::new(), b"").unwrap_err();
+        let error = Evidence::create(directory.path(), vec![], Repeat::default(), b"").unwrap_err();
         assert!(error.to_string().ends_with("is there already and is not an empty directory"));
         let file = directory.path().join("x");
-        assert!(Evidence::create(&file, vec![], String::new(), b"").is_err());
+        assert!(Evidence::create(&file, vec![], Repeat::default(), b"").is_err());
         assert!(matches!(
-            Evidence::create(&file.join("y"), vec![], String::new(), b""),
+            Evidence::create(&file.join("y"), vec![], Repeat::default(), b""),
             Err(EvidenceError::Unwritable { .. })
         ));
     }

@@ -18,6 +18,7 @@ use stallbench_stall::Policy;
 use stallbench_state::program::Program;
 use thiserror::Error;
 
+use crate::dump::Keep;
 use crate::layout::Layout;
 use crate::oracle::order::Mode;
 use crate::outcome::RunOutcome;
@@ -56,6 +57,8 @@ pub struct RunPlan {
     pub order: Mode,
     /// Wall time after which the run ends undecided.
     pub budget: Duration,
+    /// Whether the machine is kept as it stood at the end.
+    pub keep: Keep,
 }
 
 /// Interval of the polls of a machine's progress words; longer with more than a hundred vCPUs.
@@ -155,7 +158,10 @@ pub fn execute(
         plan.budget,
         &plan.injected,
     );
-    let mut outcome = order.end(&machine, monitor.run(&expected, &interrupted)?);
+    let (outcome, look) = monitor.run(&expected, &interrupted)?;
+    let mut outcome = order.end(&machine, outcome);
+    // The machine still stands still.
+    outcome.moment = look.filter(|_| !interrupted() && plan.keep.wants(&outcome)).map(|look| Arc::new(look.moment()));
     drop(machine);
     outcome.wall = began.elapsed();
     Ok(outcome)

@@ -1,5 +1,6 @@
 //! Scenarios, their execution, oracles, verdicts and reports.
 
+pub mod dump;
 pub mod evidence;
 pub mod execute;
 pub mod layout;
@@ -7,6 +8,7 @@ pub mod nearest;
 pub mod oracle;
 pub mod outcome;
 pub mod plain;
+pub mod repeat;
 pub mod report;
 pub mod result;
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Filled by [`crate::execute`] and [`crate::oracle`], owned by nobody afterwards. The JSON names of its fields are stable.
 
 use core::time::Duration;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -11,6 +12,7 @@ use serde::ser::{SerializeMap, Serializer};
 use stallbench_stall::proof::{Proof, Unproved};
 pub use stallbench_stall::report::{Address, Contradiction, Culprit, Member, Stall, StallKind, Strength, WaitReport};
 
+use crate::dump::Moment;
 use crate::oracle::order::{Finding, Mode, Step};
 
 /// What the host concluded about a run.
@@ -204,6 +206,12 @@ pub struct RunOutcome {
     pub log: Vec<LogLine>,
     /// What watching and stopping the machine took.
     pub watch: WatchOutcome,
+    /// The file in which the machine lies as it stood at the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dump: Option<PathBuf>,
+    /// The machine as it stood at the end, where it was kept and is not written yet.
+    #[serde(skip)]
+    pub moment: Option<Arc<Moment>>,
 }
 
 /// What attempts at a proof came to.

@@ -21,9 +21,7 @@ pub struct RunResult {
 impl RunResult {
     /// Compares an outcome with what its scenario expects.
     pub fn new(run: Run, outcome: RunOutcome) -> Self {
-        let mut differences = run.expectation.differences(&outcome, run.size);
-        differences.extend(outcome.injected.problems());
-        differences.extend(unseen_order(&run, &outcome));
+        let differences = differences(&run, &outcome);
         Self { run, outcome, differences }
     }
 
@@ -31,6 +29,14 @@ impl RunResult {
     pub fn is_as_expected(&self) -> bool {
         self.differences.is_empty()
     }
+}
+
+/// What of an outcome is not as its scenario expects, a fragment each.
+pub(crate) fn differences(run: &Run, outcome: &RunOutcome) -> Vec<String> {
+    let mut differences = run.expectation.differences(outcome, run.size);
+    differences.extend(outcome.injected.problems());
+    differences.extend(unseen_order(run, outcome));
+    differences
 }
 
 /// The steps of MTRR programming that nobody saw, of those that a pass of this scenario says something about.

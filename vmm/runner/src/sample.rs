@@ -3,6 +3,8 @@
 use core::time::Duration;
 use std::sync::Arc;
 
+use stallbench_state::machine::{Unread, VcpuState};
+
 use crate::oracle::order::Mode;
 use crate::outcome::{
     ControlOutcome, InjectionOutcome, MtrrOutcome, OrderOutcome, ProofOutcome, RunOutcome, Verdict, Wait0Outcome,
@@ -34,12 +36,30 @@ pub(crate) fn outcome(verdict: Verdict) -> RunOutcome {
         injected: InjectionOutcome::default(),
         log: vec![],
         watch: WatchOutcome::default(),
+        dump: None,
+        moment: None,
     }
 }
 
 /// Runs that shall pass; each has as many vCPUs as its place says.
 pub(crate) fn selection(count: usize) -> Selection {
     Selection { cells: (0..count).map(run).collect(), repeat: 1 }
+}
+
+/// A vCPU of which nothing was read.
+pub(crate) fn vcpu() -> VcpuState {
+    let unread = || Unread { what: "registers".into(), reason: "not needed".into() };
+    VcpuState {
+        index: 0,
+        registers: Err(unread()),
+        system: Err(unread()),
+        apic: Err(unread()),
+        events: Err(unread()),
+        mp_state: Err(unread()),
+        mtrr: None,
+        msrs: None,
+        ran: Duration::ZERO,
+    }
 }
 
 pub(crate) fn run(vcpus: usize) -> Run {

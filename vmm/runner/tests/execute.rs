@@ -8,6 +8,7 @@ use std::time::Duration;
 use stallbench_abi::knob::{self, Knob};
 use stallbench_core::HostKvm;
 use stallbench_image::program;
+use stallbench_runner::dump::Keep;
 use stallbench_runner::execute::{ExecuteError, RunPlan, execute};
 use stallbench_runner::oracle::order::Mode;
 use stallbench_runner::outcome::{RunOutcome, StallKind, Strength, Verdict, Wait0Outcome};
@@ -20,7 +21,8 @@ fn plan(case: &str, vcpus: usize, set: &[(&Knob, &str)]) -> RunPlan {
         knobs[knob.number as usize] = knob.parse(value, vcpus).expect("a value of the knob");
     }
     let (injected, layout, order) = (Arc::default(), None, Mode::Off);
-    RunPlan { case, vcpus, knobs, seed: 1, injected, layout, order, budget: Duration::from_secs(60) }
+    let budget = Duration::from_secs(60);
+    RunPlan { case, vcpus, knobs, seed: 1, injected, layout, order, budget, keep: Keep::Never }
 }
 
 fn run(plan: &RunPlan) -> Result<RunOutcome, ExecuteError> {

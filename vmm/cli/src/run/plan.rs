@@ -5,9 +5,12 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
+use stallbench_core::HostKvm;
+use stallbench_runner::dump::{Dumps, Keep};
 use stallbench_runner::evidence::Evidence;
 use stallbench_runner::execute::RunPlan;
 use stallbench_runner::layout::Layout;
+use stallbench_runner::repeat::Repeat;
 use stallbench_runner::report::Kind;
 use stallbench_runner::scenario::{Catalogue, Request, Run, Selection};
 
@@ -132,6 +135,19 @@ pub(super) fn check_out(arguments: &Arguments) -> Result<(), Failure> {
 /// The run directory, if one is asked for.
 pub(super) fn evidence(arguments: &Arguments, payload: &[u8]) -> Result<Option<Arc<Evidence>>, Failure> {
     let Some(root) = &arguments.out else { return Ok(None) };
+    let command = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
+    Ok(Some(Arc::new(Evidence::create(root, command, repeat(arguments), payload)?)))
+}
+
+/// The dumps of this session.
+pub(super) fn dumps(arguments: &Arguments, host: &HostKvm, payload: &[u8]) -> Dumps {
+    // A fingerprint is texts and numbers.
+    let host = serde_json::to_value(host.fingerprint()).unwrap_or_default();
+    Dumps::new(arguments.dump, arguments.out.as_deref(), repeat(arguments), host, payload)
+}
+
+/// What a repetition of one run needs besides its name.
+fn repeat(arguments: &Arguments) -> Repeat {
     let mut options = format!(" --budget {}", arguments.budget);
     if let Some(order) = arguments.order {
         options.push_str(&format!(" --order {order}"));
@@ -147,8 +163,7 @@ pub(super) fn evidence(arguments: &Arguments, payload: &[u8]) -> Result<Option<A
     for path in arguments.names.iter().filter(|name| catalogue.is_path(name)) {
         options.push_str(&format!(" '{path}'"));
     }
-    let command = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
-    Ok(Some(Arc::new(Evidence::create(root, command, options, payload)?)))
+    Repeat::new(options)
 }
 
 /// What one run needs to know.
@@ -156,7 +171,17 @@ pub(crate) fn run_plan(run: &Run, budget: Duration) -> RunPlan {
     let injected = Arc::clone(&run.injected);
     let layout = run.layout.clone();
     let order = run.order;
-    RunPlan { case: run.case, vcpus: run.vcpus, knobs: run.knobs, seed: run.seed, injected, layout, order, budget }
+    RunPlan {
+        case: run.case,
+        vcpus: run.vcpus,
+        knobs: run.knobs,
+        seed: run.seed,
+        injected,
+        layout,
+        order,
+        budget,
+        keep: Keep::Never,
+    }
 }
 
 #[cfg(test)]

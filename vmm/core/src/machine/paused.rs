@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use stallbench_state::dump::DumpedMemory;
 use stallbench_state::machine::{MachineState, Unread, VcpuState};
 use thiserror::Error;
 
@@ -62,6 +63,11 @@ impl<'a> Paused<'a> {
         MachineState {
             vcpus: answers.map(|(vcpu, state)| state.map_or_else(|| unread(vcpu), |state| *state)).collect(),
         }
+    }
+
+    /// A copy of the guest's memory, which nobody writes meanwhile.
+    pub fn copy_memory(&self) -> DumpedMemory {
+        self.machine.shared.memory.copy()
     }
 
     /// Has each vCPU visited, one after the other. Where that takes longer than `deadline` the visit ends: then something of it is

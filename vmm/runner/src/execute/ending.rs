@@ -81,6 +81,8 @@ impl Ending<'_> {
             injected: InjectionOutcome::default(),
             log: Vec::new(),
             watch: WatchOutcome::default(),
+            dump: None,
+            moment: None,
         })
     }
 

@@ -36,6 +36,7 @@ use super::proof::{Reach, prove};
 use super::quiet::Quiet;
 use super::stop::{Captured, STOP_DEADLINE};
 use super::{ExecuteError, POLL, poll_interval};
+use crate::dump::Moment;
 use crate::oracle::mtrr::Expected;
 use crate::outcome::{Breach, Contradiction, LogLine, ProofOutcome, RunOutcome, SlowOutcome, Stall, WatchOutcome};
 use crate::scenario::Injected;
@@ -73,8 +74,15 @@ pub(super) enum End {
 
 /// A machine that is stopped, and what was captured of it.
 pub(super) struct Look<'m> {
-    _paused: Paused<'m>,
+    paused: Paused<'m>,
     pub(super) captured: Captured,
+}
+
+impl Look<'_> {
+    /// What a dump needs of it.
+    pub(super) fn moment(&self) -> Moment {
+        Moment { machine: self.captured.machine.clone(), memory: self.paused.copy_memory() }
+    }
 }
 
 type Found<'m> = (End, Option<Look<'m>>);
@@ -161,12 +169,12 @@ impl<'m> Monitor<'m> {
         }
     }
 
-    /// Watches until there is a verdict.
+    /// Watches until there is a verdict. The machine stands still as long as the look is kept, where it could be stopped.
     pub(super) fn run(
         mut self,
         expected: &Expected,
         interrupted: &dyn Fn() -> bool,
-    ) -> Result<RunOutcome, ExecuteError> {
+    ) -> Result<(RunOutcome, Option<Look<'m>>), ExecuteError> {
         let (end, look) = self.watch(interrupted);
         let latency = self.now().saturating_sub(self.watch.last_progress());
         let look = look.or_else(|| self.look(Capture::Full));
@@ -185,14 +193,8 @@ impl<'m> Monitor<'m> {
         let outcome = ending.outcome(end)?;
         let injected = self.quiet.outcome(self.machine);
         let slow = outcome.slow.clone().or(self.slow).filter(|_| outcome.verdict.stall().is_none());
-        Ok(RunOutcome {
-            injected,
-            slow,
-            proof: self.proof,
-            log: self.log,
-            watch: counts(self.counts, self.machine.kicks()),
-            ..outcome
-        })
+        let watch = counts(self.counts, self.machine.kicks());
+        Ok((RunOutcome { injected, slow, proof: self.proof, log: self.log, watch, ..outcome }, look))
     }
 
     fn now(&self) -> Duration {
@@ -291,7 +293,7 @@ impl<'m> Monitor<'m> {
         let mut paused = self.machine.pause(STOP_DEADLINE).ok()?;
         let captured = Captured::of(&mut paused, self.machine, what, self.quiet.kept_out());
         self.note_cache_off(&captured);
-        Some(Look { _paused: paused, captured })
+        Some(Look { paused, captured })
     }
 
     /// Keeps the first look at which caches were off, or the first at a place that has a name: a wait site, a pause point.
@@ -318,7 +320,7 @@ impl<'m> Monitor<'m> {
     }
 
     fn two_looks(&mut self, interrupted: &dyn Fn() -> bool) -> Option<Found<'m>> {
-        let Look { _paused: mut paused, captured } = self.look(Capture::Control)?;
+        let Look { mut paused, captured } = self.look(Capture::Control)?;
         let first = captured.analysis(self.machine, self.program);
         self.denied = first.contradictions().cloned().collect();
         if self.quiet.step(&paused, self.machine, &captured, &first) {
@@ -341,7 +343,7 @@ impl<'m> Monitor<'m> {
                 true => End::AtRest,
                 false => End::Stall(proved(&analysis, self.proof.livelock)),
             };
-            return Some((end, Some(Look { _paused: paused, captured: last })));
+            return Some((end, Some(Look { paused, captured: last })));
         }
         if !is_hinted {
             return None;

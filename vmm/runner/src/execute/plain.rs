@@ -16,6 +16,7 @@ use stallbench_core::{HostKvm, Machine, PlainConfig};
 use stallbench_state::program::PlainProgram;
 
 use super::{ExecuteError, TURN, slice};
+use crate::dump::{Keep, Moment};
 use crate::outcome::RunOutcome;
 use crate::plain::{Aps, PlainOptions};
 use monitor::Monitor;
@@ -29,6 +30,8 @@ pub struct PlainPlan {
     pub options: Arc<PlainOptions>,
     /// Time after which the run ends undecided.
     pub budget: Duration,
+    /// Whether the machine is kept as it stood at the end.
+    pub keep: Keep,
 }
 
 /// Runs a plain guest once. When `interrupt` is set it ends early with verdict `budget`.
@@ -52,7 +55,11 @@ pub fn execute(
     machine.start().map_err(|source| ExecuteError::Start { vcpus, source })?;
     let crowded = vcpus > host.fingerprint().host_cpus;
     let monitor = Monitor::new(&machine, program, plan, crowded);
-    let mut outcome = monitor.run(&|| interrupt.load(Ordering::Relaxed))?;
+    let interrupted = || interrupt.load(Ordering::Relaxed);
+    let (mut outcome, paused) = monitor.run(&interrupted)?;
+    // The machine still stands still.
+    let kept = paused.filter(|_| !interrupted() && plan.keep.wants(&outcome));
+    outcome.moment = kept.map(|paused| Arc::new(Moment::of(&paused)));
     drop(machine);
     outcome.wall = began.elapsed();
     Ok(outcome)

@@ -160,6 +160,9 @@ fn coloured_block(result: &RunResult) -> String {
     if run.declared_order != Mode::Off && result.outcome.order.mode == Mode::Off {
         text.push_str("  mtrr order: not observed (--order off)\n");
     }
+    if let Some(dump) = &result.outcome.dump {
+        let _ = writeln!(text, "  dump: {}", dump.display());
+    }
     for difference in &result.differences {
         let _ = writeln!(text, "  {BAD}not as expected{BAD:#}: {difference}");
     }

@@ -70,6 +70,8 @@ impl Ending<'_> {
             injected,
             log: Vec::new(),
             watch: WatchOutcome::default(),
+            dump: None,
+            moment: None,
         })
     }
 

@@ -59,8 +59,14 @@ pub(super) enum End {
     Interrupted,
 }
 
-/// How a run ended, and the state that showed it.
-type Found = (End, Option<MachineState>);
+/// A machine that is stopped, and the state that it is in.
+struct Stopped<'m> {
+    paused: Paused<'m>,
+    state: MachineState,
+}
+
+/// How a run ended, and the stop that showed it.
+type Found<'m> = (End, Option<Stopped<'m>>);
 
 /// A proof, and what it says of each vCPU.
 pub(super) struct Proved {
@@ -142,9 +148,12 @@ impl<'m> Monitor<'m> {
         }
     }
 
-    /// Watches until there is a verdict.
-    pub(super) fn run(mut self, interrupted: &dyn Fn() -> bool) -> Result<RunOutcome, ExecuteError> {
-        let (end, state) = loop {
+    /// Watches until there is a verdict. The machine stands still as long as the pause is kept, where it could be stopped.
+    pub(super) fn run(
+        mut self,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<(RunOutcome, Option<Paused<'m>>), ExecuteError> {
+        let (end, stopped) = loop {
             let found = match self.poll(interrupted) {
                 Some(End::OverBudget) => Some(self.last_attempt().unwrap_or((End::OverBudget, None))),
                 Some(end) => Some((end, None)),
@@ -154,13 +163,13 @@ impl<'m> Monitor<'m> {
                 break found;
             }
         };
-        let state = state.or_else(|| self.capture());
+        let stopped = stopped.or_else(|| self.stop());
         self.machine.ran_into(&mut self.ran);
         let ending = Ending {
             machine: self.machine,
             program: self.program,
             end: self.plan.options.end,
-            state: state.as_ref(),
+            state: stopped.as_ref().map(|stopped| &stopped.state),
             planned: &self.planned,
             ran: &self.ran,
             // What the last attempt took was not the guest's.
@@ -169,7 +178,8 @@ impl<'m> Monitor<'m> {
             latency: self.latency,
         };
         let outcome = ending.outcome(end)?;
-        Ok(RunOutcome { proof: self.proof, watch: counts(self.counts, self.machine.kicks()), ..outcome })
+        let watch = counts(self.counts, self.machine.kicks());
+        Ok((RunOutcome { proof: self.proof, watch, ..outcome }, stopped.map(|stopped| stopped.paused)))
     }
 
     /// Waits for an event, no longer than until something is due, and takes in what has changed.
@@ -219,7 +229,7 @@ impl<'m> Monitor<'m> {
     }
 
     /// An attempt, if one is due.
-    fn attempt(&mut self) -> Option<Found> {
+    fn attempt(&mut self) -> Option<Found<'m>> {
         let now = self.patience.now();
         let is_due = self.schedule.until(now).is_zero() && now < self.plan.budget;
         if !is_due || !self.has_each_run() {
@@ -230,7 +240,7 @@ impl<'m> Monitor<'m> {
     }
 
     /// The last attempt, at the end of the budget: what only a deep one shows is worth the time now.
-    fn last_attempt(&mut self) -> Option<Found> {
+    fn last_attempt(&mut self) -> Option<Found<'m>> {
         if !self.has_each_run() {
             return None;
         }
@@ -248,7 +258,7 @@ impl<'m> Monitor<'m> {
     }
 
     /// Stops the machine and tries to prove that nothing goes on.
-    fn attempt_within(&mut self, limits: Limits) -> Option<Found> {
+    fn attempt_within(&mut self, limits: Limits) -> Option<Found<'m>> {
         self.counts.suspicions += 1;
         self.lacked = None;
         let work = self.patience.begin_work();
@@ -258,26 +268,25 @@ impl<'m> Monitor<'m> {
         self.patience.end_work(work);
         self.counts.stopped += self.latency;
         self.schedule.attempted(self.patience.now(), self.latency, self.lacked);
-        found.map(|(end, state)| (end, Some(state)))
+        found.map(|(end, stopped)| (end, Some(stopped)))
     }
 
-    fn stopped(&mut self, limits: Limits) -> Option<(End, MachineState)> {
-        let paused = self.machine.pause(STOP_DEADLINE).ok()?;
-        let state = paused.capture(Capture::Control);
+    fn stopped(&mut self, limits: Limits) -> Option<(End, Stopped<'m>)> {
+        let Stopped { paused, state } = self.stop()?;
         self.note_look(&state);
         // Whoever ended or died stands still for a reason that its registers do not tell.
         if let Some(event) = self.machine.next_event(Duration::ZERO) {
-            return Some((end_of(event), state));
+            return Some((end_of(event), Stopped { paused, state }));
         }
         if let Some(reason) = self.to_come() {
             self.unproved = Some(reason);
             return None;
         }
         if self.plan.options.end == GuestEnd::Halted && halts_for_good(&state) {
-            return Some((End::Halted, state));
+            return Some((End::Halted, Stopped { paused, state }));
         }
         match self.prove(&paused, &state, limits) {
-            Attempt::Proved(proved) => Some((End::Stall(proved), state)),
+            Attempt::Proved(proved) => Some((End::Stall(proved), Stopped { paused, state })),
             Attempt::Unproved(reason) => {
                 self.unproved = Some(reason);
                 None
@@ -327,9 +336,11 @@ impl<'m> Monitor<'m> {
         self.last_look.could_run = (0..state.vcpus.len()).filter(|&vcpu| could_run(&state.vcpus[vcpu])).collect();
     }
 
-    /// The state at the end, where the machine can be stopped.
-    fn capture(&self) -> Option<MachineState> {
-        Some(self.machine.pause(STOP_DEADLINE).ok()?.capture(Capture::Control))
+    /// Stops the machine, where it can be stopped.
+    fn stop(&self) -> Option<Stopped<'m>> {
+        let paused = self.machine.pause(STOP_DEADLINE).ok()?;
+        let state = paused.capture(Capture::Control);
+        Some(Stopped { paused, state })
     }
 }
 

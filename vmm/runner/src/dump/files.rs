@@ -1,0 +1,168 @@
+//! Writes the dumps of a session.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use serde_json::Value;
+use stallbench_state::dump::{About, Packed, Parts};
+use thiserror::Error;
+
+use super::{Moment, When};
+use crate::outcome::RunOutcome;
+use crate::repeat::{Repeat, file_name};
+use crate::report::result_json;
+use crate::result::RunResult;
+use crate::scenario::Run;
+
+/// A dump that could not be written.
+#[derive(Debug, Error)]
+#[error("write dump {}: {source}", path.display())]
+pub struct DumpWriteError {
+    /// Where it was to lie.
+    pub path: PathBuf,
+    /// Why.
+    #[source]
+    pub source: io::Error,
+}
+
+/// The dumps of a session.
+#[derive(Debug)]
+pub struct Dumps {
+    when: When,
+    /// The run directory, if there is one.
+    out: Option<PathBuf>,
+    repeat: Repeat,
+    host: Value,
+    /// The guest's ELF file.
+    payload: Vec<u8>,
+    /// The same, compressed when it is first wanted.
+    packed: OnceLock<Packed>,
+    failures: Mutex<Vec<DumpWriteError>>,
+}
+
+impl Dumps {
+    /// Dumps of a guest's runs on a host, whose fingerprint is as reports have it. With a run directory they lie there, each with its
+    /// run; else in the current directory.
+    pub fn new(when: When, out: Option<&Path>, repeat: Repeat, host: Value, payload: &[u8]) -> Self {
+        let (packed, failures) = (OnceLock::new(), Mutex::default());
+        Self { when, out: out.map(Path::to_owned), repeat, host, payload: payload.to_owned(), packed, failures }
+    }
+
+    /// Which runs leave one.
+    pub fn when(&self) -> When {
+        self.when
+    }
+
+    /// Writes what was kept of a run, if anything was: the outcome then names the file. One that cannot be written costs the outcome
+    /// nothing else, and is told at the end.
+    #[must_use]
+    pub fn write(&self, run: &Run, mut outcome: RunOutcome) -> RunOutcome {
+        let Some(moment) = outcome.moment.take() else { return outcome };
+        let path = self.path(run);
+        match self.write_to(&path, run, &outcome, &moment) {
+            Ok(()) => outcome.dump = Some(path),
+            Err(source) => {
+                let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+                failures.push(DumpWriteError { path, source });
+            }
+        }
+        outcome
+    }
+
+    /// What could not be written so far.
+    pub fn failures(&self) -> Vec<DumpWriteError> {
+        std::mem::take(&mut self.failures.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn path(&self, run: &Run) -> PathBuf {
+        match &self.out {
+            Some(out) => out.join(file_name(run)).join("dump.core"),
+            None => PathBuf::from(format!("stallbench-{}.core", file_name(run).replace('/', "_"))),
+        }
+    }
+
+    fn write_to(&self, path: &Path, run: &Run, outcome: &RunOutcome, moment: &Moment) -> io::Result<()> {
+        let about = About {
+            tool: env!("CARGO_PKG_VERSION").to_owned(),
+            run: run.name.to_string(),
+            command: self.repeat.command(run),
+            host: self.host.clone(),
+            result: Some(result_json(&RunResult::new(run.clone(), outcome.clone()))?),
+        };
+        let payload = self.packed.get_or_init(|| Packed::of(&self.payload));
+        let parts = Parts { about: &about, machine: &moment.machine, memory: &moment.memory, payload };
+        as_a_whole(path, |file| parts.write(file))
+    }
+}
+
+/// Writes a file under another name first, so that it is never there in part.
+fn as_a_whole(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> io::Result<()> {
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(format!(".{}.part", std::process::id()));
+    let partial = PathBuf::from(partial);
+    let written = File::create(&partial).and_then(|file| {
+        write(&mut BufWriter::new(file))?;
+        fs::rename(&partial, path)
+    });
+    if written.is_err() {
+        // What matters is why it could not be written.
+        let _ = fs::remove_file(&partial);
+    }
+    written
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+    use crate::outcome::Verdict;
+    use crate::sample;
+    use stallbench_state::dump::{Dump, DumpedMemory};
+    use stallbench_state::machine::MachineState;
+    use std::sync::Arc;
+
+    fn kept() -> RunOutcome {
+        let machine = MachineState { vcpus: vec![sample::vcpu()] };
+        let moment = Some(Arc::new(Moment { machine, memory: DumpedMemory::default() }));
+        RunOutcome { moment, ..sample::outcome(Verdict::Pass) }
+    }
+
+    fn dumps(out: &Path) -> Dumps {
+        Dumps::new(When::Always, Some(out), Repeat::default(), serde_json::json!({ "cpu": "x" }), b"the guest")
+    }
+
+    #[test]
+    fn dump_lies_with_its_run_and_says_what_it_is_of() {
+        let directory = tempfile::tempdir().unwrap();
+        let there = directory.path().join("call/sample@vcpus=2");
+        fs::create_dir_all(&there).unwrap();
+        let outcome = dumps(directory.path()).write(&sample::run(2), kept());
+        let path = outcome.dump.expect("a dump");
+        assert_eq!(path, there.join("dump.core"));
+        let dump = Dump::read(&fs::read(path).unwrap()).unwrap();
+        assert_eq!((dump.about.run.as_str(), dump.payload.as_slice()), ("call/sample@vcpus=2", &b"the guest"[..]));
+        assert_eq!(dump.about.command, "stallbench run 'call/sample@vcpus=2' --seed 0");
+        assert_eq!(dump.about.result.expect("a result")["verdict"], "pass");
+        assert_eq!(fs::read_dir(there).unwrap().count(), 1, "no other file");
+    }
+
+    #[test]
+    fn dump_that_cannot_be_written_costs_the_outcome_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let dumps = dumps(&directory.path().join("absent"));
+        let outcome = dumps.write(&sample::run(2), kept());
+        assert_eq!((outcome.verdict, outcome.dump), (Verdict::Pass, None));
+        let failures: Vec<_> = dumps.failures().iter().map(ToString::to_string).collect();
+        assert!(failures[0].ends_with("dump.core: No such file or directory (os error 2)"), "{failures:?}");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn half_a_file_does_not_stay() {
+        let directory = tempfile::tempdir().unwrap();
+        let full = as_a_whole(&directory.path().join("x"), |_| Err(io::ErrorKind::StorageFull.into()));
+        assert_eq!(full.unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+}
