@@ -1,6 +1,7 @@
 //! `stallbench bench`: what this host's primitives cost, and stallbench on top of them. Figures, never a verdict: the aims beside
 //! them are those of an idle machine and pass or fail nothing.
 
+mod dump;
 mod figure;
 mod machine;
 mod process;
@@ -52,6 +53,7 @@ pub(crate) fn bench(arguments: &Arguments) -> Result<Exit, Failure> {
     // Memory first: later measurements would only raise the mark.
     let mut figures = machine::stalled(&host, &guest, STALLED, runs)?;
     figures.extend(machine::primitives(&host, &guest, STALLED, runs)?);
+    figures.extend(dump::figures(&host, &guest, STALLED, runs)?);
     for vcpus in [2, 4, 8] {
         figures.push(machine::all_up(&host, &guest, STALLED, vcpus, runs)?);
     }

@@ -18,7 +18,7 @@ use crate::guest::Guest;
 use crate::run::run_plan;
 
 /// What any one step may take.
-const DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 /// Until a guest has surely come to its stall.
 const SETTLE: Duration = Duration::from_millis(100);
 
@@ -150,7 +150,7 @@ fn selection(guest: &Guest, name: &str, vcpus: Option<usize>) -> Result<Selectio
     Ok(selection)
 }
 
-fn the_run(guest: &Guest, name: &str, vcpus: Option<usize>) -> Result<Run, Failure> {
+pub(super) fn the_run(guest: &Guest, name: &str, vcpus: Option<usize>) -> Result<Run, Failure> {
     let run = selection(guest, name, vcpus)?.cells.into_iter().next();
     run.ok_or_else(|| Failure::usage(format!("{name} selects nothing")))
 }
@@ -160,13 +160,13 @@ fn outcome_of(host: &HostKvm, guest: &Guest, run: &Run) -> Result<stallbench_run
         .map_err(|error| Failure::host(&error))
 }
 
-fn machine(host: &HostKvm, guest: &Guest, run: &Run) -> Result<Machine, Failure> {
+pub(super) fn machine(host: &HostKvm, guest: &Guest, run: &Run) -> Result<Machine, Failure> {
     let boot = boot_block(&run_plan(run, DEADLINE));
     Machine::new(host, &MachineConfig::new(run.vcpus), guest.program().bytes(), &boot)
         .map_err(|error| Failure::host(&error))
 }
 
-fn start(machine: &mut Machine) -> Result<(), Failure> {
+pub(super) fn start(machine: &mut Machine) -> Result<(), Failure> {
     machine.start().map_err(|error| Failure::host(&error))
 }
 
@@ -185,7 +185,7 @@ fn wait_for_start_line(machine: &Machine) -> Result<(), Failure> {
 }
 
 /// Lets a guest run until it has come to its stall.
-fn settle(machine: &Machine) {
+pub(super) fn settle(machine: &Machine) {
     let began = Instant::now();
     while began.elapsed() < SETTLE {
         machine.next_event(Duration::from_micros(300));

@@ -1,30 +1,23 @@
 //! The notes by which gdb knows the threads of a core, laid out as Linux does (elfcore.h, user_64.h): a thread a vCPU, its id
 //! one more than the vCPU's index.
 
-use super::About;
 use super::note::{CORE, append};
 use crate::machine::{Registers, SystemRegisters, VcpuState};
 
-/// Types of the notes.
+/// Type of the note.
 const PRSTATUS: u32 = 1;
-const PRPSINFO: u32 = 3;
 /// `struct elf_prstatus`: its size, and where the thread's id and its registers lie.
 const STATUS_SIZE: usize = 336;
 const STATUS_ID: usize = 32;
 const STATUS_REGISTERS: usize = 112;
-/// `struct elf_prpsinfo`: its size, and where the name and the command line lie, with their sizes.
-const INFO_SIZE: usize = 136;
-const INFO_NAME: (usize, usize) = (40, 16);
-const INFO_COMMAND: (usize, usize) = (56, 80);
-
-/// Appends a note a vCPU, then what the process was, in gdb's words. A vCPU whose registers could not be read is no thread.
-pub(super) fn append_all(out: &mut Vec<u8>, vcpus: &[VcpuState], about: &About) {
+/// Appends a note a vCPU. One whose registers could not be read is no thread. What the process was is not told: gdb would want
+/// the payload's file to be called so.
+pub(super) fn append_all(out: &mut Vec<u8>, vcpus: &[VcpuState]) {
     for vcpu in vcpus {
         if let Ok(registers) = &vcpu.registers {
             append(out, CORE, PRSTATUS, &status(vcpu.index, registers, vcpu.system.as_ref().ok()));
         }
     }
-    append(out, CORE, PRPSINFO, &info(about));
 }
 
 fn status(vcpu: usize, registers: &Registers, system: Option<&SystemRegisters>) -> Vec<u8> {
@@ -51,14 +44,4 @@ fn user_registers(r: &Registers, s: &SystemRegisters) -> [u64; 27] {
     all[14..21].copy_from_slice(&frame);
     all[21..].copy_from_slice(&segments);
     all
-}
-
-fn info(about: &About) -> Vec<u8> {
-    let mut info = vec![0; INFO_SIZE];
-    for ((at, size), text) in [(INFO_NAME, "stallbench"), (INFO_COMMAND, &about.run)] {
-        // The last byte stays zero.
-        let text = &text.as_bytes()[..text.len().min(size - 1)];
-        info[at..at + text.len()].copy_from_slice(text);
-    }
-    info
 }

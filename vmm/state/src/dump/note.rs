@@ -11,19 +11,20 @@ pub(super) const CORE: &str = "CORE";
 /// Owner of the notes that only stallbench knows.
 pub(super) const STALLBENCH: &str = "stallbench";
 
-/// What a note of stallbench holds, by its type.
+/// What a note of stallbench holds, by its type. The types are far from those of other owners: readers of cores do not all look at the
+/// owner.
 pub(super) mod kind {
     /// Version of the layout, then the CRC-32 (IEEE 802.3) of the file in which these four bytes are zero. It never changes its
     /// place in the note, so that any version can tell a damaged file from a newer one.
-    pub(in super::super) const VERSION: u32 = 1;
+    pub(in super::super) const VERSION: u32 = 0x5342_0001;
     /// What the dump is of: JSON.
-    pub(in super::super) const ABOUT: u32 = 2;
+    pub(in super::super) const ABOUT: u32 = 0x5342_0002;
     /// A vCPU: JSON, one note each, by ascending index.
-    pub(in super::super) const VCPU: u32 = 3;
+    pub(in super::super) const VCPU: u32 = 0x5342_0003;
     /// Where memory lies, in the guest and in the file.
-    pub(in super::super) const MEMORY: u32 = 4;
+    pub(in super::super) const MEMORY: u32 = 0x5342_0004;
     /// The guest's ELF file, compressed.
-    pub(in super::super) const PAYLOAD: u32 = 5;
+    pub(in super::super) const PAYLOAD: u32 = 0x5342_0005;
 }
 
 /// A note of a file.
@@ -90,7 +91,7 @@ mod test {
         append(&mut out, STALLBENCH, kind::ABOUT, b"{}");
         let notes = read(&out, 8..out.len()).unwrap();
         let found: Vec<_> = notes.iter().map(|note| (note.is_own, note.kind, &out[note.content.clone()])).collect();
-        assert_eq!(found, [(false, 7, &b"abc"[..]), (true, 2, &b"{}"[..])]);
+        assert_eq!(found, [(false, 7, &b"abc"[..]), (true, kind::ABOUT, &b"{}"[..])]);
         for end in [9, 19, 30, out.len() - 3] {
             assert!(read(&out, 8..end).is_err(), "{end}");
         }

@@ -10,8 +10,8 @@ use super::{DumpError, Part};
 
 /// The largest ELF file that is kept: what [`crate::program`] reads.
 const LIMIT: usize = 64 << 20;
-/// Level of compression: the next ones take twice as long and save a tenth.
-const LEVEL: u8 = 3;
+/// Level of compression: less makes a dump of the built-in image larger than a megabyte, more saves nothing.
+const LEVEL: u8 = 6;
 
 /// An ELF file, compressed once for all dumps of its runs.
 #[derive(Clone, PartialEq, Eq)]

@@ -51,7 +51,7 @@ fn mapped(machine: &MachineState, memory: &dyn Memory) -> Vec<Mapping> {
 /// All notes but that of memory, and where the checksum lies in them.
 fn notes(parts: &Parts<'_>) -> io::Result<(Vec<u8>, usize)> {
     let mut notes = Vec::new();
-    core_notes::append_all(&mut notes, &parts.machine.vcpus, parts.about);
+    core_notes::append_all(&mut notes, &parts.machine.vcpus);
     let version = u64::from(VERSION).to_le_bytes();
     let version = append(&mut notes, STALLBENCH, kind::VERSION, &version);
     append(&mut notes, STALLBENCH, kind::ABOUT, &serde_json::to_vec(parts.about)?);
