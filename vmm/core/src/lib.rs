@@ -13,6 +13,7 @@
 //! | [`machine`] | a machine from creation to its end; stopping all vCPUs | creator's |
 //! | [`event`] | what vCPUs tell the outside | both |
 //! | [`observe`] | being told of accesses and instructions as they happen | the vCPU's |
+//! | [`watch`] | who last wrote chosen words | the vCPU's |
 //! | [`probe`] | questions that no capability answers, asked by tiny guests | caller's |
 //! | `serial` | the serial port of a plain guest | the vCPUs' |
 //! | `board` | orders to all vCPUs' threads, and their answers | both |
@@ -27,6 +28,7 @@ pub mod memory;
 mod mmu;
 pub mod observe;
 pub mod probe;
+pub mod watch;
 
 mod board;
 mod boot;

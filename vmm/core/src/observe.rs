@@ -132,6 +132,15 @@ pub enum ObserveError {
         #[source]
         source: kvm_ioctls::Error,
     },
+    /// KVM refused to stop a vCPU at writes.
+    #[error("have writes stop vcpu {vcpu} (KVM_SET_GUEST_DEBUG)")]
+    Watch {
+        /// The vCPU.
+        vcpu: usize,
+        /// Why.
+        #[source]
+        source: kvm_ioctls::Error,
+    },
     /// The procedure has more entries than a processor has breakpoints, or none.
     #[error("step a procedure with {0} entries: 1 to {MOST_ENTRIES} can be waited for")]
     Entries(usize),

@@ -8,7 +8,9 @@ mod code;
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 use stallbench_abi::layout::IMAGE;
 use stallbench_state::apic::LocalApic;
-use stallbench_state::host::{BEYOND_PLAIN_INTEGERS, IN_SERVICE, Probed, SHUTDOWN_KEEPS, WAITS_FOR_EOI};
+use stallbench_state::host::{
+    BEYOND_PLAIN_INTEGERS, DATA_BREAKPOINTS, IN_SERVICE, Probed, SHUTDOWN_KEEPS, WAITS_FOR_EOI,
+};
 use thiserror::Error;
 
 use crate::boot::registers::RegisterError;
@@ -16,7 +18,8 @@ use crate::boot::{self, registers};
 use crate::host::HostKvm;
 use crate::machine::{CreateError, create_vm};
 use crate::memory::{GuestMemory, MemoryError};
-use code::{BEYOND, BUSY, CR4_SSE, Code, MARK, PORT, tell};
+use crate::watch::{LastWriters, Word};
+use code::{BEYOND, BUSY, CR4_SSE, Code, MARK, PORT, WRITTEN, tell};
 
 /// Most times that a guest is entered: each tells less than ten things.
 const MOST_ENTRIES: usize = 100;
@@ -59,7 +62,17 @@ impl HostKvm {
         let mut answers = apic(self)?;
         answers.push(beyond_plain_integers(self)?);
         answers.push(shutdown(self)?);
+        answers.push(DATA_BREAKPOINTS.answered(data_breakpoints(self)?));
         Ok(answers)
+    }
+
+    /// Asks the host whether it sees who writes a word ([`crate::watch`]). Takes some milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::probe`].
+    pub fn watches_writes(&self) -> Result<bool, ProbeError> {
+        Ok(data_breakpoints(self)? == Some(true))
     }
 }
 
@@ -72,6 +85,8 @@ enum Told {
     Refused,
     /// Its processor shut down.
     Shutdown,
+    /// It stopped at a breakpoint.
+    Breakpoint,
     /// Something else.
     Other,
 }
@@ -82,7 +97,7 @@ struct Asker {
     entries: usize,
     /// Outlive the vCPU.
     _vm: VmFd,
-    _memory: GuestMemory,
+    memory: GuestMemory,
 }
 
 impl Asker {
@@ -99,7 +114,7 @@ impl Asker {
         sregs.cr4 |= CR4_SSE;
         sregs.idt.limit = code.idt_limit;
         vcpu.set_sregs(&sregs).map_err(failed("KVM_SET_SREGS"))?;
-        Ok(Self { vcpu, entries: 0, _vm: vm, _memory: memory })
+        Ok(Self { vcpu, entries: 0, _vm: vm, memory })
     }
 
     /// Lets it run until it tells something. Its code does not halt, and its only loop tells that it has come to its end: each
@@ -112,6 +127,7 @@ impl Asker {
                 Ok(VcpuExit::IoOut(PORT, &[byte])) => return Told::Byte(byte),
                 Ok(VcpuExit::InternalError | VcpuExit::FailEntry(..)) => return Told::Refused,
                 Ok(VcpuExit::Shutdown) => return Told::Shutdown,
+                Ok(VcpuExit::Debug(_)) => return Told::Breakpoint,
                 Err(error) if error.errno() == libc::EINTR || error.errno() == libc::EAGAIN => {}
                 _ => return Told::Other,
             }
@@ -165,6 +181,21 @@ fn beyond_plain_integers(host: &HostKvm) -> Result<Probed, ProbeError> {
     Ok(BEYOND_PLAIN_INTEGERS.answered(answer))
 }
 
+/// Whether a breakpoint on writes stops a vCPU that writes.
+fn data_breakpoints(host: &HostKvm) -> Result<Option<bool>, ProbeError> {
+    let mut asker = Asker::new(host, &Code::write())?;
+    let word = Word { linear: WRITTEN, physical: WRITTEN, size: 1 };
+    let debug = LastWriters::new(&[word], &asker.memory).debug();
+    if asker.vcpu.set_guest_debug(&debug).is_err() {
+        return Ok(Some(false));
+    }
+    Ok(match asker.next() {
+        Told::Breakpoint => Some(true),
+        Told::Byte(tell::END) => Some(false),
+        _ => None,
+    })
+}
+
 /// Whether a processor that shut down still shows the registers that it had.
 fn shutdown(host: &HostKvm) -> Result<Probed, ProbeError> {
     let mut asker = Asker::new(host, &Code::shutdown())?;
@@ -190,12 +221,13 @@ mod test {
         let (module, answers) = answers();
         let given: Vec<_> = answers.iter().map(|probed| (probed.name, probed.answer)).collect();
         let documented = match module.as_str() {
-            "kvm_pvm" => [Some(false), Some(false), Some(false), Some(true)],
-            "kvm_amd" => [Some(true), Some(true), Some(true), Some(false)],
-            "kvm_intel" => [Some(true), Some(true), Some(true), Some(true)],
+            "kvm_pvm" => [Some(false), Some(false), Some(false), Some(true), Some(false)],
+            "kvm_amd" => [Some(true), Some(true), Some(true), Some(false), Some(true)],
+            "kvm_intel" => [Some(true), Some(true), Some(true), Some(true), Some(true)],
             _ => return assert!(answers.iter().all(|probed| probed.answer.is_some()), "{given:?}"),
         };
-        let names = [IN_SERVICE.name, WAITS_FOR_EOI.name, BEYOND_PLAIN_INTEGERS.name, SHUTDOWN_KEEPS.name];
+        let questions = [IN_SERVICE, WAITS_FOR_EOI, BEYOND_PLAIN_INTEGERS, SHUTDOWN_KEEPS, DATA_BREAKPOINTS];
+        let names = questions.map(|question| question.name);
         assert_eq!(given, names.into_iter().zip(documented).collect::<Vec<_>>());
     }
 

@@ -51,6 +51,7 @@ pub fn known_of(vendor_module: &str) -> &'static [Known] {
                 fact: "the local APIC's in-service and priority registers stay 0: what a vCPU handles is what it says, confirmed by RIP",
                 question: Some(IN_SERVICE.name),
             },
+            Known { fact: "breakpoints on reads and writes never fire", question: Some(DATA_BREAKPOINTS.name) },
             Known {
                 fact: "with `sti` in a handler, an interrupt of the same class is let in before EOI",
                 question: Some(WAITS_FOR_EOI.name),
@@ -81,6 +82,12 @@ pub const BEYOND_PLAIN_INTEGERS: Question = Question {
     name: "beyond-plain-integers",
     what: "popcnt, SSE and x87 instructions work in ring 0",
     without: "the guest ends with an emulation failure; the image holds none",
+};
+/// Whether it can be watched who writes a word.
+pub const DATA_BREAKPOINTS: Question = Question {
+    name: "data-breakpoints",
+    what: "a breakpoint on writes stops the vCPU that writes",
+    without: "who last wrote what a plain guest waits for is not told",
 };
 /// Whether a triple fault leaves registers to look at.
 pub const SHUTDOWN_KEEPS: Question = Question {

@@ -35,6 +35,7 @@ use crate::observe::{self, MsrRange, ObserveError, Observer, Procedure, Telling}
 use crate::serial::Serial;
 use crate::vcpu::kept::Kept;
 use crate::vcpu::{Shared, Vcpu};
+use crate::watch::{LastWriters, Word};
 
 /// Pins of an I/O APIC that user space would emulate; KVM wants to know their number, and there is none.
 const IOAPIC_PINS: u64 = 24;
@@ -204,6 +205,19 @@ impl Machine {
             vcpu.tell(telling.clone()).map_err(|source| ObserveError::Debug { vcpu: index, source })?;
         }
         Ok(())
+    }
+
+    /// Before the start: keeps who last changed each of these words, no more than [`crate::watch::MOST_WORDS`] of them. In the place
+    /// of an observer.
+    pub fn watch(&mut self, words: &[Word]) -> Result<Arc<LastWriters>, ObserveError> {
+        if self.prepared.is_empty() {
+            return Err(ObserveError::Started);
+        }
+        let last = Arc::new(LastWriters::new(words, &self.shared.memory));
+        for (index, vcpu) in self.prepared.iter_mut().enumerate() {
+            vcpu.watch(Arc::clone(&last)).map_err(|source| ObserveError::Watch { vcpu: index, source })?;
+        }
+        Ok(last)
     }
 
     /// Starts all vCPUs.

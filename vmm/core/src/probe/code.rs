@@ -1,6 +1,6 @@
 //! The guests that ask, as bytes of 64-bit code.
 
-use stallbench_abi::layout::{CODE_SELECTOR, IDT, IDT_LIMIT, IMAGE, STUBS};
+use stallbench_abi::layout::{ARENA, CODE_SELECTOR, IDT, IDT_LIMIT, IMAGE, STUBS};
 
 /// Bytes that a handler has.
 const HANDLER: u64 = 0x100;
@@ -30,6 +30,9 @@ pub(super) mod tell {
 
 /// What lies in EBX when a processor shuts down.
 pub(super) const MARK: u64 = 0x5ca1_ab1e;
+
+/// Where a guest writes a byte.
+pub(super) const WRITTEN: u64 = ARENA;
 
 /// Instructions that are more than plain integers: popcnt eax, eax; xorps xmm0, xmm0; fninit.
 pub(super) const BEYOND: [&[u8]; 3] = [&[0xf3, 0x0f, 0xb8, 0xc0], &[0x0f, 0x57, 0xc0], &[0xdb, 0xe3]];
@@ -96,6 +99,12 @@ impl Code {
     /// One instruction, and the end.
     pub(super) fn one(instruction: &[u8]) -> Self {
         Self { pieces: vec![(IMAGE, [instruction, &end()].concat())], idt_limit: 0 }
+    }
+
+    /// Writes a byte: mov [WRITTEN], al; and the end.
+    pub(super) fn write() -> Self {
+        let address = (WRITTEN as u32).to_le_bytes();
+        Self::one(&[&[0x88, 0x04, 0x25][..], &address].concat())
     }
 
     /// Marks EBX, and shuts down by an exception that has no gate: mov ebx, MARK; ud2.

@@ -30,8 +30,8 @@ pub(super) enum Exit {
     Ended(u32),
     /// An access to a model-specific register that is to be told, and has still to be done.
     Msr(Msr),
-    /// A breakpoint or a single step.
-    Debug,
+    /// A breakpoint or a single step; which, DR6 tells (SDM 3B 18.2.3).
+    Debug { dr6: u64 },
     /// An access to where nothing is: reads give all ones, writes go nowhere.
     Nothing,
     /// The vCPU cannot go on.
@@ -75,7 +75,7 @@ pub(super) fn run(vcpu: &mut VcpuFd, serial: Option<&Serial>) -> Exit {
         }
         Ok(VcpuExit::X86Rdmsr(exit)) => return Exit::Msr(Msr { index: exit.index, write: None }),
         Ok(VcpuExit::X86Wrmsr(exit)) => return Exit::Msr(Msr { index: exit.index, write: Some(exit.data) }),
-        Ok(VcpuExit::Debug(_)) => return Exit::Debug,
+        Ok(VcpuExit::Debug(debug)) => return Exit::Debug { dr6: debug.dr6 },
         Ok(VcpuExit::MmioWrite(..) | VcpuExit::IoapicEoi(_)) => return Exit::Nothing,
         Ok(VcpuExit::Intr) => return Exit::Interrupted,
         Ok(VcpuExit::Shutdown) => Fault::Shutdown,

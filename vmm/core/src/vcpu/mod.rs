@@ -43,6 +43,7 @@ use crate::kick::{Link, Requests};
 use crate::memory::GuestMemory;
 use crate::observe::{MsrAccess, Telling};
 use crate::serial::Serial;
+use crate::watch::{Watching, Writer};
 use exit::{Exit, Msr};
 use kept::Kept;
 use turns::Turns;
@@ -92,6 +93,8 @@ pub(crate) struct Vcpu {
     entered: bool,
     /// Whom it tells of accesses and steps, where somebody wants to know.
     telling: Option<Telling>,
+    /// Who keeps what it writes, where somebody wants to know.
+    watching: Option<Watching>,
     /// How it is debugged while it runs.
     debug: kvm_guest_debug,
 }
@@ -120,6 +123,7 @@ impl Vcpu {
             access_pending: false,
             entered: false,
             telling: None,
+            watching: None,
             debug: kvm_guest_debug::default(),
         }
     }
@@ -131,6 +135,14 @@ impl Vcpu {
             self.debug = debug;
         }
         self.telling = Some(telling);
+        Ok(())
+    }
+
+    /// Has its writes watched from its first instruction on.
+    pub(crate) fn watch(&mut self, watching: Watching) -> Result<(), kvm_ioctls::Error> {
+        self.debug = watching.debug();
+        self.fd.set_guest_debug(&self.debug)?;
+        self.watching = Some(watching);
         Ok(())
     }
 
@@ -181,7 +193,7 @@ impl Vcpu {
             Exit::Yield => turns.give_up(&self.link),
             Exit::Nothing => self.count_ignored(),
             Exit::Msr(msr) => self.accessed(msr),
-            Exit::Debug => return self.stepped(),
+            Exit::Debug { dr6 } => return self.debugged(dr6),
             Exit::Doorbell(doorbell) => return self.rung(doorbell),
             Exit::Ended(status) => return self.ended(status),
             Exit::Fault(fault) => return self.failed(fault),
@@ -201,6 +213,18 @@ impl Vcpu {
         let (write, value) = (msr.write.is_some(), done.or(msr.write).unwrap_or_default());
         let access = MsrAccess { moment, msr: msr.index, write, value, refused: done.is_none() };
         telling.accessed(&access, &self.shared.memory);
+    }
+
+    /// A watched write, or a stop of which an observer is told.
+    fn debugged(&mut self, dr6: u64) -> State {
+        match (&self.watching, self.registers()) {
+            (Some(watching), (Ok(registers), _)) => {
+                let writer = Writer { vcpu: self.index, behind: registers.rip };
+                watching.note(writer, dr6, &self.shared.memory);
+                State::Running
+            }
+            _ => self.stepped(),
+        }
     }
 
     /// Tells of a breakpoint or a step, and goes on as the observer's procedure wants it.
@@ -305,7 +329,7 @@ impl Vcpu {
                 Exit::Fault(fault) => return self.failed(fault),
                 Exit::Ended(status) => return self.ended(status),
                 Exit::Msr(msr) => self.accessed(msr),
-                Exit::Debug if self.stepped() == State::Parked => return State::Parked,
+                Exit::Debug { dr6 } if self.debugged(dr6) == State::Parked => return State::Parked,
                 _ => {}
             }
         }

@@ -116,7 +116,7 @@ impl Visited<'_> {
         }
         for _ in 0..ENTRIES {
             match self.enter()? {
-                Exit::Debug => {
+                Exit::Debug { .. } => {
                     // An observer is told of every instruction of its procedure, whoever steps it.
                     self.vcpu.tell_step();
                     return self.registers();
