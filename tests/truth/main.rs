@@ -19,6 +19,7 @@ mod locks;
 mod run;
 mod spins;
 mod thousand;
+mod writers;
 
 use std::collections::HashSet;
 use std::fs;

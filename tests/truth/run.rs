@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::guest::{Guest, Truth};
 
 /// The binary that is tested: that of this build, or on a machine without it, that of the variable.
-fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     std::env::var_os("STALLBENCH_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_stallbench").into(), PathBuf::from)
 }
 
@@ -137,6 +137,11 @@ fn result(report: &Path) -> Value {
 }
 
 impl Ran {
+    /// The result as the report has it.
+    pub(crate) fn result(&self) -> &Value {
+        &self.result
+    }
+
     pub(crate) fn verdict(&self) -> &str {
         self.result["verdict"].as_str().unwrap_or("none")
     }

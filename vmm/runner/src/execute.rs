@@ -98,6 +98,9 @@ pub enum ExecuteError {
         #[source]
         source: ObserveError,
     },
+    /// KVM refused to watch who writes.
+    #[error("watch who writes what the guest waits for")]
+    Watch(#[from] ObserveError),
     /// An NMI that was asked for could not be sent.
     #[error("do what the host was asked to do")]
     Nmi(#[from] NmiError),

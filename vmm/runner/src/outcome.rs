@@ -190,6 +190,9 @@ pub struct RunOutcome {
     /// Of a plain guest's stall: what each vCPU waits for, or changes for ever.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub loops: Vec<LoopOutcome>,
+    /// Why it is not known who last wrote what they read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unwatched: Option<String>,
     /// What a plain guest wrote to its console.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub console: Option<ConsoleOutcome>,
@@ -502,9 +505,6 @@ pub struct LoopOutcome {
     /// What it changes that decides nothing, a fragment each.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub aside: Vec<String>,
-    /// Who last wrote what it reads, where that was watched.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_writer: Option<String>,
 }
 
 /// Memory that a vCPU reads in every turn of its loop.
@@ -519,6 +519,9 @@ pub struct ReadOutcome {
     /// What would end the loop, a fragment: `when it becomes 0`; empty where that is not known.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub ends: String,
+    /// Who last changed it, a fragment: `vcpu1 at unlock+0x4 (mov)`. Where it was watched, in a second run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_writer: Option<String>,
 }
 
 /// What a plain guest wrote to its console.

@@ -31,6 +31,7 @@ pub(crate) fn outcome(verdict: Verdict) -> RunOutcome {
         contradictions: vec![],
         vcpu_states: vec![],
         loops: vec![],
+        unwatched: None,
         console: None,
         order: OrderOutcome::default(),
         injected: InjectionOutcome::default(),

@@ -76,6 +76,7 @@ impl Ending<'_> {
             contradictions,
             vcpu_states: analysis.map(|analysis| self.vcpus(analysis)).unwrap_or_default(),
             loops: Vec::new(),
+            unwatched: None,
             console: None,
             order: OrderOutcome::default(),
             injected: InjectionOutcome::default(),

@@ -7,11 +7,13 @@
 mod ending;
 mod monitor;
 mod schedule;
+mod writers;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use stallbench_core::observe::ObserveError;
 use stallbench_core::{HostKvm, Machine, PlainConfig};
 use stallbench_state::program::PlainProgram;
 
@@ -45,12 +47,27 @@ pub fn execute(
     plan: &PlainPlan,
     interrupt: &AtomicBool,
 ) -> Result<RunOutcome, ExecuteError> {
+    let (mut outcome, machine) = run(host, program, plan, interrupt, |_| Ok(()))?;
+    drop(machine);
+    writers::complete(&mut outcome, host, program, plan, interrupt);
+    Ok(outcome)
+}
+
+/// One run, of a machine that is prepared further before it starts. Gives the machine as it ended.
+fn run(
+    host: &HostKvm,
+    program: &PlainProgram,
+    plan: &PlainPlan,
+    interrupt: &AtomicBool,
+    prepare: impl FnOnce(&mut Machine) -> Result<(), ObserveError>,
+) -> Result<(RunOutcome, Machine), ExecuteError> {
     let began = Instant::now();
     let vcpus = plan.vcpus;
     let all_started = plan.options.aps == Aps::Started;
     let config = PlainConfig { vcpus, memory: plan.options.memory, all_started, turn: TURN };
     let machine = Machine::plain(host, &config, program);
     let mut machine = machine.map_err(|source| ExecuteError::Create { vcpus, source })?;
+    prepare(&mut machine)?;
     let _shortened = slice::shorten();
     machine.start().map_err(|source| ExecuteError::Start { vcpus, source })?;
     let crowded = vcpus > host.fingerprint().host_cpus;
@@ -60,7 +77,6 @@ pub fn execute(
     // The machine still stands still.
     let kept = paused.filter(|_| !interrupted() && plan.keep.wants(&outcome));
     outcome.moment = kept.map(|paused| Arc::new(Moment::of(&paused)));
-    drop(machine);
     outcome.wall = began.elapsed();
-    Ok(outcome)
+    Ok((outcome, machine))
 }

@@ -333,9 +333,6 @@ fn loops(text: &mut String, outcome: &RunOutcome) {
         if one.reads.len() > MOST_WAITS {
             let _ = write!(text, " and {} more", one.reads.len() - MOST_WAITS);
         }
-        if let Some(writer) = &one.last_writer {
-            let _ = write!(text, "; last written by {}", plain(writer));
-        }
         if !one.aside.is_empty() {
             let _ = write!(text, "; {DIM}set aside{DIM:#} {}", one.aside.join(", "));
         }
@@ -344,12 +341,21 @@ fn loops(text: &mut String, outcome: &RunOutcome) {
     if outcome.loops.len() > MOST_WAITS {
         let _ = writeln!(text, "  … and {} more vCPUs", outcome.loops.len() - MOST_WAITS);
     }
+    if let Some(why) = &outcome.unwatched {
+        let _ = writeln!(text, "  {DIM}who last wrote that is not known{DIM:#}: {}", plain(why));
+    }
 }
 
-/// `0x400010 (4 bytes, 0x1), which ends it when it becomes 0`.
+/// `0x400010 (4 bytes, 0x1), which ends it when it becomes 0 and was last written by vcpu1 at unlock+0x4 (mov)`.
 fn read_word(read: &ReadOutcome) -> String {
     let bytes = if read.size == 1 { "byte" } else { "bytes" };
-    format!("{} ({} {bytes}, {}){}", read.address, read.size, read.value, after(", which ends it ", &read.ends))
+    let mut text = format!("{} ({} {bytes}, {})", read.address, read.size, read.value);
+    text.push_str(&after(", which ends it ", &read.ends));
+    if let Some(writer) = &read.last_writer {
+        text.push_str(if read.ends.is_empty() { ", which" } else { " and" });
+        text.push_str(&format!(" was last written by {}", plain(writer)));
+    }
+    text
 }
 
 /// The end of what a plain guest wrote to its console.
@@ -593,19 +599,20 @@ mod test {
             Stall { kind: StallKind::Livelock, strength: Strength::Proved, culprit: None, root: vec![], waits: vec![] };
         let mut outcome = sample::outcome(Verdict::Stall(stall));
         let (address, value) = (Address(0x40_0060), Address(1));
-        let reads = vec![ReadOutcome { address, size: 4, value, ends: "when it becomes 0".into() }];
+        let last_writer = Some("vcpu1 at main+0x9 (mov)".into());
+        let reads = vec![ReadOutcome { address, size: 4, value, ends: "when it becomes 0".into(), last_writer }];
         let aside = vec!["rcx".into()];
-        let (does, rip, last_writer) = ("spins".into(), "lock+0x4".into(), Some("vcpu1 at main+0x9".into()));
+        let (does, rip) = ("spins".into(), "lock+0x4".into());
         outcome.wait0 = Wait0Outcome::NotApplicable;
-        outcome.loops = vec![LoopOutcome { vcpu: 0, does, rip, reads, aside, last_writer }];
+        outcome.loops = vec![LoopOutcome { vcpu: 0, does, rip, reads, aside }];
         outcome.console = Some(ConsoleOutcome { text: "hello\n\u{1b}[31mbye\r\n".into(), dropped: 0 });
         result.run.expectation = Expectation::asked("stall").expect("a verdict").into();
         assert_eq!(
             block(&RunResult::new(result.run, outcome), false),
             "call/sample@vcpus=2\n\
              STALL livelock   2 vCPUs   proved   38 ms   as expected\n\
-             \x20 vcpu0   spins at lock+0x4: reads 0x400060 (4 bytes, 0x1), which ends it when it becomes 0; \
-             last written by vcpu1 at main+0x9; set aside rcx\n\
+             \x20 vcpu0   spins at lock+0x4: reads 0x400060 (4 bytes, 0x1), which ends it when it becomes 0 and \
+             was last written by vcpu1 at main+0x9 (mov); set aside rcx\n\
              \x20 console hello\n\
              \x20 console bye\n"
         );

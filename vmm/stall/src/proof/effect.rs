@@ -31,6 +31,8 @@ pub(super) struct Effect {
 pub(super) struct Touch {
     /// Guest-physical address.
     pub(super) address: u64,
+    /// The linear address by which it is touched.
+    pub(super) linear: u64,
     pub(super) reads: bool,
     pub(super) writes: bool,
     /// What is there before it is executed.
@@ -142,7 +144,7 @@ impl Decode {
             if !memory.read(address, &mut before) {
                 return Err(Refusal::Device(address));
             }
-            touches.push(Touch { address, reads, writes, before });
+            touches.push(Touch { address, linear: at, reads, writes, before });
         }
         Ok(())
     }

@@ -9,6 +9,7 @@
 //!    closed under every order. Those that do change such bytes are explored together, in every order (`joint`).
 
 mod aside;
+mod behind;
 mod build;
 mod dead;
 mod effect;
@@ -28,6 +29,7 @@ use stallbench_state::paging::{self, PAGE};
 use thiserror::Error;
 
 use aside::Aside;
+pub use behind::ends_at;
 use joint::Joint;
 use trace::{End, Trace};
 pub use waits::{Loop, Read};

@@ -5,7 +5,7 @@
 
 use iced_x86::{ConditionCode, FlowControl, Mnemonic, OpKind};
 
-use super::effect;
+use super::effect::{self, Touch};
 use super::trace::Step;
 
 /// What a vCPU does in a proof.
@@ -28,6 +28,8 @@ pub struct Loop {
 pub struct Read {
     /// Guest-physical address.
     pub address: u64,
+    /// The linear address by which it is read.
+    pub linear: u64,
     /// Its size in bytes.
     pub size: usize,
     /// What it holds.
@@ -118,7 +120,8 @@ fn decided_by(
     // Only the first operand is compared as it stands.
     let is_first = operand.is_none_or(|operand| operand == 0);
     let ends = ends(step, is_first, condition, is_taken, size).unwrap_or_default();
-    Some(Read { address: touch.address, size, value: u64::from_le_bytes(value), ends })
+    let &Touch { address, linear, .. } = touch;
+    Some(Read { address, linear, size, value: u64::from_le_bytes(value), ends })
 }
 
 /// What would end the loop.

@@ -65,6 +65,7 @@ impl Ending<'_> {
             contradictions: Vec::new(),
             proof: ProofOutcome::default(),
             loops,
+            unwatched: None,
             console: console(self.machine.console()),
             vcpu_states: self.summaries(),
             injected,

@@ -371,6 +371,7 @@ fn loop_outcome(of_vcpu: &Loop, program: &PlainProgram) -> LoopOutcome {
         size: u8::try_from(read.size).unwrap_or_default(),
         value: Address(read.value),
         ends: read.ends.clone(),
+        last_writer: None,
     };
     LoopOutcome {
         vcpu: of_vcpu.vcpu,
@@ -378,7 +379,6 @@ fn loop_outcome(of_vcpu: &Loop, program: &PlainProgram) -> LoopOutcome {
         rip: place(program, of_vcpu.rip),
         reads: of_vcpu.reads.iter().map(read).collect(),
         aside: of_vcpu.aside.clone(),
-        last_writer: None,
     }
 }
 
