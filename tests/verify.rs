@@ -6,13 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use stallbench_state::certificate::{
-    Bytes, Certificate, Component, Edge, Memory, Processor, RFLAGS, RIP, Run, SegmentRegister, State, VERSION,
-    VcpuState, Word,
-};
+use stallbench_state::certificate::{Certificate, Word};
 use tempfile::TempDir;
-
-const CODE: u64 = 0x8000;
 
 /// Files of one test.
 struct Files {
@@ -53,49 +48,10 @@ fn refused(output: &Output, code: i32, parts: &[&str]) {
     }
 }
 
-fn processor() -> Processor {
-    let segment = |selector, access| SegmentRegister(selector, Word(0), Word(0xffff_ffff), Word(access));
-    let mut segments = [segment(0x10, 0xc093); 8];
-    segments[0] = segment(8, 0xa09b);
-    segments[6] = SegmentRegister(0x18, Word(0), Word(0x67), Word(0x8b));
-    segments[7] = SegmentRegister(0, Word(0), Word(0), Word(0x1_0000));
-    Processor {
-        cr0: Word(0x8000_0011),
-        cr3: Word(0x1000),
-        cr4: Word(0x20),
-        efer: Word(0x500),
-        apic_base: Word(0xfee0_0900),
-        segments,
-        svr: Word(0x1ff),
-        lvt_timer: Word(0x1_0000),
-        ..Processor::default()
-    }
-}
-
 /// A vCPU that executes a nop and jumps back, with interrupts enabled.
 fn spin() -> Certificate {
-    let state = |offset| {
-        let mut vcpu = VcpuState::default();
-        (vcpu.registers[RIP], vcpu.registers[RFLAGS]) = (Word(CODE + offset), Word(0x202));
-        State { vcpus: vec![vcpu], cells: vec![] }
-    };
-    let run = |address, bytes: &[u8]| Run { address: Word(address), bytes: Bytes(bytes.to_vec()) };
-    let entry = |address, entry: u64| run(address, &entry.to_le_bytes());
-    let runs = vec![entry(0x1000, 0x2063), entry(0x2000, 0x3063), entry(0x3000, 0xe3), run(CODE, &[0x90, 0xeb, 0xfd])];
-    Certificate {
-        aside: Vec::new(),
-        stallbench_certificate: VERSION,
-        payload: Certificate::digest(stallbench_image::PAYLOAD),
-        run: "a test".into(),
-        vcpus: vec![processor()],
-        components: vec![Component {
-            vcpus: vec![0],
-            states: vec![state(0), state(1)],
-            edges: vec![Edge { from: 0, vcpu: 0, to: 1 }, Edge { from: 1, vcpu: 0, to: 0 }],
-            ..Component::default()
-        }],
-        memory: Memory { pages: [0x1000, 0x2000, 0x3000, CODE].map(Word).to_vec(), runs },
-    }
+    let certificate = Certificate::parse(include_bytes!("../fixtures/certificates/spin.json")).unwrap();
+    Certificate { payload: Certificate::digest(stallbench_image::PAYLOAD), ..certificate }
 }
 
 #[test]
