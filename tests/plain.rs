@@ -356,10 +356,26 @@ fn state(pid: u32) -> Option<char> {
     stat.rsplit_once(") ")?.1.chars().next()
 }
 
-/// The first block of code of that language in the document.
-fn block(language: &str) -> &'static str {
-    let (_, rest) = DOCUMENT.split_once(&format!("```{language}\n")).unwrap();
+/// The first block of code of that language below a heading of the document.
+fn block(heading: &str, language: &str) -> &'static str {
+    let (_, section) = DOCUMENT.split_once(&format!("## {heading}\n")).unwrap();
+    let (_, rest) = section.split_once(&format!("```{language}\n")).unwrap();
     rest.split_once("```").unwrap().0
+}
+
+/// Builds and runs the guest that is shown below a heading by the commands that are shown there. Gives what it says.
+fn said_by_documented(heading: &str, file: &str) -> String {
+    let bench = Bench::new();
+    let directory = bench.directory.path();
+    fs::write(directory.join(file), block(heading, "asm")).unwrap();
+    let mut said = String::new();
+    for line in block(heading, "sh").lines() {
+        let path = format!("{}:{}", Path::new(BINARY).parent().unwrap().display(), std::env::var("PATH").unwrap());
+        let output = Command::new("sh").args(["-ec", line]).current_dir(directory).env("PATH", path).output().unwrap();
+        assert!(output.status.success(), "{line}: {}", text(&output.stderr));
+        said.push_str(&text(&output.stdout));
+    }
+    said
 }
 
 #[test]
@@ -367,16 +383,20 @@ fn documented_example_is_built_and_runs_as_documented() {
     if kvm_is_missing() {
         return;
     }
-    let bench = Bench::new();
-    let directory = bench.directory.path();
-    fs::write(directory.join("hello.s"), block("asm")).unwrap();
-    for line in block("sh").lines() {
-        let path = format!("{}:{}", Path::new(BINARY).parent().unwrap().display(), std::env::var("PATH").unwrap());
-        let output = Command::new("sh").args(["-ec", line]).current_dir(directory).env("PATH", path).output().unwrap();
-        assert!(output.status.success(), "{line}: {}", text(&output.stderr));
-        if line.starts_with("stallbench") {
-            let said = text(&output.stdout);
-            assert!(said.contains("PASS") && said.contains("  console hello from 2 vCPUs"), "{said}");
-        }
+    let said = said_by_documented("An example", "hello.s");
+    assert!(said.contains("PASS") && said.contains("  console hello from 2 vCPUs"), "{said}");
+}
+
+#[test]
+fn documented_deadlock_is_proved_and_names_what_each_vcpu_waits_for() {
+    if kvm_is_missing() {
+        return;
+    }
+    let said = said_by_documented("A guest that stalls", "abba.s");
+    assert!(said.contains("STALL deadlock   2 vCPUs   proved"), "{said}");
+    for (vcpu, lock) in [("vcpu0", "lock_b"), ("vcpu1", "lock_a")] {
+        let line = said.lines().find(|line| line.starts_with(&format!("  {vcpu} "))).unwrap_or_default();
+        let reads = format!("reads {lock} 0x");
+        assert!(line.contains(&reads) && line.contains(", which ends it when it becomes 0"), "{said}");
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
+use stallbench_stall::code::Code;
 use stallbench_stall::proof::{Proof, Unproved};
 pub use stallbench_stall::report::{Address, Contradiction, Culprit, Member, Stall, StallKind, Strength, WaitReport};
 
@@ -257,7 +258,7 @@ impl ProofOutcome {
     }
 
     /// Takes in what came of an attempt: whether it is a proof.
-    pub fn note(&mut self, result: Result<Proof, Unproved>, took: Duration) -> bool {
+    pub fn note(&mut self, result: Result<Proof, Unproved>, took: Duration, code: &dyn Code) -> bool {
         self.attempts += 1;
         (self.took, self.took_in_all) = (took, self.took_in_all + took);
         match result {
@@ -268,7 +269,7 @@ impl ProofOutcome {
                 true
             }
             Err(unproved) => {
-                self.unproved = Some(unproved.to_string());
+                self.unproved = Some(unproved.told(code));
                 false
             }
         }
@@ -512,6 +513,9 @@ pub struct LoopOutcome {
 pub struct ReadOutcome {
     /// Where it lies.
     pub address: Address,
+    /// The variable that lies there, where the guest's file names it: `lock`, `queue+0x8`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub symbol: Option<String>,
     /// Its size in bytes.
     pub size: u8,
     /// What it holds.

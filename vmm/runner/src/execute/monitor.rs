@@ -374,7 +374,7 @@ impl<'m> Monitor<'m> {
         let attempt = prove(paused, self.machine, question);
         self.patience.end_work(work);
         let halts = matches!(attempt.result, Err(Unproved::Halting { .. }));
-        let is_proved = self.proof.note(attempt.result, attempt.took);
+        let is_proved = self.proof.note(attempt.result, attempt.took, self.program);
         if !is_proved && !halts {
             self.reach.extend();
             self.next_attempt = self.now() + (attempt.took * UNHINTED_SHARE).max(UNHINTED);

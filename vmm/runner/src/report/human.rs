@@ -346,10 +346,11 @@ fn loops(text: &mut String, outcome: &RunOutcome) {
     }
 }
 
-/// `0x400010 (4 bytes, 0x1), which ends it when it becomes 0 and was last written by vcpu1 at unlock+0x4 (mov)`.
+/// `lock 0x400010 (4 bytes, 0x1), which ends it when it becomes 0 and was last written by vcpu1 at unlock+0x4 (mov)`.
 fn read_word(read: &ReadOutcome) -> String {
     let bytes = if read.size == 1 { "byte" } else { "bytes" };
-    let mut text = format!("{} ({} {bytes}, {})", read.address, read.size, read.value);
+    let symbol = read.symbol.as_deref().map(|symbol| format!("{} ", plain(symbol))).unwrap_or_default();
+    let mut text = format!("{symbol}{} ({} {bytes}, {})", read.address, read.size, read.value);
     text.push_str(&after(", which ends it ", &read.ends));
     if let Some(writer) = &read.last_writer {
         text.push_str(if read.ends.is_empty() { ", which" } else { " and" });
@@ -600,7 +601,14 @@ mod test {
         let mut outcome = sample::outcome(Verdict::Stall(stall));
         let (address, value) = (Address(0x40_0060), Address(1));
         let last_writer = Some("vcpu1 at main+0x9 (mov)".into());
-        let reads = vec![ReadOutcome { address, size: 4, value, ends: "when it becomes 0".into(), last_writer }];
+        let reads = vec![ReadOutcome {
+            address,
+            symbol: Some("lock".into()),
+            size: 4,
+            value,
+            ends: "when it becomes 0".into(),
+            last_writer,
+        }];
         let aside = vec!["rcx".into()];
         let (does, rip) = ("spins".into(), "lock+0x4".into());
         outcome.wait0 = Wait0Outcome::NotApplicable;
@@ -611,7 +619,7 @@ mod test {
             block(&RunResult::new(result.run, outcome), false),
             "call/sample@vcpus=2\n\
              STALL livelock   2 vCPUs   proved   38 ms   as expected\n\
-             \x20 vcpu0   spins at lock+0x4: reads 0x400060 (4 bytes, 0x1), which ends it when it becomes 0 and \
+             \x20 vcpu0   spins at lock+0x4: reads lock 0x400060 (4 bytes, 0x1), which ends it when it becomes 0 and \
              was last written by vcpu1 at main+0x9 (mov); set aside rcx\n\
              \x20 console hello\n\
              \x20 console bye\n"

@@ -28,6 +28,7 @@ use stallbench_state::memory::Memory;
 use stallbench_state::paging::{self, PAGE};
 use thiserror::Error;
 
+use crate::code::{Code, place};
 use aside::Aside;
 pub use behind::ends_at;
 use joint::Joint;
@@ -187,6 +188,18 @@ pub enum Unproved {
         /// The vCPUs.
         vcpus: Vec<usize>,
     },
+}
+
+impl Unproved {
+    /// The reason for people, with places by their symbols.
+    pub fn told(&self, code: &dyn Code) -> String {
+        match self {
+            Self::Instruction { rip, .. } | Self::Device { rip, .. } | Self::Exception { rip, .. } => {
+                self.to_string().replacen(&format!("at {rip:#x}"), &format!("at {}", place(code, *rip)), 1)
+            }
+            _ => self.to_string(),
+        }
+    }
 }
 
 fn of_instruction(name: &str) -> &'static str {

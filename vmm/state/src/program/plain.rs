@@ -144,6 +144,11 @@ impl PlainProgram {
         self.table().all(&self.bytes)
     }
 
+    /// The variable or label of data at or before an address, and the offset from it.
+    pub fn object(&self, address: u64) -> Option<(String, u64)> {
+        self.table().find_object(&self.bytes, address)
+    }
+
     fn table(&self) -> &Symbols {
         self.symbols.get_or_init(|| Symbols::read(&self.bytes, &self.linked))
     }

@@ -40,6 +40,11 @@ pub(super) fn has_code(segments: &[Segment], start: u64, end: u64) -> bool {
     segments.iter().any(|segment| segment.has_code(start, end))
 }
 
+/// Whether an address lies in a segment that is no code.
+pub(super) fn has_data(segments: &[Segment], address: u64) -> bool {
+    segments.iter().any(|segment| !segment.executable && (segment.address..segment.end()).contains(&address))
+}
+
 /// The segments, by ascending address.
 pub(super) fn read(file: &File<'_>) -> Result<Vec<Segment>, ProgramError> {
     if let Some(dynamic) = notes::dynamic(file) {

@@ -1,26 +1,28 @@
-//! Names of functions, read when first asked for.
+//! Names of functions and of data, read when first asked for.
 
 use std::ops::Range;
 
-use object::elf::{SHT_SYMTAB, STT_FUNC, STT_NOTYPE, Sym64};
+use object::elf::{SHT_SYMTAB, STT_FUNC, STT_NOTYPE, STT_OBJECT, Sym64};
 use object::endian::LittleEndian;
 use object::read::elf::{SectionHeader, Sym};
 
 use super::file::{File, LE, range};
-use super::segments::{Segment, has_code};
+use super::segments::{Segment, has_code, has_data};
 
 /// Longest name that is shown, in bytes.
 const NAME_LIMIT: usize = 512;
 
-/// The functions of a program, by ascending address.
+/// The symbols of a program, by ascending address.
 #[derive(Default)]
 pub(super) struct Symbols {
-    functions: Vec<Function>,
+    functions: Vec<Named>,
+    objects: Vec<Named>,
     /// Where the names lie in the file.
     names: Range<usize>,
 }
 
-struct Function {
+/// A function or an object.
+struct Named {
     address: u64,
     /// 0 for a label in assembly, which lasts until the next symbol.
     size: u64,
@@ -40,7 +42,7 @@ pub struct Symbol {
 }
 
 impl Symbols {
-    /// Reads the symbols that lie in code; none if the table is missing or damaged.
+    /// Reads the symbols that lie in what is loaded; none if the table is missing or damaged.
     pub(super) fn read(bytes: &[u8], segments: &[Segment]) -> Self {
         Self::table(bytes, segments).unwrap_or_default()
     }
@@ -50,26 +52,36 @@ impl Symbols {
         let table = file.sections().iter().find(|section| section.sh_type(LE) == SHT_SYMTAB)?;
         let names = file.sections().get(table.sh_link(LE) as usize)?;
         let symbols: &[Sym64<LittleEndian>] = table.data_as_array(LE, bytes).ok()?;
-        let mut functions: Vec<_> = symbols.iter().filter_map(|symbol| function(symbol, segments)).collect();
-        // Of several names for one address the longest function wins, and is found last.
-        functions.sort_by_key(|function| (function.address, function.size));
         let (offset, size) = names.file_range(LE)?;
-        Some(Self { functions, names: range(bytes, offset, size)? })
+        Some(Self {
+            functions: sorted(symbols.iter().filter(|symbol| is_function(symbol, segments))),
+            objects: sorted(symbols.iter().filter(|symbol| is_object(symbol, segments))),
+            names: range(bytes, offset, size)?,
+        })
     }
 
     /// The function in which `address` lies, and the offset in it.
     pub(super) fn find(&self, bytes: &[u8], address: u64) -> Option<(String, u64)> {
-        let behind = self.functions.partition_point(|function| function.address <= address);
-        let function = self.functions.get(behind.checked_sub(1)?)?;
-        let offset = address - function.address;
-        let inside = function.size == 0 || offset < function.size;
-        let name = self.name(bytes, function.name)?;
+        self.find_in(&self.functions, bytes, address)
+    }
+
+    /// The object in which `address` lies, and the offset in it.
+    pub(super) fn find_object(&self, bytes: &[u8], address: u64) -> Option<(String, u64)> {
+        self.find_in(&self.objects, bytes, address)
+    }
+
+    fn find_in(&self, symbols: &[Named], bytes: &[u8], address: u64) -> Option<(String, u64)> {
+        let behind = symbols.partition_point(|symbol| symbol.address <= address);
+        let symbol = symbols.get(behind.checked_sub(1)?)?;
+        let offset = address - symbol.address;
+        let inside = symbol.size == 0 || offset < symbol.size;
+        let name = self.name(bytes, symbol.name)?;
         inside.then_some((name, offset))
     }
 
     /// All of them, by ascending address.
     pub(super) fn all(&self, bytes: &[u8]) -> Vec<Symbol> {
-        let symbol = |function: &Function| {
+        let symbol = |function: &Named| {
             let name = self.name(bytes, function.name)?;
             Some(Symbol { name, address: function.address, size: function.size })
         };
@@ -86,9 +98,27 @@ impl Symbols {
     }
 }
 
-fn function(symbol: &Sym64<LittleEndian>, segments: &[Segment]) -> Option<Function> {
-    let (address, size) = (symbol.st_value(LE), symbol.st_size(LE));
-    let named = symbol.st_name(LE) != 0 && matches!(symbol.st_type(), STT_FUNC | STT_NOTYPE);
-    let in_code = has_code(segments, address, address.saturating_add(1));
-    (named && in_code).then_some(Function { address, size, name: symbol.st_name(LE) as usize })
+/// By ascending address. Of several names for one address the longest symbol wins, and is found last.
+fn sorted<'s>(symbols: impl Iterator<Item = &'s Sym64<LittleEndian>>) -> Vec<Named> {
+    let named = |symbol: &Sym64<LittleEndian>| Named {
+        address: symbol.st_value(LE),
+        size: symbol.st_size(LE),
+        name: symbol.st_name(LE) as usize,
+    };
+    let mut symbols: Vec<_> = symbols.map(named).collect();
+    symbols.sort_by_key(|symbol| (symbol.address, symbol.size));
+    symbols
+}
+
+fn is_function(symbol: &Sym64<LittleEndian>, segments: &[Segment]) -> bool {
+    let address = symbol.st_value(LE);
+    symbol.st_name(LE) != 0
+        && matches!(symbol.st_type(), STT_FUNC | STT_NOTYPE)
+        && has_code(segments, address, address.saturating_add(1))
+}
+
+fn is_object(symbol: &Sym64<LittleEndian>, segments: &[Segment]) -> bool {
+    symbol.st_name(LE) != 0
+        && matches!(symbol.st_type(), STT_OBJECT | STT_NOTYPE)
+        && has_data(segments, symbol.st_value(LE))
 }

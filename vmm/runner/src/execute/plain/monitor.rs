@@ -316,7 +316,7 @@ impl<'m> Monitor<'m> {
             _ => None,
         };
         self.lacked = lacked.map(|lacked| (lacked, attempt.took));
-        if !self.proof.note(attempt.result, attempt.took) {
+        if !self.proof.note(attempt.result, attempt.took, self.program) {
             return Attempt::Unproved(self.proof.unproved.clone().unwrap_or_default());
         }
         let kind = if self.proof.livelock { StallKind::Livelock } else { kind_without_waits(&state.vcpus) };
@@ -368,6 +368,7 @@ fn is_off(vcpu: &VcpuState) -> bool {
 fn loop_outcome(of_vcpu: &Loop, program: &PlainProgram) -> LoopOutcome {
     let read = |read: &Read| ReadOutcome {
         address: Address(read.address),
+        symbol: program.object(read.linear).map(|(name, offset)| with_offset(name, offset)),
         size: u8::try_from(read.size).unwrap_or_default(),
         value: Address(read.value),
         ends: read.ends.clone(),
@@ -380,6 +381,10 @@ fn loop_outcome(of_vcpu: &Loop, program: &PlainProgram) -> LoopOutcome {
         reads: of_vcpu.reads.iter().map(read).collect(),
         aside: of_vcpu.aside.clone(),
     }
+}
+
+fn with_offset(name: String, offset: u64) -> String {
+    if offset == 0 { name } else { format!("{name}+{offset:#x}") }
 }
 
 fn span(ghost: &GhostSpan) -> Span {

@@ -48,6 +48,21 @@ fn segments_lie_where_they_are_loaded_and_symbols_where_they_are_linked() {
 }
 
 #[test]
+fn variables_are_named_and_what_is_loaded_is_known() {
+    let mut elf = proper();
+    let symbol = &mut elf.section(".symtab").bytes;
+    // STT_OBJECT, STB_GLOBAL.
+    symbol[4] = 1 | 1 << 4;
+    symbol[8..16].copy_from_slice(&0x20_0002_u64.to_le_bytes());
+    let program = parse(&elf).unwrap();
+    let object = |address| program.object(address).map(|(name, offset)| format!("{name}+{offset:#x}"));
+    assert_eq!(object(0x20_0004).as_deref(), Some("payload::wait+0x2"));
+    assert_eq!((object(0x20_0001), program.symbol(0x20_0002)), (None, None));
+    assert_eq!(program.loaded_at(0x20_0001, 4), [2, 3, 0, 0]);
+    assert_eq!(program.loaded_at(u64::MAX, 2), [0, 0]);
+}
+
+#[test]
 fn file_that_cannot_be_run_is_named_with_its_field_and_value() {
     let told = |change: fn(&mut Elf)| error(change).to_string();
     assert_eq!(told(|elf| elf.class = 1), "is an ELF file of class 1 (EI_CLASS; 1 is 32-bit), a guest has 64 bits (2)");
