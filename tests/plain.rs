@@ -373,7 +373,7 @@ fn said_by_documented(heading: &str, file: &str) -> String {
         let path = format!("{}:{}", Path::new(BINARY).parent().unwrap().display(), std::env::var("PATH").unwrap());
         let output = Command::new("sh").args(["-ec", line]).current_dir(directory).env("PATH", path).output().unwrap();
         assert!(output.status.success(), "{line}: {}", text(&output.stderr));
-        said.push_str(&text(&output.stdout));
+        said.push_str(text(&output.stdout));
     }
     said
 }

@@ -186,7 +186,8 @@ impl Session<'_> {
                 execute::execute(&self.host, guest.program(), &plan, &self.interrupted)
             }
             Running::Plain(program, options) => {
-                let plan = PlainPlan { vcpus: run.vcpus, options: Arc::clone(options), budget, keep };
+                let (options, alone) = (Arc::clone(options), Duration::ZERO);
+                let plan = PlainPlan { vcpus: run.vcpus, options, alone, budget, keep };
                 execute::plain::execute(&self.host, program, &plan, &self.interrupted)
             }
         }

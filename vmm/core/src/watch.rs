@@ -63,6 +63,13 @@ impl LastWriters {
         self.0.get(word).and_then(|(_, last)| last.lock().unwrap_or_else(PoisonError::into_inner).writer)
     }
 
+    /// Whether a word holds what its last writer left, or what it held at the start: nobody wrote it unseen.
+    pub fn holds(&self, word: usize, memory: &GuestMemory) -> bool {
+        self.0.get(word).is_some_and(|(word, last)| {
+            last.lock().unwrap_or_else(PoisonError::into_inner).value == value(word, memory)
+        })
+    }
+
     /// A vCPU stopped behind an instruction that wrote, with the breakpoints that DR6 tells.
     pub(crate) fn note(&self, writer: Writer, dr6: u64, memory: &GuestMemory) {
         for (index, (word, last)) in self.0.iter().enumerate() {
@@ -147,7 +154,9 @@ mod test {
         assert_eq!((last.of(0), last.of(1)), (None, None), "another word was written");
         last.note(writer(2), 1, &memory);
         last.note(writer(3), 1, &memory);
-        assert_eq!(last.of(0), Some(writer(2)));
+        assert_eq!((last.of(0), last.holds(0, &memory)), (Some(writer(2)), true));
+        assert!(memory.write(0x9000, &[2]));
+        assert!(!last.holds(0, &memory), "written unseen");
         assert_eq!(last.of(7), None);
     }
 }

@@ -30,6 +30,8 @@ pub struct PlainPlan {
     pub vcpus: usize,
     /// What is asked for beside the guest.
     pub options: Arc<PlainOptions>,
+    /// How long the guest is left alone, without attempts at a proof.
+    pub alone: Duration,
     /// Time after which the run ends undecided.
     pub budget: Duration,
     /// Whether the machine is kept as it stood at the end.

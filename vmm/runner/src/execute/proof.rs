@@ -7,8 +7,11 @@ use stallbench_stall::proof::{Limits, Next, Proof, Prover, Question, Steps, Unpr
 use stallbench_state::machine::Registers;
 use stallbench_state::memory::Memory;
 
-/// How long one visit to all vCPUs may take. It is bounded by steps; this is for an instruction that does not end.
+/// How long one visit to all vCPUs may take: so much, and as much more for each step, but no more than that. It is bounded by steps; this
+/// is for an instruction that does not end, and emulated hosts take 100 µs a step.
 const VISIT: Duration = Duration::from_secs(5);
+const VISIT_STEP: Duration = Duration::from_micros(100);
+const LONGEST_VISIT: Duration = Duration::from_secs(30);
 /// How far the first attempts go: some spins, and not much time that a guest which is alive goes without.
 pub(super) const FIRST: Limits = Limits { steps: 400, states: 256 };
 /// How far any attempt goes.
@@ -25,17 +28,24 @@ pub(super) struct Attempt {
 /// Tries to prove that a machine goes nowhere any more. Its vCPUs are where they could have come by themselves afterwards.
 pub(super) fn prove(paused: &Paused<'_>, machine: &Machine, question: Question) -> Attempt {
     let began = Instant::now();
+    let within = visit(question.limits.steps, question.machine.vcpus.len());
     let mut tour = Tour(Prover::new(question));
     let result = loop {
         match tour.0.next(machine.memory()) {
             Next::Done(result) => break *result,
-            Next::Visit => match paused.visit(tour, VISIT) {
+            Next::Visit => match paused.visit(tour, within) {
                 Ok(visited) => tour = visited,
                 Err(error) => break Err(Unproved::NoSteps { vcpu: 0, why: error.to_string() }),
             },
         }
     };
     Attempt { result, took: began.elapsed() }
+}
+
+/// How long a visit may take that makes at most so many steps of each vCPU.
+fn visit(steps: usize, vcpus: usize) -> Duration {
+    let steps = u32::try_from(steps.saturating_mul(vcpus)).unwrap_or(u32::MAX);
+    VISIT.saturating_add(VISIT_STEP.saturating_mul(steps)).min(LONGEST_VISIT)
 }
 
 /// Attempts that reach farther each time, and are farther apart.

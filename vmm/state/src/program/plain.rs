@@ -110,16 +110,6 @@ impl PlainProgram {
         &self.segments
     }
 
-    /// What lies in that many bytes of memory before the first instruction; zero where nothing is loaded.
-    pub fn loaded_at(&self, address: u64, size: usize) -> Vec<u8> {
-        let byte = |at: u64| {
-            let segment = self.segments.iter().find(|segment| (segment.address..segment.end()).contains(&at))?;
-            let offset = usize::try_from(at - segment.address).ok().filter(|offset| *offset < segment.file.len())?;
-            self.bytes.get(segment.file.start + offset).copied()
-        };
-        (0..size as u64).map(|offset| address.checked_add(offset).and_then(byte).unwrap_or_default()).collect()
-    }
-
     /// Refuses a guest that has no room in a machine with that many bytes of memory, some of them taken.
     pub fn check_room(&self, memory: u64, taken: &[Taken]) -> Result<(), ProgramError> {
         for segment in &self.segments {

@@ -8,7 +8,7 @@
 //!                    └── exit port, fault, budget ──► verdict └── exit port, fault ──► verdict
 //! ```
 //!
-//! At the end of the budget there is one more attempt, if each vCPU that could run has.
+//! At the end of the budget there are more attempts, each deeper than the one before, if each vCPU that could run has.
 
 use std::time::{Duration, Instant};
 
@@ -135,7 +135,7 @@ impl<'m> Monitor<'m> {
             crowded,
             patience: Patience::since(Instant::now()),
             now: Duration::ZERO,
-            schedule: Schedule::new(plan.options.suspect_every, vcpus),
+            schedule: Schedule::new(plan.options.suspect_every, plan.alone, vcpus),
             planned: plan.options.nmis.iter().map(planned).collect(),
             last_look: LastLook { could_run: (0..started).collect(), ran: ran.clone(), entries },
             ran,
@@ -155,7 +155,7 @@ impl<'m> Monitor<'m> {
     ) -> Result<(RunOutcome, Option<Paused<'m>>), ExecuteError> {
         let (end, stopped) = loop {
             let found = match self.poll(interrupted) {
-                Some(End::OverBudget) => Some(self.last_attempt().unwrap_or((End::OverBudget, None))),
+                Some(End::OverBudget) => Some(self.last_attempts().unwrap_or((End::OverBudget, None))),
                 Some(end) => Some((end, None)),
                 None => self.attempt(),
             };
@@ -239,13 +239,19 @@ impl<'m> Monitor<'m> {
         self.attempt_within(limits)
     }
 
-    /// The last attempt, at the end of the budget: what only a deep one shows is worth the time now.
-    fn last_attempt(&mut self) -> Option<Found<'m>> {
+    /// The attempts at the end of the budget: what only a deep one shows is worth the time now. A deeper one follows where the
+    /// one before had too little to look at.
+    fn last_attempts(&mut self) -> Option<Found<'m>> {
         if !self.has_each_run() {
             return None;
         }
-        let limits = self.schedule.begin_last(self.plan.budget);
-        self.attempt_within(limits)
+        while let Some(limits) = self.schedule.begin_last(self.plan.budget) {
+            let found = self.attempt_within(limits);
+            if found.is_some() || self.lacked.is_none() {
+                return found;
+            }
+        }
+        None
     }
 
     /// A vCPU that could run and was not let into the guest since it last stood still puts the next attempt off: it is starved,

@@ -24,7 +24,7 @@ const STEP: Duration = Duration::from_micros(10);
 const UNASKED: Share = Share { free: Duration::from_millis(25), part: 20 };
 /// The same of deep attempts where cheap ones are made at an interval that was asked for.
 const ASKED: Share = Share { free: Duration::from_millis(20), part: 200 };
-/// What the last attempt may take, at the end of the budget: so much, and as long as the budget was. On a busy host the states of
+/// What each of the last attempts may take, at the end of the budget: so much, and as long as the budget was. On a busy host the states of
 /// vCPUs that pass memory to each other take milliseconds each, and a stall is not to be missed for that.
 const LAST: Duration = Duration::from_secs(1);
 
@@ -57,17 +57,18 @@ pub(super) struct Schedule {
     /// What attempts lack, and what one of it takes.
     lacked: Lacked,
     each: Duration,
-    /// The level of the next attempt that is not a cheap one, and that of the attempt under way.
+    /// The level of the next attempt that is not a cheap one, that of the attempt under way, and that of the next at the end.
     wanted: u32,
     tried: u32,
+    last: u32,
 }
 
 impl Schedule {
-    /// Ever less often, or at this interval.
-    pub(super) fn new(every: Option<Duration>, vcpus: usize) -> Self {
+    /// Ever less often, or at this interval; none before the guest was left alone for so long.
+    pub(super) fn new(every: Option<Duration>, alone: Duration, vcpus: usize) -> Self {
         let (first, longest) = every.map_or((FIRST, LONGEST), |every| (every, every));
         Self {
-            next: first,
+            next: first.max(alone),
             interval: first,
             longest,
             share: if every.is_some() { ASKED } else { UNASKED },
@@ -78,6 +79,7 @@ impl Schedule {
             lacked: Lacked::Steps,
             wanted: 1,
             tried: 0,
+            last: 1,
         }
     }
 
@@ -93,11 +95,12 @@ impl Schedule {
         limits(self.tried)
     }
 
-    /// The last attempt begins, at the end of the budget.
-    pub(super) fn begin_last(&mut self, budget: Duration) -> Limits {
-        let most = LAST + budget;
-        self.tried = (0..=LEVELS).rev().find(|level| self.cost(*level) <= most).unwrap_or(0);
-        limits(self.tried)
+    /// An attempt at the end of the budget begins, each deeper than the one before, as long as its time allows; the first is always made.
+    pub(super) fn begin_last(&mut self, budget: Duration) -> Option<Limits> {
+        let is_made = self.last == 1 || self.last <= LEVELS && self.cost(self.last) <= LAST + budget;
+        self.tried = self.last;
+        self.last += 1;
+        is_made.then(|| limits(self.tried))
     }
 
     /// It ended in vain and took so long; where more would have shown more, it lacked something, and took so long to look at all
@@ -142,7 +145,7 @@ mod test {
 
     /// A guest that no attempt says anything about until the end: when each is made, in milliseconds, and its steps. A step takes so long.
     fn attempts(every: Option<u64>, step: Duration, end: u64) -> Vec<(u128, usize)> {
-        let mut schedule = Schedule::new(every.map(Duration::from_millis), 1);
+        let mut schedule = Schedule::new(every.map(Duration::from_millis), Duration::ZERO, 1);
         let (mut now, end) = (Duration::ZERO, Duration::from_millis(end));
         let mut made = Vec::new();
         loop {
@@ -205,20 +208,47 @@ mod test {
         assert!(part_of(&made, step, 60_000) < 0.015, "{}", part_of(&made, step, 60_000));
     }
 
+    /// The steps of the attempts at the end of a budget, where a step of all vCPUs takes so long.
+    fn last_attempts(vcpus: usize, step: Duration, budget: u64) -> Vec<usize> {
+        let mut schedule = Schedule::new(None, Duration::ZERO, vcpus);
+        let mut steps = Vec::new();
+        while let Some(limits) = schedule.begin_last(Duration::from_secs(budget)) {
+            steps.push(limits.steps);
+            let took = step * limits.steps as u32;
+            schedule.attempted(Duration::from_secs(budget), took, Some((Lacked::Steps, took)));
+        }
+        steps
+    }
+
     #[test]
-    fn last_attempt_goes_as_far_as_its_time_allows() {
-        let steps = |vcpus, budget| Schedule::new(None, vcpus).begin_last(Duration::from_secs(budget)).steps;
-        assert_eq!((steps(1, 1), steps(255, 1), steps(255, 20)), (40_000, 400, 6400));
+    fn last_attempts_go_ever_deeper_as_far_as_their_time_allows() {
+        assert_eq!(last_attempts(1, Duration::from_micros(8), 1), [400, 1600, 6400, 25_600, 40_000]);
+        assert_eq!(last_attempts(255, Duration::from_micros(2550), 1), [400]);
+        assert_eq!(last_attempts(255, Duration::from_micros(2550), 20), [400, 1600, 6400]);
+        assert_eq!(last_attempts(1, Duration::from_millis(100), 0), [400], "one is always made");
+    }
+
+    #[test]
+    fn guest_is_left_alone_as_long_as_was_asked_for() {
+        let mut schedule = Schedule::new(None, Duration::from_secs(3), 1);
+        assert_eq!(schedule.until(Duration::ZERO), Duration::from_secs(3));
+        schedule.begin(Duration::from_secs(3));
+        schedule.attempted(Duration::from_secs(3), Duration::ZERO, None);
+        assert_eq!(schedule.until(Duration::from_secs(3)), Duration::from_millis(2));
     }
 
     #[test]
     fn states_that_take_long_are_not_taken_for_steps() {
-        let mut schedule = Schedule::new(None, 4);
+        let mut schedule = Schedule::new(None, Duration::ZERO, 4);
         schedule.begin(FIRST);
         // Of 32 or 128 states a millisecond each; all that there are take four seconds.
         let took = Duration::from_millis(1) * limits(schedule.tried).states as u32;
         schedule.attempted(FIRST, took, Some((Lacked::States, took)));
-        assert_eq!(schedule.begin_last(Duration::from_secs(4)).states, 4096);
-        assert_eq!(schedule.begin_last(Duration::from_millis(500)).states, 512);
+        let last = |budget| {
+            let mut schedule = schedule;
+            std::iter::from_fn(|| schedule.begin_last(budget)).last().map(|limits| limits.states)
+        };
+        assert_eq!(last(Duration::from_secs(4)), Some(4096));
+        assert_eq!(last(Duration::from_millis(500)), Some(512));
     }
 }

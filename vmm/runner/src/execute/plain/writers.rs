@@ -1,9 +1,8 @@
 //! Who last wrote the words that the loops of a stall read: found in a second run of the guest, with these words watched.
 //!
-//! The second run is left alone, without attempts at a proof, for somewhat longer than the first one took; then it must be stalled
-//! too, in the same loops, or nothing is said. What the stepping of a proof writes is not watched.
+//! The second run is left alone, without attempts at a proof, for somewhat longer than the first one took: what their stepping writes
+//! is not watched. Then it must be stalled too, in the same loops, or nothing is said.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -12,19 +11,16 @@ use stallbench_core::{Capture, HostKvm, Machine};
 use stallbench_stall::code::place;
 use stallbench_stall::proof::{Loop, Proof, Read, ends_at};
 use stallbench_state::machine::MachineState;
-use stallbench_state::memory::Memory;
 use stallbench_state::program::PlainProgram;
 
 use super::{PlainPlan, run};
+use crate::dump::Keep;
 use crate::execute::stop::STOP_DEADLINE;
 use crate::outcome::{LoopOutcome, RunOutcome, Verdict};
-use crate::plain::PlainOptions;
 
-/// How long a watched run is left alone, in times of the first run: each write that is watched takes an exit. And at least this much.
-const TIMES: [u32; 2] = [2, 16];
-const LEAST: Duration = Duration::from_millis(20);
-/// Longer than any run: no attempt before its end.
-const NEVER: Duration = Duration::from_secs(u32::MAX as u64);
+/// How long a watched run is left alone, in times of the first run: each write that is watched takes an exit. And so much more.
+const TIMES: u32 = 2;
+const MORE: Duration = Duration::from_millis(20);
 
 /// Completes the loops of a stall by who last wrote what they read, or says why that is not known.
 pub(super) fn complete(
@@ -74,27 +70,20 @@ fn watch(
     first: Duration,
     (host, program, plan, interrupt): (&HostKvm, &PlainProgram, &PlainPlan, &AtomicBool),
 ) -> Result<Vec<(Word, String)>, String> {
-    let mut waited = Duration::ZERO;
-    for times in TIMES {
-        waited = (first * times + LEAST).min(plan.budget);
-        let options = PlainOptions { suspect_every: Some(NEVER), ..(*plan.options).clone() };
-        let plan = PlainPlan { options: Arc::new(options), budget: waited, ..plan.clone() };
-        let mut last = None;
-        let watching = |machine: &mut Machine| {
-            last = Some(machine.watch(words)?);
-            Ok(())
-        };
-        let (outcome, machine) = run(host, program, &plan, interrupt, watching).map_err(|error| error.to_string())?;
-        let is_same = outcome.proof.proof.as_deref().is_some_and(|again| is_same(proof, again));
-        if let (Some(last), true) = (last, is_same && matches!(outcome.verdict, Verdict::Stall(_))) {
-            let state = machine.pause(STOP_DEADLINE).map_err(|error| error.to_string())?.capture(Capture::Control);
-            let told = |(index, word): (usize, &Word)| {
-                (*word, told(&last, index, word, &Seen { program, machine: &machine, state: &state }))
-            };
-            return Ok(words.iter().enumerate().map(told).collect());
-        }
-    }
-    Err(format!("a second run, watched, was not stalled in the same loops after {} ms", waited.as_millis()))
+    let plan = PlainPlan { alone: first * TIMES + MORE, keep: Keep::Never, ..plan.clone() };
+    let mut last = None;
+    let watching = |machine: &mut Machine| {
+        last = Some(machine.watch(words)?);
+        Ok(())
+    };
+    let (outcome, machine) = run(host, program, &plan, interrupt, watching).map_err(|error| error.to_string())?;
+    let is_same = outcome.proof.proof.as_deref().is_some_and(|again| is_same(proof, again));
+    let Some(last) = last.filter(|_| is_same && matches!(outcome.verdict, Verdict::Stall(_))) else {
+        return Err("a second run, watched, was not stalled in the same loops".to_owned());
+    };
+    let state = machine.pause(STOP_DEADLINE).map_err(|error| error.to_string())?.capture(Capture::Control);
+    let seen = Seen { program, machine: &machine, state: &state };
+    Ok(words.iter().enumerate().map(|(index, word)| (*word, told(&last, index, &seen))).collect())
 }
 
 /// Whether two stalls have each vCPU wait for the same words.
@@ -114,13 +103,12 @@ struct Seen<'s> {
 }
 
 /// Who wrote a word last, a fragment.
-fn told(last: &LastWriters, index: usize, word: &Word, seen: &Seen<'_>) -> String {
+fn told(last: &LastWriters, index: usize, seen: &Seen<'_>) -> String {
+    if !last.holds(index, seen.machine.memory()) {
+        return "somebody unseen: by another address, or while the guest was stepped".into();
+    }
     let Some(Writer { vcpu, behind }) = last.of(index) else {
-        return if is_as_loaded(word, seen) {
-            "nobody since the start".into()
-        } else {
-            format!("nobody by the address {:#x}", word.linear)
-        };
+        return "nobody since the start".into();
     };
     let system = seen.state.vcpus.get(vcpu).and_then(|vcpu| vcpu.system.as_ref().ok());
     let instruction = system.and_then(|system| ends_at(behind, seen.program, system, seen.machine.memory()));
@@ -128,12 +116,6 @@ fn told(last: &LastWriters, index: usize, word: &Word, seen: &Seen<'_>) -> Strin
         Some((at, mnemonic)) => format!("vcpu{vcpu} at {} ({mnemonic})", place(seen.program, at)),
         None => format!("vcpu{vcpu} just before {}", place(seen.program, behind)),
     }
-}
-
-/// Whether a word holds what the guest's file, or zeroed memory, put there.
-fn is_as_loaded(word: &Word, seen: &Seen<'_>) -> bool {
-    let mut value = vec![0; word.size];
-    seen.machine.memory().read(word.physical, &mut value) && value == seen.program.loaded_at(word.physical, word.size)
 }
 
 fn fill(loops: &mut [LoopOutcome], proof: &Proof, told: &[(Word, String)]) {
