@@ -210,19 +210,35 @@ impl Convert<Option<Exception>> for Option<ExceptionNote> {
 }
 
 /// Indices and values.
-#[derive(Serialize, Deserialize)]
-struct MsrsNote(Vec<(Word, Word)>);
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(try_from = "Vec<(Word, Word)>", into = "Vec<(Word, Word)>")]
+struct MsrsNote(Vec<(u32, u64)>);
+
+impl From<MsrsNote> for Vec<(Word, Word)> {
+    fn from(note: MsrsNote) -> Self {
+        note.0.into_iter().map(|(index, value)| (Word(index.into()), Word(value))).collect()
+    }
+}
+
+impl TryFrom<Vec<(Word, Word)>> for MsrsNote {
+    type Error = &'static str;
+
+    fn try_from(note: Vec<(Word, Word)>) -> Result<Self, Self::Error> {
+        let msr = |(index, value): (Word, Word)| Some((u32::try_from(index.0).ok()?, value.0));
+        let msrs: Option<_> = note.into_iter().map(msr).collect();
+        msrs.map(Self).ok_or("the index of an MSR has more than 32 bits")
+    }
+}
 
 impl From<&Vec<(u32, u64)>> for MsrsNote {
     fn from(msrs: &Vec<(u32, u64)>) -> Self {
-        Self(msrs.iter().map(|&(index, value)| (Word(index.into()), Word(value))).collect())
+        Self(msrs.clone())
     }
 }
 
 impl From<MsrsNote> for Vec<(u32, u64)> {
     fn from(note: MsrsNote) -> Self {
-        // An index has 32 bits.
-        note.0.into_iter().map(|(index, value)| (index.0 as u32, value.0)).collect()
+        note.0
     }
 }
 
