@@ -1,0 +1,139 @@
+//! Why a command could not answer. Each is one line, and the session goes on.
+
+use stallbench_state::dump::DumpError;
+use stallbench_state::machine::Unread;
+use stallbench_state::program::ProgramError;
+use thiserror::Error;
+
+/// Why a command could not answer.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum CommandError {
+    /// There is no such command.
+    #[error("no command {name}{near}; `help` lists them")]
+    UnknownCommand {
+        /// What was typed.
+        name: String,
+        /// The nearest names.
+        near: String,
+    },
+    /// It takes other arguments.
+    #[error("{problem}; usage: {usage}")]
+    Usage {
+        /// What is wrong.
+        problem: String,
+        /// How it is used.
+        usage: &'static str,
+    },
+    /// A quotation mark without its second half.
+    #[error("a quotation mark is not closed: {line}")]
+    OpenQuote {
+        /// The line.
+        line: String,
+    },
+    /// There is no such vCPU.
+    #[error("no vCPU {asked}: there are {vcpus}, from 0 on")]
+    UnknownVcpu {
+        /// What was asked for.
+        asked: String,
+        /// How many there are.
+        vcpus: usize,
+    },
+    /// There is no such register.
+    #[error("no register ${name}{near}")]
+    UnknownRegister {
+        /// What was typed, without the dollar sign.
+        name: String,
+        /// The nearest names.
+        near: String,
+    },
+    /// Neither a number nor a symbol.
+    #[error("neither a number nor a symbol: {name}{near}")]
+    UnknownSymbol {
+        /// What was typed.
+        name: String,
+        /// The nearest names.
+        near: String,
+    },
+    /// The last part of more than one symbol.
+    #[error("{count} symbols end in {name}; say more of it, or all: {first}")]
+    Ambiguous {
+        /// What was typed.
+        name: String,
+        /// How many.
+        count: usize,
+        /// The first of them.
+        first: String,
+    },
+    /// There is no such structure.
+    #[error("no structure {name}{near}; `help print` lists those of the contract, `print --types` those of the guest")]
+    UnknownStructure {
+        /// What was typed.
+        name: String,
+        /// The nearest names.
+        near: String,
+    },
+    /// The vCPU's page tables lead nowhere.
+    #[error("vcpu{vcpu} has nothing mapped at {address:#x}: {why}")]
+    NotMapped {
+        /// The vCPU.
+        vcpu: usize,
+        /// The linear address.
+        address: u64,
+        /// Where the walk ends.
+        why: String,
+    },
+    /// No memory there.
+    #[error("no guest memory at physical address {address:#x}")]
+    NoMemory {
+        /// The guest-physical address.
+        address: u64,
+    },
+    /// A group of registers that was not read.
+    #[error("vcpu{vcpu}: {unread}")]
+    Unread {
+        /// The vCPU.
+        vcpu: usize,
+        /// Why.
+        unread: Unread,
+    },
+    /// A group of registers that this capture left out.
+    #[error("vcpu{vcpu}: {what} were not captured")]
+    NotCaptured {
+        /// The vCPU.
+        vcpu: usize,
+        /// Which.
+        what: &'static str,
+    },
+    /// The guest publishes nothing.
+    #[error("this guest keeps no contract with the host: it publishes no {what}")]
+    NothingPublished {
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// The guest's own file cannot be read.
+    #[error("the payload in it cannot be read: {0}")]
+    Payload(String),
+    /// Another file cannot be read.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: String,
+        /// What the host said.
+        source: std::io::Error,
+    },
+    /// Another file is no dump.
+    #[error("{path}: failed to {source}")]
+    Dump {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        source: DumpError,
+    },
+}
+
+impl From<&ProgramError> for CommandError {
+    fn from(error: &ProgramError) -> Self {
+        Self::Payload(error.to_string())
+    }
+}

@@ -1,0 +1,45 @@
+//! One set of commands over a machine, and a prompt for them.
+//!
+//! Every command asks a [`Target`]: where its machine comes from, a file or a guest that stands still, is the target's business.
+//! No KVM here, no threads. What a target holds was written by a guest, or lies in a file from anywhere: it is data, whatever it
+//! is, and the worst that it leads to is a line that says so.
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | [`target`] | what commands are asked of |
+//! | [`session`] | a target, the vCPU that is looked at, and what was read of the guest's file so far |
+//! | [`command`] | the commands, a file each |
+//! | [`answer`] | what a command says, for people and for programs |
+//! | [`error`] | why a command could not answer |
+//! | [`mod@prompt`] | the line editor: history and completion |
+#![forbid(unsafe_code)]
+
+mod address;
+pub mod answer;
+mod arguments;
+mod bits;
+pub mod command;
+mod complete;
+pub mod error;
+mod guest;
+mod line;
+mod linear;
+mod nearest;
+pub mod prompt;
+mod region;
+mod registers;
+pub mod session;
+mod source;
+mod style;
+mod symbols;
+pub mod target;
+mod types;
+
+#[cfg(test)]
+mod sample;
+
+pub use answer::Answer;
+pub use error::CommandError;
+pub use line::commands;
+pub use session::Session;
+pub use target::Target;

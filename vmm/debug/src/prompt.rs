@@ -1,0 +1,83 @@
+//! The line editor: history, completion, and what is typed followed line by line.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use rustyline::completion::Completer;
+use rustyline::error::ReadlineError;
+use rustyline::highlight::Highlighter;
+use rustyline::hint::Hinter;
+use rustyline::history::FileHistory;
+use rustyline::validate::Validator;
+use rustyline::{CompletionType, Config, Context, Editor, Helper};
+
+use crate::complete::complete;
+use crate::session::Session;
+
+/// Lines that the history keeps.
+const HISTORY: usize = 1000;
+
+/// Reads lines from a terminal until it has no more, and hands each to `follow`, which may look at the session and print.
+///
+/// # Errors
+///
+/// What the terminal said where it cannot be read.
+pub fn prompt(session: Session, mut follow: impl FnMut(&mut Session, &str) -> io::Result<()>) -> io::Result<()> {
+    let config = Config::builder().completion_type(CompletionType::List).auto_add_history(true);
+    let config = config.max_history_size(HISTORY).map_err(io::Error::other)?.build();
+    let mut editor: Editor<Looking, FileHistory> = Editor::with_config(config).map_err(io::Error::other)?;
+    editor.set_helper(Some(Looking(session)));
+    let history = history_file();
+    if let Some(history) = &history {
+        // None yet, or none that can be read: then there is none.
+        let _ = editor.load_history(history);
+    }
+    loop {
+        let vcpu = editor.helper().map_or(0, |looking| looking.0.current());
+        match editor.readline(&format!("vcpu{vcpu}> ")) {
+            Ok(line) => {
+                let Some(looking) = editor.helper_mut() else { break };
+                follow(&mut looking.0, &line)?;
+                if looking.0.is_over() {
+                    break;
+                }
+            }
+            Err(ReadlineError::Interrupted) => {}
+            Err(ReadlineError::Eof) => break,
+            Err(error) => return Err(io::Error::other(error)),
+        }
+    }
+    if let Some(history) = history {
+        let _ = editor.save_history(&history);
+    }
+    Ok(())
+}
+
+/// Where the history is kept, where it can be: below the directory for state (XDG base directory specification).
+fn history_file() -> Option<PathBuf> {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))?;
+    let directory = state.join("stallbench");
+    fs::create_dir_all(&directory).ok()?;
+    Some(directory.join("history"))
+}
+
+/// The session, as the editor sees it: to complete words by.
+struct Looking(Session);
+
+impl Helper for Looking {}
+impl Highlighter for Looking {}
+impl Validator for Looking {}
+
+impl Hinter for Looking {
+    type Hint = String;
+}
+
+impl Completer for Looking {
+    type Candidate = String;
+
+    fn complete(&self, line: &str, cursor: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<String>)> {
+        Ok(complete(&self.0, line.get(..cursor).unwrap_or_default()))
+    }
+}

@@ -1,0 +1,55 @@
+//! What commands are asked of: a machine that stands still, with its memory and the guest's own file.
+
+use std::ops::Range;
+
+use stallbench_state::dump::{About, Dump};
+use stallbench_state::machine::MachineState;
+use stallbench_state::memory::Memory;
+
+/// A machine that commands look at.
+pub trait Target {
+    /// What it is a machine of.
+    fn about(&self) -> &About;
+
+    /// All vCPUs, as they were when they were last stopped; captured in full.
+    fn machine(&self) -> &MachineState;
+
+    /// Guest-physical memory.
+    fn memory(&self) -> &dyn Memory;
+
+    /// Where there is guest-physical memory: ascending, none overlaps another.
+    fn ranges(&self) -> Vec<Range<u64>>;
+
+    /// The guest's own ELF file.
+    fn payload(&self) -> &[u8];
+
+    /// Whether it can run on: what commands say of it may then be over at the next look.
+    fn is_live(&self) -> bool;
+}
+
+/// A machine that is over, out of a file.
+impl Target for Dump {
+    fn about(&self) -> &About {
+        &self.about
+    }
+
+    fn machine(&self) -> &MachineState {
+        &self.machine
+    }
+
+    fn memory(&self) -> &dyn Memory {
+        &self.memory
+    }
+
+    fn ranges(&self) -> Vec<Range<u64>> {
+        self.memory.ranges().to_vec()
+    }
+
+    fn payload(&self) -> &[u8] {
+        &self.payload
+    }
+
+    fn is_live(&self) -> bool {
+        false
+    }
+}
