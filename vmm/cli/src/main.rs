@@ -1,6 +1,7 @@
 //! The `stallbench` binary: arguments in, exit code out. One file a command; everything else is in the library crates.
 
 mod bench;
+mod debug;
 mod exit;
 mod guest;
 mod host;
@@ -35,6 +36,8 @@ enum Command {
     List(list::Arguments),
     /// Check the certificate of a proved stall, on a fresh machine and by another way than it was made
     Verify(verify::Arguments),
+    /// Look at a machine that was dumped: every vCPU, decoded, in the words of the protocol
+    Debug(debug::Arguments),
     /// What this KVM host is and can do, and what each missing thing costs
     Host(host::Arguments),
     /// The cost of this host's primitives, and of stallbench on top of them
@@ -54,6 +57,7 @@ fn follow(command: Command) -> Result<Exit, Failure> {
         Command::Run(arguments) => run::run(&arguments),
         Command::List(arguments) => list::list(&arguments),
         Command::Verify(arguments) => verify::verify(&arguments),
+        Command::Debug(arguments) => debug::debug(&arguments),
         Command::Host(arguments) => host::host(&arguments),
         Command::Bench(arguments) => bench::bench(&arguments),
     }

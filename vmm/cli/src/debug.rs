@@ -1,0 +1,125 @@
+//! `stallbench debug`: commands over a machine that stands still, from a prompt, a pipe or the command line.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::json;
+use stallbench_debug::{Answer, CommandError, Session, commands, prompt};
+use stallbench_state::dump::Dump;
+
+use crate::exit::{Exit, Failure};
+use crate::guest;
+use crate::output;
+
+/// Most bytes of a file that are read: guests have little memory, and pages of zeros take no room.
+const MOST_BYTES: u64 = 1 << 30;
+/// Most bytes of a line of commands.
+const LONGEST_LINE: u64 = 1 << 16;
+
+#[derive(Debug, Args)]
+#[command(after_help = "docs/debugger.md tells of the commands, by a walk through a deadlock; `-c help` lists them")]
+pub(crate) struct Arguments {
+    /// The dump to look at
+    #[arg(long, value_name = "FILE")]
+    dump: PathBuf,
+    /// Follow these commands, `;` between them, and end; without, they are read from the terminal or a pipe
+    #[arg(short, long = "command", value_name = "COMMANDS")]
+    command: Option<String>,
+    /// One JSON object a command, each on a line
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn debug(arguments: &Arguments) -> Result<Exit, Failure> {
+    let mut session = Session::new(Box::new(open(&arguments.dump)?));
+    let stdin = io::stdin();
+    match &arguments.command {
+        Some(line) => Ok(worst(Exit::Success, follow(&mut session, line, arguments.json)?)),
+        None if stdin.is_terminal() && !arguments.json => at_prompt(session),
+        None => from_pipe(&mut session, stdin.lock(), arguments.json),
+    }
+}
+
+fn open(path: &Path) -> Result<Dump, Failure> {
+    let in_file = |failure: Failure| failure.context(format_args!("--dump {}", path.display()));
+    let bytes = guest::read_at_most(MOST_BYTES, "a dump", path).map_err(in_file)?;
+    Dump::read(&bytes).map_err(|error| in_file(Failure::new(Exit::Usage, &error).attempted()))
+}
+
+/// Greets with what can be known at a glance, and follows what is typed.
+fn at_prompt(mut session: Session) -> Result<Exit, Failure> {
+    follow(&mut session, "about; vcpus", false)?;
+    let mut failure = None;
+    let each = |session: &mut Session, line: &str| match follow(session, line, false) {
+        Ok(_) => Ok(()),
+        Err(broken) => {
+            failure = Some(broken);
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+    };
+    match (prompt::prompt(session, each), failure) {
+        (Ok(()), _) => Ok(Exit::Success),
+        (Err(_), Some(failure)) => Err(failure),
+        (Err(error), None) => Err(Failure::new(Exit::Usage, &error).context("the terminal")),
+    }
+}
+
+fn from_pipe(session: &mut Session, mut input: impl BufRead, json: bool) -> Result<Exit, Failure> {
+    let mut exit = Exit::Success;
+    while !session.is_over() {
+        let mut line = String::new();
+        let read = io::Read::take(&mut input, LONGEST_LINE).read_line(&mut line);
+        match read.map_err(|error| Failure::new(Exit::Usage, &error).context("standard input"))? {
+            0 => break,
+            length if length as u64 == LONGEST_LINE => {
+                return Err(Failure::usage(format!("standard input: a line is longer than {LONGEST_LINE} bytes")));
+            }
+            _ => exit = worst(exit, follow(session, &line, json)?),
+        }
+    }
+    Ok(exit)
+}
+
+fn worst(one: Exit, other: Exit) -> Exit {
+    if one == Exit::Success { other } else { one }
+}
+
+/// Follows the commands of a line. One that has no answer costs no other.
+fn follow(session: &mut Session, line: &str, json: bool) -> Result<Exit, Failure> {
+    let all = match commands(line) {
+        Ok(all) => all,
+        Err(error) => return refuse(line.trim(), &error, json),
+    };
+    let mut exit = Exit::Success;
+    for words in all {
+        match session.run(&words) {
+            Ok(answer) => {
+                print(&words.join(" "), &answer, json)?;
+            }
+            Err(error) => exit = refuse(&words.join(" "), &error, json)?,
+        }
+        if session.is_over() {
+            break;
+        }
+    }
+    Ok(exit)
+}
+
+fn print(command: &str, answer: &Answer, json: bool) -> Result<Exit, Failure> {
+    match json {
+        true => output::print(&format!("{}\n", json!({"command": command, "data": answer.data}))),
+        false => output::print(&answer.text),
+    }
+}
+
+fn refuse(command: &str, error: &CommandError, json: bool) -> Result<Exit, Failure> {
+    if json {
+        output::print(&format!("{}\n", json!({"command": command, "error": error.to_string()})))?;
+    } else {
+        // What was asked for before it comes first, wherever the two go.
+        let _ = io::stdout().flush();
+        output::diagnostic(&format!("error: {error}"));
+    }
+    Ok(Exit::Usage)
+}
