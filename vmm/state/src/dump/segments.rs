@@ -9,9 +9,10 @@ use super::file::MOST_HEADERS;
 use super::memory::{DumpedMemory, end};
 use crate::paging::Mapping;
 
-/// Least size of the block of zeros.
+/// Least and greatest size of the block of zeros: a file can announce any amount of memory.
 const LEAST_BLOCK: u64 = 64 << 10;
-/// Program headers that zeros may take, about.
+const LARGEST_BLOCK: u64 = 4 << 20;
+/// Program headers that zeros take, about, as long as the block is not the greatest.
 const ZERO_HEADERS: u64 = 1024;
 
 /// A piece of memory that gdb sees.
@@ -29,7 +30,7 @@ pub(super) fn zero_block(memory: &DumpedMemory) -> u64 {
     let zeros: u64 = pieces(memory).iter().filter(|piece| piece.run.is_none()).map(|piece| piece.size).sum();
     match zeros {
         0 => 0,
-        _ => (zeros / ZERO_HEADERS).next_power_of_two().max(LEAST_BLOCK),
+        _ => (zeros / ZERO_HEADERS).next_power_of_two().clamp(LEAST_BLOCK, LARGEST_BLOCK),
     }
 }
 
@@ -137,6 +138,13 @@ mod test {
             (0x3_a000, 0x3_a000, 0x6000, None),
         ];
         assert_eq!(of(&[]), wanted);
+    }
+
+    #[test]
+    fn memory_of_any_size_takes_no_more_than_the_largest_block_and_the_most_headers() {
+        let memory = DumpedMemory { ranges: std::iter::once(0..1 << 52).collect(), runs: Vec::new() };
+        assert_eq!(zero_block(&memory), LARGEST_BLOCK);
+        assert_eq!(segments(&memory, &[]).len(), MOST_HEADERS);
     }
 
     #[test]
