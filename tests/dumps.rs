@@ -5,7 +5,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use stallbench_state::dump::Dump;
@@ -18,6 +20,9 @@ const SHELF: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/dumps")
 /// A stall as expected, and a pass that is none.
 const DEADLOCK: &str = "mtrr/stack-broadcast@vcpus=4";
 const SMALLEST: &str = "call/smallest@vcpus=2";
+
+/// Long enough for any host; no test waits so long unless it fails.
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The dumps of the shelf, with the verdict and the kind of each.
 const KINDS: [(&str, &str, Option<&str>); 10] = [
@@ -236,6 +241,71 @@ fn dump_that_cannot_be_written_is_one_line_and_costs_no_verdict() {
     assert!(said.starts_with("error: write dump stallbench-mtrr_stack-broadcast@vcpus=4.core: "), "{said}");
     assert_eq!(said.lines().count(), 1, "{said}");
     assert_eq!(names(directory.path()), [""; 0], "nothing stays of it");
+}
+
+/// A guest that reads the clock for ever: rdtsc, and a jump back to it.
+fn clock_reader() -> Vec<u8> {
+    const CODE: u64 = 0x10_0000;
+    let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0\0\0".to_vec();
+    file.extend([CODE, 64, 0].map(u64::to_le_bytes).concat());
+    file.extend([0, 0, 64, 56, 1, 64, 0, 0].map(u16::to_le_bytes).concat());
+    file.extend([1_u32, 7].map(u32::to_le_bytes).concat());
+    file.extend([120, CODE, CODE, 4, 4, 1].map(u64::to_le_bytes).concat());
+    file.extend([0x0f, 0x31, 0xeb, 0xfc]);
+    file
+}
+
+/// Every dump of a running machine below a directory, complete.
+fn of_running(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+    let (directories, files): (Vec<_>, Vec<_>) = entries.partition(|path| path.is_dir());
+    let is_one = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_string_lossy();
+        name.starts_with("dump-running-") && name.ends_with(".core")
+    };
+    directories.iter().flat_map(|path| of_running(path)).chain(files.into_iter().filter(is_one)).collect()
+}
+
+fn signal(process: &Child, name: &str) {
+    assert!(Command::new("kill").args([name, &process.id().to_string()]).status().unwrap().success());
+}
+
+/// Looks again until something holds.
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < DEADLINE, "{what}: not within {DEADLINE:?}");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn quit_signal_writes_a_dump_of_the_machine_that_runs_and_ends_nothing() {
+    if kvm_is_missing() {
+        return;
+    }
+    for arguments in
+        [&["--payload", "clock.elf", "--vcpus", "2", "--budget", "600000"][..], &[SMALLEST, "--repeat", "900000"]]
+    {
+        let directory = TempDir::new().unwrap();
+        fs::write(directory.path().join("clock.elf"), clock_reader()).unwrap();
+        let mut command = Command::new(BINARY);
+        command.arg("run").args(arguments).args(["--dump", "never", "--out", "out"]);
+        let command =
+            command.current_dir(directory.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut process = command.spawn().unwrap();
+        let out = directory.path().join("out");
+        wait_until("a run begins", || ["call", "payload"].iter().any(|subject| out.join(subject).is_dir()));
+        wait_until("a dump", || {
+            signal(&process, "-QUIT");
+            !of_running(&out).is_empty()
+        });
+        let dump = read(&of_running(&out)[0]);
+        assert!(dump.about.result.is_none() && dump.machine.vcpus.len() == 2, "{dump:?}");
+        assert_eq!(process.try_wait().unwrap(), None, "it runs on");
+        signal(&process, "-INT");
+        assert_eq!(process.wait().unwrap().code(), Some(130));
+    }
 }
 
 #[test]

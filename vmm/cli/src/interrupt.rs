@@ -1,5 +1,5 @@
 //! Signals. Ctrl-C and SIGTERM: the first asks the session to end, with results so far kept; one that comes later ends the process at
-//! once. A thread of its own waits for them.
+//! once. SIGQUIT (Ctrl-\) asks for dumps of the machines that run, and ends nothing. Threads of their own wait for them.
 
 use std::process;
 use std::sync::Arc;
@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
+use stallbench_runner::dump::Requests;
 
 use crate::exit::{Exit, Failure};
 
@@ -24,6 +25,14 @@ pub(crate) fn flag_on_signal() -> Result<Arc<AtomicBool>, Failure> {
     let signals = Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
     thread::Builder::new().name("signals".to_owned()).spawn(move || watch(signals, &flag)).map_err(failed)?;
     Ok(interrupted)
+}
+
+/// Passes each SIGQUIT on.
+pub(crate) fn ask_on_quit(requests: &Requests) -> Result<(), Failure> {
+    let failed = |error: std::io::Error| Failure::host(&error).context("wait for signals");
+    let (requests, mut signals) = (requests.clone(), Signals::new([SIGQUIT]).map_err(failed)?);
+    let ask = move || signals.forever().for_each(|_| requests.ask());
+    thread::Builder::new().name("requests".to_owned()).spawn(ask).map(drop).map_err(failed)
 }
 
 /// A write beyond the limit for files is an error like a full disk, and not the end of the process.

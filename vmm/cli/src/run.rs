@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use clap::Args;
 use stallbench_core::HostKvm;
-use stallbench_runner::dump::{Dumps, When};
+use stallbench_runner::dump::{Dumps, Keep, Moment, OnRequest, Requests, When};
 use stallbench_runner::evidence::Evidence;
 use stallbench_runner::execute::plain::PlainPlan;
 use stallbench_runner::execute::{self, ExecuteError, RunPlan};
@@ -97,11 +97,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let host = HostKvm::open()?;
     selection.check_host(host.max_vcpus())?;
     let evidence = plan::evidence(arguments, subject.bytes())?;
-    let dumps = plan::dumps(arguments, &host, subject.bytes());
+    let dumps = Arc::new(plan::dumps(arguments, &host, subject.bytes()));
+    let requests = Requests::default();
     let interrupted = interrupt::flag_on_signal()?;
+    interrupt::ask_on_quit(&requests)?;
     let progress = Progress::new(selection.len());
     let reports = open_reports(&kinds, evidence.as_ref());
-    Session { arguments, subject, selection, host, evidence, dumps, interrupted, progress }.run(reports)
+    Session { arguments, subject, selection, host, evidence, dumps, requests, interrupted, progress }.run(reports)
 }
 
 /// What is run, and how often.
@@ -143,7 +145,9 @@ struct Session<'a> {
     selection: Selection,
     host: HostKvm,
     evidence: Option<Arc<Evidence>>,
-    dumps: Dumps,
+    dumps: Arc<Dumps>,
+    /// Asked by SIGQUIT.
+    requests: Requests,
     interrupted: Arc<AtomicBool>,
     progress: Progress,
 }
@@ -178,7 +182,7 @@ impl Session<'_> {
     }
 
     fn outcome(&self, run: &Run) -> Result<RunOutcome, ExecuteError> {
-        let keep = self.dumps.when().of(run);
+        let keep = self.keep(run);
         let budget = Duration::from_millis(self.arguments.budget);
         match &self.subject {
             Running::Image(guest) => {
@@ -191,6 +195,18 @@ impl Session<'_> {
                 execute::plain::execute(&self.host, program, &plan, &self.interrupted)
             }
         }
+    }
+
+    /// When the machine of a run is kept: at its end, and on SIGQUIT, which ends nothing.
+    fn keep(&self, run: &Run) -> Keep {
+        let (dumps, of) = (Arc::clone(&self.dumps), run.clone());
+        let take = move |moment: &Moment| {
+            if let Some(path) = dumps.write_running(&of, moment) {
+                output::diagnostic(&format!("dump: {}", path.display()));
+            }
+        };
+        let on_request = OnRequest { requests: self.requests.clone(), take: Arc::new(take) };
+        Keep { at_end: self.dumps.when().of(run), on_request: Some(on_request) }
     }
 
     fn start(&self) -> Start {

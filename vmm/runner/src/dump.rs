@@ -4,6 +4,7 @@
 //! on the same thread. A file is there as a whole or not at all.
 
 mod files;
+mod request;
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,6 +14,8 @@ use stallbench_state::dump::DumpedMemory;
 use stallbench_state::machine::MachineState;
 
 pub use files::{DumpWriteError, Dumps};
+pub(crate) use request::Asked;
+pub use request::{OnRequest, Requests};
 
 use crate::outcome::RunOutcome;
 use crate::result::differences;
@@ -44,11 +47,11 @@ impl When {
     }
 
     /// What that means for a run.
-    pub fn of(self, run: &Run) -> Keep {
+    pub fn of(self, run: &Run) -> AtEnd {
         match self {
-            Self::Never => Keep::Never,
-            Self::Unexpected => Keep::Unexpected(Box::new(run.clone())),
-            Self::Always => Keep::Always,
+            Self::Never => AtEnd::Never,
+            Self::Unexpected => AtEnd::Unexpected(Box::new(run.clone())),
+            Self::Always => AtEnd::Always,
         }
     }
 }
@@ -67,9 +70,18 @@ impl FromStr for When {
     }
 }
 
+/// When the machine of a run is kept for a dump; never, unless something is said.
+#[derive(Clone, Debug, Default)]
+pub struct Keep {
+    /// As it stood at the end.
+    pub at_end: AtEnd,
+    /// As it stands while it runs, whenever somebody asks.
+    pub on_request: Option<OnRequest>,
+}
+
 /// Whether the machine of a run is kept as it stood at the end.
 #[derive(Clone, Debug, Default)]
-pub enum Keep {
+pub enum AtEnd {
     /// No.
     #[default]
     Never,
@@ -79,7 +91,7 @@ pub enum Keep {
     Always,
 }
 
-impl Keep {
+impl AtEnd {
     /// Whether it is after that outcome.
     pub fn wants(&self, outcome: &RunOutcome) -> bool {
         match self {

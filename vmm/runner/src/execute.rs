@@ -34,7 +34,7 @@ pub mod plain;
 mod proof;
 mod quiet;
 mod slice;
-mod stop;
+pub(crate) mod stop;
 
 use monitor::Monitor;
 
@@ -57,7 +57,7 @@ pub struct RunPlan {
     pub order: Mode,
     /// Wall time after which the run ends undecided.
     pub budget: Duration,
-    /// Whether the machine is kept as it stood at the end.
+    /// When the machine is kept for a dump.
     pub keep: Keep,
 }
 
@@ -153,18 +153,12 @@ pub fn execute(
     machine.start().map_err(|source| ExecuteError::Start { vcpus, source })?;
     let expected = crate::oracle::mtrr::Expected::of(case, plan);
     let interrupted = || interrupt.load(Ordering::Relaxed);
-    let monitor = Monitor::new(
-        &machine,
-        program,
-        policy(vcpus, host.fingerprint().host_cpus),
-        began,
-        plan.budget,
-        &plan.injected,
-    );
+    let monitor = Monitor::new(&machine, program, policy(vcpus, host.fingerprint().host_cpus), began, plan);
     let (outcome, look) = monitor.run(&expected, &interrupted)?;
     let mut outcome = order.end(&machine, outcome);
     // The machine still stands still.
-    outcome.moment = look.filter(|_| !interrupted() && plan.keep.wants(&outcome)).map(|look| Arc::new(look.moment()));
+    outcome.moment =
+        look.filter(|_| !interrupted() && plan.keep.at_end.wants(&outcome)).map(|look| Arc::new(look.moment()));
     drop(machine);
     outcome.wall = began.elapsed();
     Ok(outcome)

@@ -49,8 +49,13 @@ pub(super) fn suspected(host: &HostKvm, seconds: u64) -> Result<Vec<Figure>, Fai
 fn counted(host: &HostKvm, turns: u32, every: Duration) -> Result<RunOutcome, Failure> {
     let program = PlainProgram::parse(guest(turns)).map_err(|error| Failure::host(&error))?;
     let options = PlainOptions { suspect_every: Some(every), ..PlainOptions::default() };
-    let plan =
-        PlainPlan { vcpus: 1, options: Arc::new(options), alone: Duration::ZERO, budget: BUDGET, keep: Keep::Never };
+    let plan = PlainPlan {
+        vcpus: 1,
+        options: Arc::new(options),
+        alone: Duration::ZERO,
+        budget: BUDGET,
+        keep: Keep::default(),
+    };
     let outcome = execute(host, &program, &plan, &AtomicBool::new(false)).map_err(|error| Failure::host(&error))?;
     match outcome.verdict {
         Verdict::Pass => Ok(outcome),

@@ -180,7 +180,7 @@ pub(crate) fn run_plan(run: &Run, budget: Duration) -> RunPlan {
         layout,
         order,
         budget,
-        keep: Keep::Never,
+        keep: Keep::default(),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use serde_json::Value;
@@ -40,14 +41,24 @@ pub struct Dumps {
     /// The same, compressed when it is first wanted.
     packed: OnceLock<Packed>,
     failures: Mutex<Vec<DumpWriteError>>,
+    /// Dumps of running machines so far.
+    asked: AtomicU64,
 }
 
 impl Dumps {
     /// Dumps of a guest's runs on a host, whose fingerprint is as reports have it. With a run directory they lie there, each with its
     /// run; else in the current directory.
     pub fn new(when: When, out: Option<&Path>, repeat: Repeat, host: Value, payload: &[u8]) -> Self {
-        let (packed, failures) = (OnceLock::new(), Mutex::default());
-        Self { when, out: out.map(Path::to_owned), repeat, host, payload: payload.to_owned(), packed, failures }
+        Self {
+            when,
+            out: out.map(Path::to_owned),
+            repeat,
+            host,
+            payload: payload.to_owned(),
+            packed: OnceLock::new(),
+            failures: Mutex::default(),
+            asked: AtomicU64::new(0),
+        }
     }
 
     /// Which runs leave one.
@@ -60,15 +71,23 @@ impl Dumps {
     #[must_use]
     pub fn write(&self, run: &Run, mut outcome: RunOutcome) -> RunOutcome {
         let Some(moment) = outcome.moment.take() else { return outcome };
-        let path = self.path(run);
-        match self.write_to(&path, run, &outcome, &moment) {
-            Ok(()) => outcome.dump = Some(path),
-            Err(source) => {
-                let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-                failures.push(DumpWriteError { path, source });
-            }
-        }
+        let result = result_json(&RunResult::new(run.clone(), outcome.clone()));
+        outcome.dump = self.write_noting(self.path(run, ""), |path| self.write_to(path, run, Some(result?), &moment));
         outcome
+    }
+
+    /// Writes a machine that runs on: where it lies, if it could be written.
+    pub fn write_running(&self, run: &Run, moment: &Moment) -> Option<PathBuf> {
+        let number = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
+        let path = self.path(run, &format!("-running-{number}"));
+        self.write_noting(path, |path| self.write_to(path, run, None, moment))
+    }
+
+    fn write_noting(&self, path: PathBuf, write: impl FnOnce(&Path) -> io::Result<()>) -> Option<PathBuf> {
+        let Err(source) = write(&path) else { return Some(path) };
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.push(DumpWriteError { path, source });
+        None
     }
 
     /// What could not be written so far.
@@ -76,20 +95,21 @@ impl Dumps {
         std::mem::take(&mut self.failures.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn path(&self, run: &Run) -> PathBuf {
+    /// Where a dump of a run lies.
+    fn path(&self, run: &Run, which: &str) -> PathBuf {
         match &self.out {
-            Some(out) => out.join(file_name(run)).join("dump.core"),
-            None => PathBuf::from(format!("stallbench-{}.core", file_name(run).replace('/', "_"))),
+            Some(out) => out.join(file_name(run)).join(format!("dump{which}.core")),
+            None => PathBuf::from(format!("stallbench-{}{which}.core", file_name(run).replace('/', "_"))),
         }
     }
 
-    fn write_to(&self, path: &Path, run: &Run, outcome: &RunOutcome, moment: &Moment) -> io::Result<()> {
+    fn write_to(&self, path: &Path, run: &Run, result: Option<Value>, moment: &Moment) -> io::Result<()> {
         let about = About {
             tool: env!("CARGO_PKG_VERSION").to_owned(),
             run: run.name.to_string(),
             command: self.repeat.command(run),
             host: self.host.clone(),
-            result: Some(result_json(&RunResult::new(run.clone(), outcome.clone()))?),
+            result,
         };
         let payload = self.packed.get_or_init(|| Packed::of(&self.payload));
         let parts = Parts { about: &about, machine: &moment.machine, memory: &moment.memory, payload };

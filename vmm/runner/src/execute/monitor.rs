@@ -35,11 +35,10 @@ use super::patience::Patience;
 use super::proof::{Reach, prove};
 use super::quiet::Quiet;
 use super::stop::{Captured, STOP_DEADLINE};
-use super::{ExecuteError, POLL, poll_interval};
-use crate::dump::Moment;
+use super::{ExecuteError, POLL, RunPlan, poll_interval};
+use crate::dump::{Asked, Moment};
 use crate::oracle::mtrr::Expected;
 use crate::outcome::{Breach, Contradiction, LogLine, ProofOutcome, RunOutcome, SlowOutcome, Stall, WatchOutcome};
-use crate::scenario::Injected;
 
 /// Interval of the polls while something is about to be decided.
 const CLOSE_POLL: Duration = Duration::from_micros(100);
@@ -101,6 +100,7 @@ pub(super) struct Monitor<'m> {
     policy: Policy,
     patience: Patience,
     budget: Duration,
+    asked: Asked<'m>,
     watch: Watch,
     progress: Vec<u64>,
     ran: Vec<Duration>,
@@ -140,9 +140,9 @@ impl<'m> Monitor<'m> {
         program: &'m Program,
         policy: Policy,
         began: Instant,
-        budget: Duration,
-        injected: &'m Injected,
+        plan: &'m RunPlan,
     ) -> Self {
+        let budget = plan.budget;
         let vcpus = machine.vcpus();
         let patience = Patience::since(began);
         Self {
@@ -151,6 +151,7 @@ impl<'m> Monitor<'m> {
             policy,
             patience,
             budget,
+            asked: Asked::of(plan.keep.on_request.as_ref()),
             watch: Watch::new(policy, vcpus, patience.now()),
             progress: vec![0; vcpus],
             ran: vec![Duration::ZERO; vcpus],
@@ -160,7 +161,7 @@ impl<'m> Monitor<'m> {
             log: Vec::new(),
             counts: WatchOutcome::default(),
             denied: Vec::new(),
-            quiet: Quiet::new(injected),
+            quiet: Quiet::new(&plan.injected),
             cache_off: None,
             slow: None,
             reach: Reach::default(),
@@ -230,6 +231,11 @@ impl<'m> Monitor<'m> {
         }
         if interrupted() {
             return Poll::End(End::Interrupted);
+        }
+        if self.asked.is_due() {
+            let work = self.patience.begin_work();
+            self.asked.serve(self.machine);
+            self.patience.end_work(work);
         }
         if self.now() >= self.budget {
             return Poll::End(End::OverBudget);

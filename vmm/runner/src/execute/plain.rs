@@ -34,7 +34,7 @@ pub struct PlainPlan {
     pub alone: Duration,
     /// Time after which the run ends undecided.
     pub budget: Duration,
-    /// Whether the machine is kept as it stood at the end.
+    /// When the machine is kept for a dump.
     pub keep: Keep,
 }
 
@@ -77,7 +77,7 @@ fn run(
     let interrupted = || interrupt.load(Ordering::Relaxed);
     let (mut outcome, paused) = monitor.run(&interrupted)?;
     // The machine still stands still.
-    let kept = paused.filter(|_| !interrupted() && plan.keep.wants(&outcome));
+    let kept = paused.filter(|_| !interrupted() && plan.keep.at_end.wants(&outcome));
     outcome.moment = kept.map(|paused| Arc::new(Moment::of(&paused)));
     outcome.wall = began.elapsed();
     Ok((outcome, machine))

@@ -53,4 +53,4 @@ impl Captured {
 }
 
 /// How long a stop may take. Long: a vCPU thread that gets no CPU cannot stop, and what gives up here is a busy host.
-pub(super) const STOP_DEADLINE: Duration = Duration::from_secs(2);
+pub(crate) const STOP_DEADLINE: Duration = Duration::from_secs(2);

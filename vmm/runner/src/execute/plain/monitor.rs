@@ -23,6 +23,7 @@ use stallbench_state::program::PlainProgram;
 use super::PlainPlan;
 use super::ending::Ending;
 use super::schedule::{Lacked, Schedule};
+use crate::dump::Asked;
 use crate::execute::ExecuteError;
 use crate::execute::last_part::LastPart;
 use crate::execute::monitor::counts;
@@ -104,6 +105,7 @@ pub(super) struct Monitor<'m> {
     plan: &'m PlainPlan,
     crowded: bool,
     patience: Patience,
+    asked: Asked<'m>,
     /// When the last poll was.
     now: Duration,
     schedule: Schedule,
@@ -134,6 +136,7 @@ impl<'m> Monitor<'m> {
             plan,
             crowded,
             patience: Patience::since(Instant::now()),
+            asked: Asked::of(plan.keep.on_request.as_ref()),
             now: Duration::ZERO,
             schedule: Schedule::new(plan.options.suspect_every, plan.alone, vcpus),
             planned: plan.options.nmis.iter().map(planned).collect(),
@@ -190,6 +193,11 @@ impl<'m> Monitor<'m> {
         }
         if interrupted() {
             return Some(End::Interrupted);
+        }
+        if self.asked.is_due() {
+            let work = self.patience.begin_work();
+            self.asked.serve(self.machine);
+            self.patience.end_work(work);
         }
         self.machine.ran_into(&mut self.ran);
         let now = self.patience.now();
