@@ -87,8 +87,8 @@ impl Target for Machine {
         &self.memory
     }
 
-    fn ranges(&self) -> Vec<Range<u64>> {
-        std::iter::once(0..layout::memory_end(2)).collect()
+    fn filled(&self) -> Vec<Range<u64>> {
+        self.memory.0.keys().map(|page| page * PAGE..(page + 1) * PAGE).collect()
     }
 
     fn payload(&self) -> &[u8] {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use stallbench_state::dump::{About, Dump};
 use stallbench_state::machine::MachineState;
-use stallbench_state::memory::Memory;
+use stallbench_state::memory::{Memory, Snippet};
 
 /// A machine that commands look at.
 pub trait Target {
@@ -17,8 +17,8 @@ pub trait Target {
     /// Guest-physical memory.
     fn memory(&self) -> &dyn Memory;
 
-    /// Where there is guest-physical memory: ascending, none overlaps another.
-    fn ranges(&self) -> Vec<Range<u64>>;
+    /// Where guest-physical memory holds something other than zeros: ascending, none overlaps another.
+    fn filled(&self) -> Vec<Range<u64>>;
 
     /// The guest's own ELF file.
     fn payload(&self) -> &[u8];
@@ -41,8 +41,9 @@ impl Target for Dump {
         &self.memory
     }
 
-    fn ranges(&self) -> Vec<Range<u64>> {
-        self.memory.ranges().to_vec()
+    fn filled(&self) -> Vec<Range<u64>> {
+        let of = |run: &Snippet| run.base..run.base.saturating_add(run.bytes.len() as u64);
+        self.memory.runs().iter().map(of).collect()
     }
 
     fn payload(&self) -> &[u8] {

@@ -1,5 +1,6 @@
 //! `diff`: this machine against another.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs::File;
 use std::io::{self, Read};
@@ -17,6 +18,7 @@ use crate::error::CommandError;
 use crate::registers::{GENERAL, Named, SYSTEM};
 use crate::session::Session;
 use crate::style;
+use crate::target::Target;
 
 pub(super) const COMMAND: Command = Command {
     name: "diff",
@@ -140,17 +142,14 @@ impl Place {
 
 /// The words of memory that differ, one more than are listed at most.
 fn memory(session: &Session, other: &Dump) -> Vec<Place> {
+    let filled = session.target().filled().into_iter().chain(other.filled());
+    let pages: BTreeSet<u64> = filled.flat_map(|range| range.start / PAGE..range.end.div_ceil(PAGE)).collect();
     let mut places = Vec::new();
-    for range in session.target().ranges() {
-        let mut at = range.start;
-        while at < range.end && places.len() <= MOST_PLACES {
-            let length = (PAGE - at % PAGE).min(range.end - at) as usize;
-            let (mut here, mut there) = (vec![0; length], vec![0; length]);
-            let both = session.memory().read(at, &mut here) && other.memory.read(at, &mut there);
-            if both && here != there {
-                differing(at, &here, &there, &mut places);
-            }
-            at += length as u64;
+    for page in pages {
+        let (mut here, mut there) = (vec![0; PAGE as usize], vec![0; PAGE as usize]);
+        let both = session.memory().read(page * PAGE, &mut here) && other.memory.read(page * PAGE, &mut there);
+        if both && here != there && places.len() <= MOST_PLACES {
+            differing(page * PAGE, &here, &there, &mut places);
         }
     }
     places

@@ -24,7 +24,8 @@ pub(super) const SEARCH: Command = Command {
     name: "search",
     usage: "search VALUE [b|w|d|q]",
     summary: "where a value lies in guest-physical memory, aligned to its size: the first 32 places",
-    details: "VALUE is a number, a symbol, a register, each with an offset. It is looked for in eight bytes where no size is said.\n",
+    details: "VALUE is a number, a symbol, a register, each with an offset. It is looked for in eight bytes where no size is said, \
+and\nnot in pages that hold nothing but zeros.\n",
     takes: Takes::Address,
     run: search,
 };
@@ -104,7 +105,7 @@ fn search(session: &mut Session, mut arguments: Arguments<'_>) -> Result<Answer,
         return Err(arguments.wrong(format!("{wanted:#x} does not fit in {size} bytes")));
     }
     let mut found = Vec::new();
-    for range in session.target().ranges() {
+    for range in session.target().filled() {
         find(session.memory(), range, &wanted.to_le_bytes()[..size], &mut found);
     }
     let mut text: String = found.iter().take(MOST_PLACES).map(|at| format!("{}\n", session.shown(*at))).collect();
