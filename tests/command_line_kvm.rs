@@ -13,6 +13,8 @@ use documented::{documented_keys, undocumented};
 use serde_json::Value;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_stallbench");
+/// Where the binary runs: dumps of runs that are not as expected stay out of the sources.
+const PLACE: &str = env!("CARGO_TARGET_TMPDIR");
 const STALLED: &str = "mtrr/stack-broadcast@vcpus=4";
 const PASSING: &str = "call/smallest@vcpus=2";
 
@@ -27,7 +29,7 @@ fn kvm_is_missing() -> bool {
 }
 
 fn stallbench(arguments: &[&str]) -> Output {
-    Command::new(BINARY).args(arguments).stdin(Stdio::null()).output().unwrap()
+    Command::new(BINARY).args(arguments).current_dir(PLACE).stdin(Stdio::null()).output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> &str {
@@ -231,6 +233,7 @@ fn reader_that_goes_away_leaves_the_verdict_to_the_exit_code() {
     }
     let mut child = Command::new(BINARY)
         .args(["run", STALLED, "--set", "alloc=ok"])
+        .current_dir(PLACE)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

@@ -50,7 +50,14 @@ fn run(scenarios: &str) -> Ran {
     let (file, report) = (directory.path().join("mine.toml"), directory.path().join("report"));
     std::fs::write(&file, scenarios).unwrap();
     let option = format!("--report=jsonl={}", report.display());
-    let output = Command::cargo_bin("stallbench").unwrap().arg("run").arg(&file).arg(option).output().unwrap();
+    let output = Command::cargo_bin("stallbench")
+        .unwrap()
+        .current_dir(env!("CARGO_TARGET_TMPDIR"))
+        .arg("run")
+        .arg(&file)
+        .arg(option)
+        .output()
+        .unwrap();
     let lines = std::fs::read_to_string(&report).unwrap_or_default();
     let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     Ran {

@@ -10,6 +10,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_stallbench");
+/// Where the binary runs: dumps of runs that are not as expected stay out of the sources.
+const PLACE: &str = env!("CARGO_TARGET_TMPDIR");
 
 /// A /proc/mtrr as newer kernels print it.
 const PROC: &str = "reg00: base=0x000000000 (    0MB), size= 2048MB, count=1: write-back\n\
@@ -17,7 +19,7 @@ const PROC: &str = "reg00: base=0x000000000 (    0MB), size= 2048MB, count=1: wr
                     reg02: base=0x0d0000000 ( 3328MB), size=  256MB, count=1: write-combining\n";
 
 fn stallbench(arguments: &[&str]) -> Output {
-    Command::new(BINARY).arg("run").args(arguments).stdin(Stdio::null()).output().unwrap()
+    Command::new(BINARY).arg("run").args(arguments).current_dir(PLACE).stdin(Stdio::null()).output().unwrap()
 }
 
 fn stderr(output: &Output) -> &str {

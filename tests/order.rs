@@ -10,7 +10,14 @@ use serde_json::Value;
 fn stallbench(arguments: &[&str]) -> (Option<i32>, Vec<Value>) {
     let report = tempfile::NamedTempFile::new().unwrap();
     let option = format!("--report=jsonl={}", report.path().display());
-    let output = Command::cargo_bin("stallbench").unwrap().arg("run").args(arguments).arg(option).output().unwrap();
+    let output = Command::cargo_bin("stallbench")
+        .unwrap()
+        .current_dir(env!("CARGO_TARGET_TMPDIR"))
+        .arg("run")
+        .args(arguments)
+        .arg(option)
+        .output()
+        .unwrap();
     let text = std::fs::read_to_string(report.path()).unwrap();
     let results = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     (output.status.code(), results.filter(|line| line["type"] == "result").collect())

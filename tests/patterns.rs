@@ -140,6 +140,7 @@ fn assert_becomes(cell: &Cell, step: &Step, twin: &Cell) {
     let option = format!("--report=jsonl={}", report.path().display());
     let (options, _file) = step.options(cell);
     let mut command = Command::cargo_bin("stallbench").unwrap();
+    command.current_dir(env!("CARGO_TARGET_TMPDIR"));
     let output = command.arg("run").args(options).arg(option).output().unwrap();
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert_eq!(output.status.code(), Some(100), "{} with {step:?}: {said}", cell.name);

@@ -106,6 +106,7 @@ impl Bench {
     fn command(&self, elf: &Elf, options: &[&str]) -> Command {
         let mut command = Command::new(BINARY);
         command.arg("run").arg("--payload").arg(self.file(elf)).args(options).stdin(Stdio::null());
+        command.current_dir(self.directory.path());
         command
     }
 

@@ -18,8 +18,14 @@ struct Ran {
 fn stallbench(arguments: &[&str]) -> Ran {
     let report = tempfile::NamedTempFile::new().unwrap();
     let option = format!("--report=jsonl={}", report.path().display());
-    let output: Output =
-        Command::cargo_bin("stallbench").unwrap().arg("run").args(arguments).arg(option).output().unwrap();
+    let output: Output = Command::cargo_bin("stallbench")
+        .unwrap()
+        .current_dir(env!("CARGO_TARGET_TMPDIR"))
+        .arg("run")
+        .args(arguments)
+        .arg(option)
+        .output()
+        .unwrap();
     let text = std::fs::read_to_string(report.path()).unwrap();
     let results = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     Ran {
