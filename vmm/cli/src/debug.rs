@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
-use stallbench_debug::{Answer, CommandError, Session, commands, prompt};
+use stallbench_debug::{Answer, CommandError, Session, commands, printable, prompt};
 use stallbench_state::dump::Dump;
 
 use crate::exit::{Exit, Failure};
@@ -119,7 +119,7 @@ fn refuse(command: &str, error: &CommandError, json: bool) -> Result<Exit, Failu
     } else {
         // What was asked for before it comes first, wherever the two go.
         let _ = io::stdout().flush();
-        output::diagnostic(&format!("error: {error}"));
+        output::diagnostic(&format!("error: {}", printable(&error.to_string())));
     }
     Ok(Exit::Usage)
 }

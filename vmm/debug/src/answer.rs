@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use crate::style::rendered;
+
 /// What a command says.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
@@ -14,7 +16,7 @@ pub struct Answer {
 impl Answer {
     /// Text and data of the same.
     pub(crate) fn new(text: impl Into<String>, data: Value) -> Self {
-        let mut text = text.into();
+        let mut text = rendered(&text.into());
         if !text.is_empty() && !text.ends_with('\n') {
             text.push('\n');
         }

@@ -42,4 +42,5 @@ pub use answer::Answer;
 pub use error::CommandError;
 pub use line::commands;
 pub use session::Session;
+pub use style::printable;
 pub use target::Target;

@@ -8,7 +8,7 @@ use std::fs;
 use std::ops::Range;
 use std::path::Path;
 
-use stallbench_debug::{Session, Target};
+use stallbench_debug::{Session, Target, printable};
 use stallbench_state::dump::{About, Dump};
 use stallbench_state::machine::{MachineState, VcpuState};
 use stallbench_state::memory::Memory;
@@ -197,9 +197,16 @@ fn ask_everything(seed: u64, hostile: Hostile) {
     let mut session = Session::new(Box::new(hostile));
     for line in LINES {
         let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
-        let said = session.run(&words).map_or_else(|error| error.to_string(), |answer| answer.text);
-        let control = |c: char| c.is_control() && !matches!(c, '\n' | '\u{1b}');
-        assert!(!said.contains(control), "seed {seed}: {line}: {said:?}");
+        let said = session.run(&words).map_or_else(|error| printable(&error.to_string()), |answer| answer.text);
+        // Colours are the only sequences, and they end with an m.
+        let coloured = said
+            .split('\u{1b}')
+            .skip(1)
+            .all(|part| part.starts_with('[') && part.find(|c: char| !"[0123456789;".contains(c)) == part.find('m'));
+        assert!(
+            coloured && !said.contains(|c: char| c.is_control() && !matches!(c, '\n' | '\u{1b}')),
+            "seed {seed}: {line}: {said:?}"
+        );
     }
 }
 

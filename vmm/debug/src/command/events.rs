@@ -24,8 +24,6 @@ The\nfirst column is the place in the order of all vCPUs, the third the nesting 
     run,
 };
 
-pub(super) use words::printable;
-
 /// Events that are shown where nothing is said.
 const SHOWN: usize = 40;
 

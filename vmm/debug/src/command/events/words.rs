@@ -11,6 +11,7 @@ use stallbench_stall::code::Code;
 use stallbench_state::memory::read_plain;
 
 use crate::session::Session;
+use crate::style::printable;
 
 /// Longest text of the image that is shown.
 const LONGEST: usize = 96;
@@ -109,9 +110,4 @@ fn quoted(session: &Session, argument: u64) -> String {
         true => printable(text::of(&bytes)),
         false => format!("text at {address:#x}"),
     }
-}
-
-/// What a guest wrote, without what would move a terminal's cursor.
-pub(crate) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }

@@ -16,9 +16,9 @@ use stallbench_state::memory::read_plain;
 
 use super::{Fields, at, number, vcpu};
 use crate::bits;
-use crate::command::events::printable;
 use crate::error::CommandError;
 use crate::session::Session;
+use crate::style::printable;
 
 /// Their names.
 pub(super) const NAMES: [&str; 11] =
