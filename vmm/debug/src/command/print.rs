@@ -18,8 +18,8 @@ pub(super) const COMMAND: Command = Command {
     usage: "print NAME [VCPU|ADDRESS] | print --types [PART]",
     summary: "a structure of the contract, or one of the guest's own at an address, in words",
     details: "Of the contract: boot, knobs, ghost, pause, faults, and of a vCPU page, contexts, epitaph, log; `mark ADDRESS` is the \
-lifetime\nmark of the object there, `frame ADDRESS` what an interrupt stub saved. Of the guest's own, by its DWARF: the last parts of \
-the\npath of a structure (CallSingle) and an address. --types lists those.\n",
+lifetime\nmark of the object there, `frame ADDRESS` what an interrupt stub saved, `queue ADDRESS` what lies on the list with its head \
+there.\nOf the guest's own, by its DWARF: the last parts of the path of a structure (CallSingle) and an address; --types lists those.\n",
     takes: Takes::Structure,
     run,
 };
@@ -142,7 +142,7 @@ mod test {
             "{contexts}"
         );
         assert!(text("print page").contains("case"), "{}", text("print page"));
-        for name in super::contract::NAMES.iter().filter(|name| !["mark", "frame"].contains(name)) {
+        for name in super::contract::NAMES.iter().filter(|name| !["mark", "frame", "queue"].contains(name)) {
             assert!(text(&format!("print {name}")).starts_with(name), "{name}");
         }
     }
@@ -172,6 +172,22 @@ mod test {
         let mut session = session_with(|machine| machine.memory.put(WORDS[0] - 32, &mark));
         let text = answer(&mut session, "print mark 0x4000e0").expect("it has an answer").text;
         assert!(text.contains("csd") && text.contains("dead") && text.contains("vcpu1"), "{text}");
+    }
+
+    #[test]
+    fn queue_is_followed_from_its_head_and_back() {
+        let of = |links: &[(u64, u64)]| {
+            let put = |machine: &mut crate::sample::Machine| {
+                links.iter().for_each(|(at, next)| machine.memory.put(*at, next))
+            };
+            answer(&mut session_with(put), "print queue 0x400800").expect("it has an answer").text
+        };
+        assert!(of(&[(0x40_0800, 0x40_0800)]).contains("none: its head leads to itself"));
+        assert!(of(&[]).contains("none: it was never made"));
+        let two = of(&[(0x40_0800, 0x40_0900), (0x40_0900, 0x40_0a00), (0x40_0a00, 0x40_0800)]);
+        assert!(two.contains("link 0  0x400900 (arena+0x900)\n  link 1  0x400a00 (arena+0xa00)\n"), "{two}");
+        assert!(of(&[(0x40_0800, 0x40_0900), (0x40_0900, 0x40_0900)]).contains("more than 64 links"));
+        assert!(of(&[(0x40_0800, 1 << 40)]).contains("no guest memory at 0x10000000000"));
     }
 
     #[test]

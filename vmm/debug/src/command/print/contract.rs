@@ -21,8 +21,8 @@ use crate::session::Session;
 use crate::style::printable;
 
 /// Their names.
-pub(super) const NAMES: [&str; 11] =
-    ["boot", "knobs", "ghost", "pause", "faults", "page", "contexts", "epitaph", "log", "mark", "frame"];
+pub(super) const NAMES: [&str; 12] =
+    ["boot", "knobs", "ghost", "pause", "faults", "page", "contexts", "epitaph", "log", "mark", "frame", "queue"];
 
 /// A structure of the contract; `None` where it has none of that name.
 pub(super) fn print(session: &Session, name: &str, place: Option<&str>) -> Result<Option<Fields>, CommandError> {
@@ -42,6 +42,7 @@ pub(super) fn print(session: &Session, name: &str, place: Option<&str>) -> Resul
         "epitaph" => epitaph(session, &page()?),
         "log" => vec![("text".into(), printable(text::of(&page()?.log)))],
         "mark" => mark(session, at(session, place)?)?,
+        "queue" => queue(session, at(session, place)?)?,
         _ => frame(session, &read(session, at(session, place)?)?),
     }))
 }
@@ -239,6 +240,34 @@ fn mark(session: &Session, object: u64) -> Result<Fields, CommandError> {
         field("generation", mark.generation.to_string()),
         field("size", format!("{} bytes", mark.size)),
     ])
+}
+
+/// Most links of a queue that are followed.
+const MOST_LINKS: usize = 64;
+
+/// What lies on the queue with its head at an address: links hold the next first, and the last leads back to the head (`rt::list`).
+fn queue(session: &Session, head: u64) -> Result<Fields, CommandError> {
+    let mut fields = Vec::new();
+    let mut at = read::<u64>(session, head)?;
+    while at != head && at != 0 {
+        let what =
+            read::<Mark>(session, at.wrapping_sub(size_of::<Mark>() as u64)).ok().filter(|mark| mark.magic == MARK);
+        let what = what.map(|mark| format!(", {} {}", printable(text::of(&mark.name)), mark.life)).unwrap_or_default();
+        fields.push(field(&format!("link {}", fields.len()), format!("{}{what}", session.shown(at))));
+        if fields.len() == MOST_LINKS {
+            fields.push(field("end", format!("more than {MOST_LINKS} links")));
+            break;
+        }
+        match session.memory().read_u64(at) {
+            Some(next) => at = next,
+            None => {
+                fields.push(field("end", format!("no guest memory at {at:#x}")));
+                break;
+            }
+        }
+    }
+    let empty = if at == 0 { "none: it was never made, or ends in 0" } else { "none: its head leads to itself" };
+    Ok(if fields.is_empty() { vec![field("links", empty)] } else { fields })
 }
 
 fn frame(session: &Session, frame: &Frame) -> Fields {
