@@ -1,11 +1,14 @@
-//! Decoding and looking ahead, on code of a few instructions in a made-up memory. What is executed is tested on KVM: tests/truth.
+//! Decoding and looking ahead, on code of a few instructions in a made-up memory, and what a proof makes of steps that no real machine
+//! takes at the right moment. All else that is executed is tested on KVM: tests/truth.
 
 use iced_x86::Mnemonic;
-use stallbench_state::machine::{Registers, Segment, SystemRegisters};
-use stallbench_state::memory::Snippet;
+use stallbench_state::machine::{Deliverable, Registers, Segment, SystemRegisters};
+use stallbench_state::memory::{Memory, Snippet};
 
 use super::dead::Dead;
 use super::effect::{Decode, Effect, Refusal};
+use super::{Limits, Next, Prover, Question, Steps, Unproved};
+use crate::test::world::World;
 
 const CODE: u64 = 0x1_0000;
 const DATA: u64 = 0x1_2000;
@@ -137,4 +140,71 @@ fn looking_ahead_is_no_fetch() {
     assert_eq!((decode.fetched.len(), decode.tables.len()), (0, 0));
     let nop = decode.ahead(CODE, &system(), &memory(&[0x90])).expect("an instruction");
     assert_eq!(nop.mnemonic(), Mnemonic::Nop);
+}
+
+/// A vCPU that goes from one of these registers to the next, for ever.
+struct Round {
+    memory: Snippet,
+    registers: Vec<Registers>,
+    at: usize,
+}
+
+impl Steps for Round {
+    fn vcpu(&self) -> usize {
+        0
+    }
+
+    fn memory(&self) -> &dyn Memory {
+        &self.memory
+    }
+
+    fn write(&mut self, _: u64, _: &[u8]) -> bool {
+        false
+    }
+
+    fn has_breakpoints(&self) -> bool {
+        false
+    }
+
+    fn registers(&mut self) -> Result<Registers, String> {
+        Ok(self.registers[self.at % self.registers.len()])
+    }
+
+    fn place(&mut self, _: &Registers) -> Result<(), String> {
+        Err("it goes its way".to_owned())
+    }
+
+    fn step(&mut self) -> Result<Registers, String> {
+        self.at += 1;
+        self.registers()
+    }
+}
+
+/// What comes of a vCPU that executes `sti; nop; cli; jmp` for ever, looked at with IF=0 and with these vectors pending.
+fn window(pending: &[u8]) -> Result<usize, Unproved> {
+    const STI_NOP_CLI_JMP: &[u8] = &[0xfb, 0x90, 0xfa, 0xeb, 0xfb];
+    let at = |rip, rflags| Registers { rip: CODE + rip, rflags, rsp: DATA, ..Registers::default() };
+    let registers = vec![at(0, 2), at(1, 0x202), at(2, 0x202), at(3, 2)];
+    let mut round = Round { memory: memory(STI_NOP_CLI_JMP), registers, at: 0 };
+    let mut world = World::new(1);
+    world.runs(0);
+    pending.iter().for_each(|vector| world.pending(0, *vector));
+    let state = world.state(0);
+    (state.registers, state.system) = (Ok(round.registers[0]), Ok(system()));
+    let limits = Limits { steps: 100, states: 100 };
+    let (ghost, kept_out) = (Vec::new(), Vec::new());
+    let mut prover = Prover::new(Question { machine: world.machine, ghost, host_action: None, kept_out, limits });
+    loop {
+        match prover.next(&round.memory) {
+            Next::Visit => prover.visit(&mut round),
+            Next::Done(result) => return result.map(|proof| proof.components[0].states.len()),
+        }
+    }
+}
+
+/// On a real machine the interrupt would have to arrive in the two instructions between `cli` and the next `sti`.
+#[test]
+fn interrupt_that_a_later_instruction_lets_in_stands_in_the_way() {
+    assert_eq!(window(&[]), Ok(4));
+    assert_eq!(window(&[0x41]), Err(Unproved::Deliverable { vcpu: 0, what: Deliverable::Vector(0x41) }));
 }

@@ -3,4 +3,4 @@
 mod confirmation;
 mod slow;
 mod verdicts;
-mod world;
+pub(crate) mod world;
