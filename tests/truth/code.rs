@@ -254,15 +254,18 @@ impl Code {
 
     /// A handler of a vector that stores 1 at a word, and what comes before it: code that jumps over it.
     pub(crate) fn handler_that_stores(&mut self, vector: u32, word: u64) -> Built {
+        self.handler(vector, |c| {
+            c.mov(dword_ptr(word), 1)?;
+            if vector == NMI { c.iretq() } else { c.end_of_interrupt() }
+        })
+    }
+
+    /// Code that handles a vector.
+    pub(crate) fn handler(&mut self, vector: u32, code: impl Fn(&mut Self) -> Built) -> Built {
         let (mut handler, mut over) = (self.create_label(), self.create_label());
         self.jmp(over)?;
         self.set_label(&mut handler)?;
-        self.mov(dword_ptr(word), 1)?;
-        if vector == NMI {
-            self.iretq()?;
-        } else {
-            self.end_of_interrupt()?;
-        }
+        code(self)?;
         self.place(&mut over)?;
         self.gate(vector, handler)
     }

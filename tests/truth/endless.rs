@@ -3,7 +3,7 @@
 use iced_x86::code_asm::*;
 
 use crate::code::{Built, Code, NMI, VECTOR, apic, word};
-use crate::guest::{Guest, Truth};
+use crate::guest::{Guest, Truth, at};
 
 pub(crate) fn guests() -> Vec<Guest> {
     let mut guests = changing();
@@ -123,37 +123,17 @@ fn changing() -> Vec<Guest> {
 }
 
 fn changing_together() -> Vec<Guest> {
-    vec![
-        Guest::new(
-            "wait-for-a-countdown",
-            2,
-            Truth::Changing(&["rcx"]),
-            "vCPU 1 counts down from 2^32, vCPU 0 waits",
-            |c| {
-                c.on(1, |c| {
-                    c.count_down(0)?;
-                    c.mov(dword_ptr(word(2)), 1)?;
-                    c.die()
-                })?;
-                c.wait_for(word(2))?;
-                c.pass()
-            },
-        ),
-        Guest::new(
-            "wait-for-a-countdown",
-            4,
-            Truth::Changing(&["rcx"]),
-            "vCPU 1 counts down from 2^32, the others wait",
-            |c| {
-                c.on(1, |c| {
-                    c.count_down(0)?;
-                    c.mov(dword_ptr(word(2)), 1)?;
-                    c.die()
-                })?;
-                c.wait_for(word(2))?;
-                c.pass()
-            },
-        ),
+    let why = "vCPU 1 counts down from 2^32, the others wait";
+    let mut guests = at(&[2, 4], "wait-for-a-countdown", Truth::Changing(&["rcx"]), why, |c| {
+        c.on(1, |c| {
+            c.count_down(0)?;
+            c.mov(dword_ptr(word(2)), 1)?;
+            c.die()
+        })?;
+        c.wait_for(word(2))?;
+        c.pass()
+    });
+    guests.extend([
         Guest::new(
             "count-for-another",
             2,
@@ -195,7 +175,8 @@ fn changing_together() -> Vec<Guest> {
             c.jnz(again)?;
             c.pass()
         }),
-    ]
+    ]);
+    guests
 }
 
 fn devices() -> Vec<Guest> {
@@ -349,12 +330,7 @@ fn still_to_come() -> Vec<Guest> {
             Truth::Undecidable(&["timer"]),
             "a periodic timer, whose handler does nothing",
             |c| {
-                let (mut handler, mut start) = (c.create_label(), c.create_label());
-                c.jmp(start)?;
-                c.set_label(&mut handler)?;
-                c.end_of_interrupt()?;
-                c.place(&mut start)?;
-                c.gate(VECTOR, handler)?;
+                c.handler(VECTOR, |c| c.end_of_interrupt())?;
                 c.enable_apic()?;
                 c.start_timer(10, apic::PERIODIC)?;
                 c.idle()
@@ -377,12 +353,7 @@ fn still_to_come() -> Vec<Guest> {
             Truth::Undecidable(&["interrupt", "apic", "device", "vector"]),
             "it sends itself interrupts for ever",
             |c| {
-                let (mut handler, mut start) = (c.create_label(), c.create_label());
-                c.jmp(start)?;
-                c.set_label(&mut handler)?;
-                c.end_of_interrupt()?;
-                c.place(&mut start)?;
-                c.gate(VECTOR, handler)?;
+                c.handler(VECTOR, |c| c.end_of_interrupt())?;
                 c.enable_apic()?;
                 c.sti()?;
                 each_turn(c, |c| c.send_to_self())

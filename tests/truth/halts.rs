@@ -175,14 +175,11 @@ fn too_late() -> Vec<Guest> {
             DEAD,
             "the timer fires once and is masked by its handler; the wait is for more",
             |c| {
-                let (mut handler, mut start) = (c.create_label(), c.create_label());
-                c.jmp(start)?;
-                c.set_label(&mut handler)?;
-                c.mov(dword_ptr(r14 + apic::LVT_TIMER), (VECTOR | apic::MASKED) as i32)?;
-                c.inc(dword_ptr(word(2)))?;
-                c.end_of_interrupt()?;
-                c.place(&mut start)?;
-                c.gate(VECTOR, handler)?;
+                c.handler(VECTOR, |c| {
+                    c.mov(dword_ptr(r14 + apic::LVT_TIMER), (VECTOR | apic::MASKED) as i32)?;
+                    c.inc(dword_ptr(word(2)))?;
+                    c.end_of_interrupt()
+                })?;
                 c.enable_apic()?;
                 c.start_timer(40, 0)?;
                 c.sti()?;
@@ -196,26 +193,20 @@ fn too_late() -> Vec<Guest> {
             DEAD,
             "the timer fires once and is masked by its handler; all halt",
             |c| {
-                let (mut handler, mut start) = (c.create_label(), c.create_label());
-                c.jmp(start)?;
-                c.set_label(&mut handler)?;
-                c.mov(dword_ptr(r14 + apic::LVT_TIMER), (VECTOR | apic::MASKED) as i32)?;
-                c.end_of_interrupt()?;
-                c.place(&mut start)?;
-                c.gate(VECTOR, handler)?;
+                c.handler(VECTOR, |c| {
+                    c.mov(dword_ptr(r14 + apic::LVT_TIMER), (VECTOR | apic::MASKED) as i32)?;
+                    c.end_of_interrupt()
+                })?;
                 c.enable_apic()?;
                 c.start_timer(40, 0)?;
                 c.idle()
             },
         ),
         Guest::new("nmi-to-no-avail", 1, DEAD, "after the host's only NMI the wait is for more", |c| {
-            let (mut handler, mut start) = (c.create_label(), c.create_label());
-            c.jmp(start)?;
-            c.set_label(&mut handler)?;
-            c.inc(dword_ptr(word(2)))?;
-            c.iretq()?;
-            c.place(&mut start)?;
-            c.gate(NMI, handler)?;
+            c.handler(NMI, |c| {
+                c.inc(dword_ptr(word(2)))?;
+                c.iretq()
+            })?;
             c.wait_for_value(word(2), 2)?;
             c.pass()
         })
@@ -226,14 +217,11 @@ fn too_late() -> Vec<Guest> {
             DEAD,
             "the handler of an NMI spins; the next NMI is held back until it returns",
             |c| {
-                let (mut handler, mut start) = (c.create_label(), c.create_label());
-                c.jmp(start)?;
-                c.set_label(&mut handler)?;
-                c.inc(dword_ptr(word(2)))?;
-                c.wait_for_value(word(2), 2)?;
-                c.pass()?;
-                c.place(&mut start)?;
-                c.gate(NMI, handler)?;
+                c.handler(NMI, |c| {
+                    c.inc(dword_ptr(word(2)))?;
+                    c.wait_for_value(word(2), 2)?;
+                    c.pass()
+                })?;
                 c.stay()
             },
         )

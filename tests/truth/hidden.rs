@@ -394,12 +394,7 @@ fn in_what_is_kept() -> Vec<Guest> {
             LIVE,
             "the divisor becomes 0; the handler of the exception ends the run",
             |c| {
-                let (mut handler, mut start) = (c.create_label(), c.create_label());
-                c.jmp(start)?;
-                c.set_label(&mut handler)?;
-                c.pass()?;
-                c.place(&mut start)?;
-                c.gate(0, handler)?;
+                c.handler(0, |c| c.pass())?;
                 c.mov(ecx, 5000)?;
                 let again = c.here()?;
                 c.dec(ecx)?;

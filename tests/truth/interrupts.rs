@@ -60,13 +60,10 @@ fn timers() -> Vec<Guest> {
         timer("timer-halt-two-seconds", 2000, true).long(),
         timer("timer-spin-two-seconds", 2000, false).long(),
         Guest::new("timer-periodic", 1, LIVE, "the handler counts five ticks", |c| {
-            let (mut handler, mut start) = (c.create_label(), c.create_label());
-            c.jmp(start)?;
-            c.set_label(&mut handler)?;
-            c.inc(dword_ptr(word(2)))?;
-            c.end_of_interrupt()?;
-            c.place(&mut start)?;
-            c.gate(VECTOR, handler)?;
+            c.handler(VECTOR, |c| {
+                c.inc(dword_ptr(word(2)))?;
+                c.end_of_interrupt()
+            })?;
             c.enable_apic()?;
             c.start_timer(20, apic::PERIODIC)?;
             let again = c.here()?;
@@ -106,12 +103,7 @@ fn timers() -> Vec<Guest> {
             },
         ),
         Guest::new("timer-ends-in-handler", 4, LIVE, "the handler ends the run; all others spin", |c| {
-            let (mut handler, mut start) = (c.create_label(), c.create_label());
-            c.jmp(start)?;
-            c.set_label(&mut handler)?;
-            c.pass()?;
-            c.set_label(&mut start)?;
-            c.gate(VECTOR, handler)?;
+            c.handler(VECTOR, |c| c.pass())?;
             c.on(3, |c| {
                 c.enable_apic()?;
                 c.start_timer(120, 0)?;
@@ -148,13 +140,10 @@ fn nmis() -> Vec<Guest> {
         Guest::new("nmi-spin-of-two", 2, LIVE, why, spin).flag("--nmi=1@400"),
         Guest::new("nmi-spin-two-seconds", 1, LIVE, why, spin).flag("--nmi=0@2000").long(),
         Guest::new("nmi-second", 1, LIVE, "the host sends two NMIs, the second of which it waits for", |c| {
-            let (mut handler, mut start) = (c.create_label(), c.create_label());
-            c.jmp(start)?;
-            c.set_label(&mut handler)?;
-            c.inc(dword_ptr(word(2)))?;
-            c.iretq()?;
-            c.place(&mut start)?;
-            c.gate(NMI, handler)?;
+            c.handler(NMI, |c| {
+                c.inc(dword_ptr(word(2)))?;
+                c.iretq()
+            })?;
             c.wait_for_value(word(2), 2)?;
             c.pass()
         })
@@ -249,13 +238,10 @@ fn vectors() -> Vec<Guest> {
             c.pass()
         }),
         Guest::new("counted-in-handlers", 1, LIVE, "it sends itself 200 interrupts; the handler counts", |c| {
-            let (mut handler, mut start) = (c.create_label(), c.create_label());
-            c.jmp(start)?;
-            c.set_label(&mut handler)?;
-            c.inc(dword_ptr(word(2)))?;
-            c.end_of_interrupt()?;
-            c.place(&mut start)?;
-            c.gate(VECTOR, handler)?;
+            c.handler(VECTOR, |c| {
+                c.inc(dword_ptr(word(2)))?;
+                c.end_of_interrupt()
+            })?;
             c.enable_apic()?;
             c.sti()?;
             let again = c.here()?;
