@@ -57,14 +57,13 @@ impl Object {
     pub fn fate<'e>(self, memory: &dyn Memory, events: impl Iterator<Item = (usize, &'e Event)>) -> Gone {
         let mark = mark_of(memory, self.address);
         let own = mark.filter(|mark| mark.generation == self.generation);
-        let now =
-            mark.filter(|mark| own.is_none() && mark.life == Life::LIVE).map(|mark| text::of(&mark.name).to_owned());
+        let now = mark.filter(|mark| own.is_none() && mark.life == Life::LIVE).map(|mark| shown(&mark.name));
         // Where no event tells: a dead mark says who ended it, and memory on a stack has one owner.
         let stack = mark.filter(|mark| mark.storage == Storage::STACK);
         let mut by = own.filter(|mark| mark.life == Life::DEAD).or(stack).map(|mark| mark.owner as usize);
-        let mut bare = own.map(|mark| text::of(&mark.name).to_owned());
+        let mut bare = own.map(|mark| shown(&mark.name));
         for (vcpu, event) in events.filter(|(_, event)| self.is_of(event)) {
-            bare = Some(text::of(&event.b.to_le_bytes()).to_owned());
+            bare = Some(shown(&event.b.to_le_bytes()));
             if event.arg & 0xff == Life::DEAD.0 {
                 by = Some(vcpu);
             }
@@ -105,6 +104,11 @@ fn covering(memory: &dyn Memory, address: u64) -> Option<(u64, Mark)> {
     let (object, mark) =
         objects.take_while(|object| *object > ARENA).find_map(|object| Some((object, mark_of(memory, object)?)))?;
     (address - object < u64::from(mark.size)).then_some((object, mark))
+}
+
+/// The name that the guest gave an object, fit for a terminal.
+fn shown(name: &[u8]) -> String {
+    text::of(name).chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -159,6 +163,15 @@ mod test {
         ] {
             assert_eq!(Object::gone_of_wait(&memory(there), &wait), lost, "{there:?}");
         }
+    }
+
+    #[test]
+    fn name_of_an_object_does_not_drive_the_terminal() {
+        let held = Object { address: OBJECT, generation: GENERATION };
+        let dead = memory(mark(Life::DEAD, GENERATION, "a\u{1b}[2J"));
+        assert_eq!(held.fate(&dead, std::iter::empty()).bare, "a\u{fffd}[2J");
+        let told = life(Life::DEAD, GENERATION, u64::from_le_bytes(*b"b\x07\0\0\0\0\0\0"));
+        assert_eq!(held.fate(&dead, [(1, &told)].into_iter()).bare, "b\u{fffd}");
     }
 
     #[test]

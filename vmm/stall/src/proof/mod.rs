@@ -207,6 +207,7 @@ fn of_instruction(name: &str) -> &'static str {
         "rdtsc" | "rdtscp" => "which reads the time-stamp counter",
         "rdrand" | "rdseed" => "which reads a random source",
         "rdpmc" => "which reads a performance counter",
+        "iret" | "iretd" | "iretq" => "which ends an interrupt, and a proof cannot follow it",
         "in" | "insb" | "insw" | "insd" | "out" | "outsb" | "outsw" | "outsd" => "which accesses a device port",
         _ => "which a proof cannot follow",
     }
