@@ -315,7 +315,7 @@ fn host_names_its_vendor_module() {
     assert_eq!(value["usable"], true);
     assert!(value["host"]["vendor_module"].as_str().unwrap().starts_with("kvm_"));
     let probed = value["probed"].as_array().unwrap();
-    assert!(probed.len() == 4 && probed.iter().all(|probed| probed["answer"].is_boolean()), "{probed:?}");
+    assert!(probed.len() == 5 && probed.iter().all(|probed| probed["answer"].is_boolean()), "{probed:?}");
     let names = |list: &Value| list.as_array().map_or(0, Vec::len);
     assert!(names(&value["by_name"]) <= names(&value["host"]["known"]), "what was asked is not known by name only");
 }

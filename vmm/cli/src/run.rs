@@ -166,11 +166,19 @@ impl Session<'_> {
         let summary = ended.summary;
         let failure = ended.failure.map(|error| Failure::host(&error));
         let failed = reports.end(&summary);
+        self.tell_dumps_left_out();
         let undumped = self.dumps.failures();
         let errors = failed.iter().map(ToString::to_string).chain(undumped.iter().map(ToString::to_string));
         let errors: Vec<_> = errors.collect();
         errors.iter().for_each(|error| output::diagnostic(&format!("error: {error}")));
         failure.map_or_else(|| Ok(exit(&summary, !errors.is_empty())), Err)
+    }
+
+    fn tell_dumps_left_out(&self) {
+        let left_out = self.dumps.left_out();
+        if left_out > 0 {
+            output::diagnostic(&format!("{left_out} more unexpected runs left no dump here; --out DIR keeps all"));
+        }
     }
 
     fn execute(&self, run: &Run) -> Result<RunOutcome, ExecuteError> {

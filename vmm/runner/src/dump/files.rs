@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use serde_json::Value;
@@ -16,6 +16,9 @@ use crate::repeat::{Repeat, file_name};
 use crate::report::result_json;
 use crate::result::RunResult;
 use crate::scenario::Run;
+
+/// Dumps of unexpected runs at most that nobody asked for and gave no directory for: they lie in the current one, a megabyte each.
+const MOST_UNASKED: usize = 8;
 
 /// A dump that could not be written.
 #[derive(Debug, Error)]
@@ -43,6 +46,8 @@ pub struct Dumps {
     failures: Mutex<Vec<DumpWriteError>>,
     /// Dumps of running machines so far.
     asked: AtomicU64,
+    /// Dumps at the end of runs so far, those that were not written too.
+    ended: AtomicUsize,
 }
 
 impl Dumps {
@@ -58,6 +63,7 @@ impl Dumps {
             packed: OnceLock::new(),
             failures: Mutex::default(),
             asked: AtomicU64::new(0),
+            ended: AtomicUsize::new(0),
         }
     }
 
@@ -71,9 +77,22 @@ impl Dumps {
     #[must_use]
     pub fn write(&self, run: &Run, mut outcome: RunOutcome) -> RunOutcome {
         let Some(moment) = outcome.moment.take() else { return outcome };
+        if self.ended.fetch_add(1, Ordering::Relaxed) >= self.most() {
+            return outcome;
+        }
         let result = result_json(&RunResult::new(run.clone(), outcome.clone()));
         outcome.dump = self.write_noting(self.path(run, ""), |path| self.write_to(path, run, Some(result?), &moment));
         outcome
+    }
+
+    /// How many runs leave one.
+    fn most(&self) -> usize {
+        if self.out.is_none() && self.when == When::Unexpected { MOST_UNASKED } else { usize::MAX }
+    }
+
+    /// How many dumps were left out, for there were so many already.
+    pub fn left_out(&self) -> usize {
+        self.ended.load(Ordering::Relaxed).saturating_sub(self.most())
     }
 
     /// Writes a machine that runs on: where it lies, if it could be written.
@@ -176,6 +195,17 @@ mod test {
         let failures: Vec<_> = dumps.failures().iter().map(ToString::to_string).collect();
         assert!(failures[0].ends_with("dump.core: No such file or directory (os error 2)"), "{failures:?}");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn current_directory_is_not_filled_unasked() {
+        let of = |when, out| Dumps::new(when, out, Repeat::default(), Value::Null, b"");
+        let somewhere = Path::new("somewhere");
+        assert_eq!(of(When::Unexpected, None).most(), MOST_UNASKED);
+        assert_eq!(of(When::Unexpected, Some(somewhere)).most(), usize::MAX);
+        assert_eq!(of(When::Always, None).most(), usize::MAX, "that is asked for");
+        let dumps = Dumps { ended: AtomicUsize::new(MOST_UNASKED), ..of(When::Unexpected, None) };
+        assert_eq!((dumps.left_out(), dumps.write(&sample::run(2), kept()).dump, dumps.left_out()), (0, None, 1));
     }
 
     #[test]
