@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod documented;
+mod missing;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -10,6 +11,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use documented::{documented_keys, undocumented};
+use missing::kvm_is_missing;
 use serde_json::Value;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_stallbench");
@@ -17,16 +19,6 @@ const BINARY: &str = env!("CARGO_BIN_EXE_stallbench");
 const PLACE: &str = env!("CARGO_TARGET_TMPDIR");
 const STALLED: &str = "mtrr/stack-broadcast@vcpus=4";
 const PASSING: &str = "call/smallest@vcpus=2";
-
-/// Without KVM these tests say so and check nothing, but for CI, where that is a failure.
-fn kvm_is_missing() -> bool {
-    let missing = fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_err();
-    assert!(!(missing && std::env::var_os("CI").is_some()), "/dev/kvm is missing");
-    if missing {
-        eprintln!("SKIPPED: /dev/kvm is missing");
-    }
-    missing
-}
 
 fn stallbench(arguments: &[&str]) -> Output {
     Command::new(BINARY).args(arguments).current_dir(PLACE).stdin(Stdio::null()).output().unwrap()

@@ -3,12 +3,17 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod gdb;
+mod missing;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use gdb::gdb_is_missing;
+use missing::kvm_is_missing;
 use serde_json::Value;
 use stallbench_state::dump::Dump;
 use stallbench_state::memory::Memory;
@@ -37,24 +42,6 @@ const KINDS: [(&str, &str, Option<&str>); 10] = [
     ("not-accepting", "stall", Some("not-accepting")),
     ("pass", "pass", None),
 ];
-
-/// Whether something that a test wants is missing: it says so and checks nothing, but for CI, where that is a failure.
-fn is_missing(what: &str, is_there: bool) -> bool {
-    assert!(is_there || std::env::var_os("CI").is_none(), "{what} is missing");
-    if !is_there {
-        eprintln!("SKIPPED: {what} is missing");
-    }
-    !is_there
-}
-
-fn kvm_is_missing() -> bool {
-    is_missing("/dev/kvm", fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok())
-}
-
-fn gdb_is_missing() -> bool {
-    let output = Command::new("gdb").arg("--version").stdin(Stdio::null()).output();
-    is_missing("gdb", output.is_ok_and(|output| output.status.success()))
-}
 
 fn shelved(name: &str) -> PathBuf {
     Path::new(SHELF).join(format!("{name}.core"))

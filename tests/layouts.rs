@@ -2,10 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod missing;
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use missing::kvm_is_missing;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -95,16 +98,6 @@ fn layout_where_none_is_programmed_or_another_is_named_is_refused() {
     refused(&[named, "--layout", &path], &["and this one is in the name: aptio-j1900"]);
     refused(&["mtrr/layout", "--set", "layout=own"], &["layout=own is the layout of --layout FILE, and there is none"]);
     refused(&["mtrr/layout", "--set", "layout=thinkpad-r51p"], &["did you mean thinkpad-r50p"]);
-}
-
-/// Without KVM the tests below say so and check nothing, but for CI, where that is a failure.
-fn kvm_is_missing() -> bool {
-    let missing = fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_err();
-    assert!(!(missing && std::env::var_os("CI").is_some()), "/dev/kvm is missing");
-    if missing {
-        eprintln!("SKIPPED: /dev/kvm is missing");
-    }
-    missing
 }
 
 /// The results of a run, and its exit code.

@@ -16,6 +16,8 @@ mod interrupts;
 mod live;
 mod load;
 mod locks;
+#[path = "../missing.rs"]
+mod missing;
 mod run;
 mod spins;
 mod thousand;
@@ -25,22 +27,13 @@ use std::collections::HashSet;
 use std::fs;
 
 use guest::{Guest, Truth};
+use missing::kvm_is_missing;
 use run::{Bench, Ran};
 
 /// How many guests there are to be at least.
 const AT_LEAST: usize = 60;
 /// How often a guest is run that the host starves.
 const TRIES: usize = 4;
-
-/// Without KVM these tests say so and check nothing, but for CI, where that is a failure.
-fn kvm_is_missing() -> bool {
-    let missing = fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_err();
-    assert!(!(missing && std::env::var_os("CI").is_some()), "/dev/kvm is missing");
-    if missing {
-        eprintln!("SKIPPED: /dev/kvm is missing");
-    }
-    missing
-}
 
 fn all() -> Vec<Guest> {
     let groups = [
