@@ -23,6 +23,9 @@ mod vcpus;
 mod verdict;
 mod waits;
 
+use serde_json::{Value, json};
+use stallbench_state::machine::VcpuState;
+
 use crate::answer::Answer;
 use crate::arguments::Arguments;
 use crate::error::CommandError;
@@ -91,6 +94,20 @@ pub static ALL: &[Command] = &[
     help::COMMAND,
     quit::COMMAND,
 ];
+
+/// What a command says of each vCPU that it was asked about: one, or all of them.
+fn of_each(
+    session: &Session,
+    mut arguments: Arguments<'_>,
+    text: impl Fn(&Session, &VcpuState) -> String,
+    data: impl Fn(&Session, &VcpuState) -> Value,
+) -> Result<Answer, CommandError> {
+    let vcpus = session.vcpus_of(arguments.next())?;
+    arguments.end()?;
+    let text: String = vcpus.iter().map(|vcpu| text(session, vcpu)).collect();
+    let data: Vec<Value> = vcpus.iter().map(|vcpu| data(session, vcpu)).collect();
+    Ok(Answer::new(text, json!(data)))
+}
 
 /// The command of that name.
 pub(crate) fn named(name: &str) -> Result<&'static Command, CommandError> {

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use stallbench_state::apic::LocalApic;
 use stallbench_state::machine::{Events, VcpuState};
 
-use super::{Command, Takes};
+use super::{Command, Takes, of_each};
 use crate::answer::{Answer, columns, hex, row};
 use crate::arguments::Arguments;
 use crate::error::CommandError;
@@ -20,12 +20,8 @@ pub(super) const COMMAND: Command = Command {
     run,
 };
 
-fn run(session: &mut Session, mut arguments: Arguments<'_>) -> Result<Answer, CommandError> {
-    let vcpus = session.vcpus_of(arguments.next())?;
-    arguments.end()?;
-    let text: String = vcpus.iter().map(|vcpu| in_text(session, vcpu)).collect();
-    let data: Vec<Value> = vcpus.iter().map(|vcpu| in_data(session, vcpu)).collect();
-    Ok(Answer::new(text, json!(data)))
+fn run(session: &mut Session, arguments: Arguments<'_>) -> Result<Answer, CommandError> {
+    of_each(session, arguments, in_text, in_data)
 }
 
 fn in_text(session: &Session, vcpu: &VcpuState) -> String {

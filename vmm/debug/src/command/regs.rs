@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use stallbench_state::machine::VcpuState;
 
-use super::{Command, Takes};
+use super::{Command, Takes, of_each};
 use crate::answer::{Answer, columns, hex, row};
 use crate::arguments::Arguments;
 use crate::bits;
@@ -21,12 +21,8 @@ pub(super) const COMMAND: Command = Command {
     run,
 };
 
-fn run(session: &mut Session, mut arguments: Arguments<'_>) -> Result<Answer, CommandError> {
-    let vcpus = session.vcpus_of(arguments.next())?;
-    arguments.end()?;
-    let text: String = vcpus.iter().map(|vcpu| in_text(session, vcpu)).collect();
-    let data: Vec<Value> = vcpus.iter().map(|vcpu| in_data(vcpu)).collect();
-    Ok(Answer::new(text, json!(data)))
+fn run(session: &mut Session, arguments: Arguments<'_>) -> Result<Answer, CommandError> {
+    of_each(session, arguments, in_text, |_, vcpu| in_data(vcpu))
 }
 
 fn in_text(session: &Session, vcpu: &VcpuState) -> String {
