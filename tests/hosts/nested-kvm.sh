@@ -9,6 +9,7 @@
 #   --smp N             CPUs of the emulated machine (amd: 2, intel: 1; more of them start slower)
 #   --mem MB            its memory (1024)
 #   --timeout S         limit, in seconds of this machine's time (amd: 300, intel: 900)
+#   --silence S         end it, without a result, when nothing has come out for so many of them (never)
 #   --console FILE      keep its kernel log
 #   --prepare           fetch and unpack what is needed, run nothing
 #
@@ -28,10 +29,10 @@ die() {
 
 # ---------------------------------------------------------------------------------------------------- arguments
 
-vendor=amd dir= smp= memory=1024 limit= console= prepare=
+vendor=amd dir= smp= memory=1024 limit= silence= console= prepare=
 while (($#)); do
   case $1 in
-    --vendor | --dir | --smp | --mem | --timeout | --console) (($# > 1)) || die "$1 needs a value" ;;
+    --vendor | --dir | --smp | --mem | --timeout | --silence | --console) (($# > 1)) || die "$1 needs a value" ;;
   esac
   case $1 in
     --vendor) vendor=$2 && shift 2 ;;
@@ -39,6 +40,7 @@ while (($#)); do
     --smp) smp=$2 && shift 2 ;;
     --mem) memory=$2 && shift 2 ;;
     --timeout) limit=$2 && shift 2 ;;
+    --silence) silence=$2 && shift 2 ;;
     --console) console=$2 && shift 2 ;;
     --prepare) prepare=1 && shift ;;
     --) shift && break ;;
@@ -277,10 +279,20 @@ debug: action=ignore
 RC
 }
 
+end_when_silent() {
+  while sleep 1; do
+    if (($(date +%s) - $(stat -c %Y "$work/heard") > silence)); then
+      echo "nested-kvm: nothing came out for $silence s" >&2
+      kill "$emulator"
+    fi
+  done
+}
+
 # The emulator writes the command's output into pipes that are read here, so that it appears as it comes.
 boot_image "$@"
 mkfifo "$work/stdout" "$work/stderr"
-cat "$work/stdout" &
+touch "$work/heard"
+tee "$work/heard" <"$work/stdout" &
 started+=($!)
 cat "$work/stderr" >&2 &
 started+=($!)
@@ -288,6 +300,10 @@ readers=("${started[@]}")
 "start_$vendor"
 emulator=$!
 started+=("$emulator")
+if [[ -n $silence ]]; then
+  end_when_silent &
+  started+=($!)
+fi
 status=0
 wait "$emulator" || status=$?
 
