@@ -7,6 +7,7 @@
 //! | module | what it owns |
 //! |---|---|
 //! | [`target`] | what commands are asked of |
+//! | [`live`] | a machine that can run on: what it is asked, and the copy of it that commands look at |
 //! | [`session`] | a target, the vCPU that is looked at, and what was read of the guest's file so far |
 //! | [`command`] | the commands, a file each |
 //! | [`answer`] | what a command says, for people and for programs |
@@ -24,6 +25,7 @@ pub mod error;
 mod guest;
 mod line;
 mod linear;
+pub mod live;
 mod nearest;
 pub mod prompt;
 mod region;

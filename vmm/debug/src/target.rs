@@ -6,6 +6,8 @@ use stallbench_state::dump::{About, Dump};
 use stallbench_state::machine::MachineState;
 use stallbench_state::memory::{Memory, Snippet};
 
+use crate::live::{Live, LiveError};
+
 /// A machine that commands look at.
 pub trait Target {
     /// What it is a machine of.
@@ -25,6 +27,21 @@ pub trait Target {
 
     /// Whether it can run on: what commands say of it may then be over at the next look.
     fn is_live(&self) -> bool;
+
+    /// Before a command: looks again where the machine may have changed. What a target was before stays if that fails.
+    fn refresh(&mut self) -> Result<(), LiveError> {
+        Ok(())
+    }
+
+    /// The machine as it was at the look before this, where there was one.
+    fn then(&self) -> Option<&Dump> {
+        None
+    }
+
+    /// The machine itself, where it can run on.
+    fn live(&mut self) -> Option<&mut dyn Live> {
+        None
+    }
 }
 
 /// A machine that is over, out of a file.
