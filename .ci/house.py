@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 
-LICENCES = {"MIT", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "Unicode-3.0", "Zlib", "Unlicense", "ISC", "BSL-1.0"}
+LICENCES = {"MIT", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "Unicode-3.0", "Zlib", "Unlicense", "ISC", "BSL-1.0", "0BSD"}
 EMPTY_NAMES = re.compile(r"^(util|utils|common|helper|helpers|manager|misc|base)$")
 ROOMS = ["guest", "vmm", "tests"]
 
