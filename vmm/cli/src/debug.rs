@@ -1,11 +1,12 @@
 //! `stallbench debug`: commands over a machine that stands still, from a prompt, a pipe or the command line.
 
 use std::io::{self, BufRead, IsTerminal, Write};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
-use stallbench_debug::{Answer, CommandError, Session, commands, printable, prompt};
+use stallbench_debug::{Answer, Follower, Session, printable, prompt};
 use stallbench_state::dump::Dump;
 
 use crate::exit::{Exit, Failure};
@@ -48,26 +49,26 @@ fn open(path: &Path) -> Result<Dump, Failure> {
 }
 
 /// Greets with what can be known at a glance, and follows what is typed.
-fn at_prompt(mut session: Session) -> Result<Exit, Failure> {
-    follow(&mut session, "about; vcpus", false)?;
+fn at_prompt(mut follower: impl Follower) -> Result<Exit, Failure> {
+    follow(&mut follower, "about; vcpus", false)?;
     let mut failure = None;
-    let each = |session: &mut Session, line: &str| match follow(session, line, false) {
+    let each = |follower: &mut _, line: &str| match follow(follower, line, false) {
         Ok(_) => Ok(()),
         Err(broken) => {
             failure = Some(broken);
             Err(io::ErrorKind::BrokenPipe.into())
         }
     };
-    match (prompt::prompt(session, each), failure) {
+    match (prompt::prompt(follower, each), failure) {
         (Ok(()), _) => Ok(Exit::Success),
         (Err(_), Some(failure)) => Err(failure),
         (Err(error), None) => Err(Failure::new(Exit::Usage, &error).context("the terminal")),
     }
 }
 
-fn from_pipe(session: &mut Session, mut input: impl BufRead, json: bool) -> Result<Exit, Failure> {
+fn from_pipe(follower: &mut impl Follower, mut input: impl BufRead, json: bool) -> Result<Exit, Failure> {
     let mut exit = Exit::Success;
-    while !session.is_over() {
+    while !follower.is_over() {
         let mut line = String::new();
         let read = io::Read::take(&mut input, LONGEST_LINE).read_line(&mut line);
         match read.map_err(|error| Failure::new(Exit::Usage, &error).context("standard input"))? {
@@ -75,7 +76,7 @@ fn from_pipe(session: &mut Session, mut input: impl BufRead, json: bool) -> Resu
             length if length as u64 == LONGEST_LINE => {
                 return Err(Failure::usage(format!("standard input: a line is longer than {LONGEST_LINE} bytes")));
             }
-            _ => exit = worst(exit, follow(session, &line, json)?),
+            _ => exit = worst(exit, follow(follower, &line, json)?),
         }
     }
     Ok(exit)
@@ -85,41 +86,38 @@ fn worst(one: Exit, other: Exit) -> Exit {
     if one == Exit::Success { other } else { one }
 }
 
-/// Follows the commands of a line. One that has no answer costs no other.
-fn follow(session: &mut Session, line: &str, json: bool) -> Result<Exit, Failure> {
-    let all = match commands(line) {
-        Ok(all) => all,
-        Err(error) => return refuse(line.trim(), &error, json),
+/// Follows the commands of a line and prints what each comes to.
+fn follow(follower: &mut impl Follower, line: &str, json: bool) -> Result<Exit, Failure> {
+    let (mut exit, mut failure) = (Exit::Success, None);
+    let mut tell = |command: &str, answer: Result<Answer, String>| match print(command, answer, json) {
+        Ok(one) => {
+            exit = worst(exit, one);
+            ControlFlow::Continue(())
+        }
+        Err(broken) => {
+            failure = Some(broken);
+            ControlFlow::Break(())
+        }
     };
-    let mut exit = Exit::Success;
-    for words in all {
-        match session.run(&words) {
-            Ok(answer) => {
-                print(&words.join(" "), &answer, json)?;
-            }
-            Err(error) => exit = refuse(&words.join(" "), &error, json)?,
-        }
-        if session.is_over() {
-            break;
-        }
-    }
-    Ok(exit)
+    follower.follow(line, &mut tell).map_err(|lost| Failure::usage(lost.to_string()))?;
+    failure.map_or(Ok(exit), Err)
 }
 
-fn print(command: &str, answer: &Answer, json: bool) -> Result<Exit, Failure> {
-    match json {
-        true => output::print(&format!("{}\n", json!({"command": command, "data": answer.data}))),
-        false => output::print(&answer.text),
+fn print(command: &str, answer: Result<Answer, String>, json: bool) -> Result<Exit, Failure> {
+    match (answer, json) {
+        (Ok(answer), true) => output::print(&format!("{}\n", json!({"command": command, "data": answer.data}))),
+        (Ok(answer), false) => output::print(&answer.text),
+        (Err(error), _) => refuse(command, &error, json),
     }
 }
 
-fn refuse(command: &str, error: &CommandError, json: bool) -> Result<Exit, Failure> {
+fn refuse(command: &str, error: &str, json: bool) -> Result<Exit, Failure> {
     if json {
-        output::print(&format!("{}\n", json!({"command": command, "error": error.to_string()})))?;
+        output::print(&format!("{}\n", json!({"command": command, "error": error})))?;
     } else {
         // What was asked for before it comes first, wherever the two go.
         let _ = io::stdout().flush();
-        output::diagnostic(&format!("error: {}", printable(&error.to_string())));
+        output::diagnostic(&format!("error: {}", printable(error)));
     }
     Ok(Exit::Usage)
 }

@@ -12,6 +12,7 @@
 //! | [`command`] | the commands, a file each |
 //! | [`answer`] | what a command says, for people and for programs |
 //! | [`error`] | why a command could not answer |
+//! | [`follow`] | lines of commands, followed one command after the other |
 //! | [`mod@prompt`] | the line editor: history and completion |
 #![forbid(unsafe_code)]
 
@@ -22,6 +23,7 @@ mod bits;
 pub mod command;
 mod complete;
 pub mod error;
+pub mod follow;
 mod guest;
 mod line;
 mod linear;
@@ -42,6 +44,7 @@ mod sample;
 
 pub use answer::Answer;
 pub use error::CommandError;
+pub use follow::Follower;
 pub use line::commands;
 pub use session::Session;
 pub use style::printable;

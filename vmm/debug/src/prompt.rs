@@ -12,34 +12,33 @@ use rustyline::history::FileHistory;
 use rustyline::validate::Validator;
 use rustyline::{CompletionType, Config, Context, Editor, Helper};
 
-use crate::complete::complete;
-use crate::session::Session;
+use crate::follow::Follower;
 
 /// Lines that the history keeps.
 const HISTORY: usize = 1000;
 
-/// Reads lines from a terminal until it has no more, and hands each to `follow`, which may look at the session and print.
+/// Reads lines from a terminal until it has no more, and hands each to `follow`, with who follows commands.
 ///
 /// # Errors
 ///
 /// What the terminal said where it cannot be read.
-pub fn prompt(session: Session, mut follow: impl FnMut(&mut Session, &str) -> io::Result<()>) -> io::Result<()> {
+pub fn prompt<F: Follower>(follower: F, mut follow: impl FnMut(&mut F, &str) -> io::Result<()>) -> io::Result<()> {
     let config = Config::builder().completion_type(CompletionType::List).auto_add_history(true);
     let config = config.max_history_size(HISTORY).map_err(io::Error::other)?.build();
-    let mut editor: Editor<Looking, FileHistory> = Editor::with_config(config).map_err(io::Error::other)?;
-    editor.set_helper(Some(Looking(session)));
+    let mut editor: Editor<Completing<F>, FileHistory> = Editor::with_config(config).map_err(io::Error::other)?;
+    editor.set_helper(Some(Completing(follower)));
     let history = history_file();
     if let Some(history) = &history {
         // None yet, or none that can be read: then there is none.
         let _ = editor.load_history(history);
     }
     loop {
-        let vcpu = editor.helper().map_or(0, |looking| looking.0.current());
+        let vcpu = editor.helper().map_or(0, |helper| helper.0.current());
         match editor.readline(&format!("vcpu{vcpu}> ")) {
             Ok(line) => {
-                let Some(looking) = editor.helper_mut() else { break };
-                follow(&mut looking.0, &line)?;
-                if looking.0.is_over() {
+                let Some(Completing(follower)) = editor.helper_mut() else { break };
+                follow(follower, &line)?;
+                if follower.is_over() {
                     break;
                 }
             }
@@ -63,21 +62,21 @@ fn history_file() -> Option<PathBuf> {
     Some(directory.join("history"))
 }
 
-/// The session, as the editor sees it: to complete words by.
-struct Looking(Session);
+/// Who follows commands, as the editor sees it: to complete words by.
+struct Completing<F>(F);
 
-impl Helper for Looking {}
-impl Highlighter for Looking {}
-impl Validator for Looking {}
+impl<F: Follower> Helper for Completing<F> {}
+impl<F: Follower> Highlighter for Completing<F> {}
+impl<F: Follower> Validator for Completing<F> {}
 
-impl Hinter for Looking {
+impl<F: Follower> Hinter for Completing<F> {
     type Hint = String;
 }
 
-impl Completer for Looking {
+impl<F: Follower> Completer for Completing<F> {
     type Candidate = String;
 
     fn complete(&self, line: &str, cursor: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<String>)> {
-        Ok(complete(&self.0, line.get(..cursor).unwrap_or_default()))
+        Ok(self.0.complete(line.get(..cursor).unwrap_or_default()))
     }
 }
