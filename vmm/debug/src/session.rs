@@ -1,6 +1,7 @@
 //! A target, the vCPU that is looked at, and what was read of the guest's own file so far.
 
 use std::cell::OnceCell;
+use std::path::{Path, PathBuf};
 
 use stallbench_abi::boot::BootBlock;
 use stallbench_abi::fault::FaultKind;
@@ -31,6 +32,8 @@ pub struct Session {
     guest: Guest,
     current: usize,
     is_over: bool,
+    /// Where files are looked for that are not named from the root.
+    directory: PathBuf,
     symbols: OnceCell<Symbols>,
     source: OnceCell<Source>,
     types: OnceCell<Types>,
@@ -47,7 +50,7 @@ impl Session {
     pub fn new(target: Box<dyn Target>) -> Self {
         let guest = Guest::of(target.payload());
         let (symbols, source, types) = Default::default();
-        Self { target, guest, current: 0, is_over: false, symbols, source, types }
+        Self { target, guest, current: 0, is_over: false, directory: PathBuf::new(), symbols, source, types }
     }
 
     /// Follows a command: its name and the words behind it.
@@ -74,6 +77,16 @@ impl Session {
     /// Whether somebody has said `quit`.
     pub fn is_over(&self) -> bool {
         self.is_over
+    }
+
+    /// Looks for files there from now on; at first in the process's own directory.
+    pub fn set_directory(&mut self, directory: &Path) {
+        self.directory = directory.to_owned();
+    }
+
+    /// Where the file of a word lies.
+    pub(crate) fn path(&self, word: &str) -> PathBuf {
+        self.directory.join(word)
     }
 
     pub(crate) fn end(&mut self) {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs::File;
 use std::io::{self, Read};
+use std::path::Path;
 
 use serde_json::{Value, json};
 use stallbench_abi::layout::PAGE;
@@ -37,7 +38,7 @@ const MOST_PLACES: usize = 64;
 fn run(session: &mut Session, mut arguments: Arguments<'_>) -> Result<Answer, CommandError> {
     let path = arguments.word("the file")?;
     arguments.end()?;
-    let other = read(path)?;
+    let other = read(&session.path(path))?;
     let (mut text, mut vcpus) = (String::new(), Vec::new());
     if other.machine.vcpus.len() != session.vcpus().len() {
         let _ = writeln!(text, "vCPUs: {} -> {}", session.vcpus().len(), other.machine.vcpus.len());
@@ -58,15 +59,16 @@ fn run(session: &mut Session, mut arguments: Arguments<'_>) -> Result<Answer, Co
     Ok(Answer::new(text, json!({"vcpus": vcpus, "memory": places})))
 }
 
-fn read(path: &str) -> Result<Dump, CommandError> {
-    let failed = |source| CommandError::File { path: path.to_owned(), source };
+fn read(path: &Path) -> Result<Dump, CommandError> {
+    let name = || path.display().to_string();
+    let failed = |source| CommandError::File { path: name(), source };
     let file = File::open(path).map_err(failed)?;
     let mut bytes = Vec::new();
     file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > LARGEST {
         return Err(failed(io::Error::other(format!("longer than {LARGEST} bytes"))));
     }
-    Dump::read(&bytes).map_err(|source| CommandError::Dump { path: path.to_owned(), source })
+    Dump::read(&bytes).map_err(|source| CommandError::Dump { path: name(), source })
 }
 
 fn of_vcpu(session: &Session, here: &VcpuState, there: &VcpuState) -> Vec<String> {
@@ -180,7 +182,7 @@ fn memory_in_text(session: &Session, places: &[Place]) -> String {
 mod test {
     use std::path::Path;
 
-    use crate::sample::refusal;
+    use crate::sample::{answer, refusal, session};
 
     #[test]
     fn file_that_is_no_dump_is_a_line() {
@@ -189,5 +191,14 @@ mod test {
         let foreign = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
         let line = format!("diff '{}'", foreign.display());
         assert!(refusal(&line).contains("Cargo.toml: failed to "), "{}", refusal(&line));
+    }
+
+    #[test]
+    fn files_are_looked_for_in_the_directory_of_who_asks() {
+        let mut session = session();
+        session.set_directory(Path::new("/nonexistent/of-client"));
+        let of = |session: &mut _, line| answer(session, line).expect_err("there is no such file").to_string();
+        assert!(of(&mut session, "diff a.core").starts_with("/nonexistent/of-client/a.core: "));
+        assert!(of(&mut session, "diff /nonexistent/a.core").starts_with("/nonexistent/a.core: "));
     }
 }
