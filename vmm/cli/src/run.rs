@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use clap::Args;
 use stallbench_core::HostKvm;
+use stallbench_runner::control::Control;
 use stallbench_runner::dump::{Dumps, Keep, Moment, OnRequest, Requests, When};
 use stallbench_runner::evidence::Evidence;
 use stallbench_runner::execute::plain::PlainPlan;
@@ -103,7 +104,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     interrupt::ask_on_quit(&requests)?;
     let progress = Progress::new(selection.len());
     let reports = open_reports(&kinds, evidence.as_ref());
-    Session { arguments, subject, selection, host, evidence, dumps, requests, interrupted, progress }.run(reports)
+    let control = None;
+    Session { arguments, subject, selection, host, evidence, dumps, requests, interrupted, control, progress }
+        .run(reports)
 }
 
 /// What is run, and how often.
@@ -149,6 +152,8 @@ struct Session<'a> {
     /// Asked by SIGQUIT.
     requests: Requests,
     interrupted: Arc<AtomicBool>,
+    /// The door for who looks into runs, where there is one.
+    control: Option<Control>,
     progress: Progress,
 }
 
@@ -191,15 +196,16 @@ impl Session<'_> {
 
     fn outcome(&self, run: &Run) -> Result<RunOutcome, ExecuteError> {
         let keep = self.keep(run);
+        let control = self.control.as_ref().map(|control| control.of(run, self.dumps.about(run)));
         let budget = Duration::from_millis(self.arguments.budget);
         match &self.subject {
             Running::Image(guest) => {
-                let plan = RunPlan { keep, ..run_plan(run, budget) };
+                let plan = RunPlan { keep, control, ..run_plan(run, budget) };
                 execute::execute(&self.host, guest.program(), &plan, &self.interrupted)
             }
             Running::Plain(program, options) => {
                 let (options, alone) = (Arc::clone(options), Duration::ZERO);
-                let plan = PlainPlan { vcpus: run.vcpus, options, alone, budget, keep };
+                let plan = PlainPlan { vcpus: run.vcpus, options, alone, budget, keep, control };
                 execute::plain::execute(&self.host, program, &plan, &self.interrupted)
             }
         }

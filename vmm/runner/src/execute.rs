@@ -18,6 +18,7 @@ use stallbench_stall::Policy;
 use stallbench_state::program::Program;
 use thiserror::Error;
 
+use crate::control::Controlled;
 use crate::dump::Keep;
 use crate::layout::Layout;
 use crate::oracle::order::Mode;
@@ -59,6 +60,8 @@ pub struct RunPlan {
     pub budget: Duration,
     /// When the machine is kept for a dump.
     pub keep: Keep,
+    /// The door for who looks into it, where there is one.
+    pub control: Option<Controlled>,
 }
 
 /// Interval of the polls of a machine's progress words; longer with more than a hundred vCPUs.

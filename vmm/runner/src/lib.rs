@@ -1,5 +1,6 @@
 //! Scenarios, their execution, oracles, verdicts and reports.
 
+pub mod control;
 pub mod dump;
 pub mod evidence;
 pub mod execute;

@@ -22,7 +22,7 @@ fn plan(case: &str, vcpus: usize, set: &[(&Knob, &str)]) -> RunPlan {
     }
     let (injected, layout, order) = (Arc::default(), None, Mode::Off);
     let budget = Duration::from_secs(60);
-    RunPlan { case, vcpus, knobs, seed: 1, injected, layout, order, budget, keep: Keep::default() }
+    RunPlan { case, vcpus, knobs, seed: 1, injected, layout, order, budget, keep: Keep::default(), control: None }
 }
 
 fn run(plan: &RunPlan) -> Result<RunOutcome, ExecuteError> {

@@ -55,6 +55,7 @@ fn counted(host: &HostKvm, turns: u32, every: Duration) -> Result<RunOutcome, Fa
         alone: Duration::ZERO,
         budget: BUDGET,
         keep: Keep::default(),
+        control: None,
     };
     let outcome = execute(host, &program, &plan, &AtomicBool::new(false)).map_err(|error| Failure::host(&error))?;
     match outcome.verdict {

@@ -181,6 +181,7 @@ pub(crate) fn run_plan(run: &Run, budget: Duration) -> RunPlan {
         order,
         budget,
         keep: Keep::default(),
+        control: None,
     }
 }
 

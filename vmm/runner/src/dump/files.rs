@@ -122,14 +122,19 @@ impl Dumps {
         }
     }
 
-    fn write_to(&self, path: &Path, run: &Run, result: Option<Value>, moment: &Moment) -> io::Result<()> {
-        let about = About {
+    /// What a dump of a run says that it is of, before there is a result.
+    pub fn about(&self, run: &Run) -> About {
+        About {
             tool: env!("CARGO_PKG_VERSION").to_owned(),
             run: run.name.to_string(),
             command: self.repeat.command(run),
             host: self.host.clone(),
-            result,
-        };
+            result: None,
+        }
+    }
+
+    fn write_to(&self, path: &Path, run: &Run, result: Option<Value>, moment: &Moment) -> io::Result<()> {
+        let about = About { result, ..self.about(run) };
         let payload = self.packed.get_or_init(|| Packed::of(&self.payload));
         let parts = Parts { about: &about, machine: &moment.machine, memory: &moment.memory, payload };
         as_a_whole(path, |file| parts.write(file))

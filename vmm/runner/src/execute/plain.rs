@@ -18,6 +18,7 @@ use stallbench_core::{HostKvm, Machine, PlainConfig};
 use stallbench_state::program::PlainProgram;
 
 use super::{ExecuteError, TURN, slice};
+use crate::control::Controlled;
 use crate::dump::{Keep, Moment};
 use crate::outcome::RunOutcome;
 use crate::plain::{Aps, PlainOptions};
@@ -36,6 +37,8 @@ pub struct PlainPlan {
     pub budget: Duration,
     /// When the machine is kept for a dump.
     pub keep: Keep,
+    /// The door for who looks into it, where there is one.
+    pub control: Option<Controlled>,
 }
 
 /// Runs a plain guest once. When `interrupt` is set it ends early with verdict `budget`.

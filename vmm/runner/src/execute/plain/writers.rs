@@ -70,7 +70,7 @@ fn watch(
     first: Duration,
     (host, program, plan, interrupt): (&HostKvm, &PlainProgram, &PlainPlan, &AtomicBool),
 ) -> Result<Vec<(Word, String)>, String> {
-    let plan = PlainPlan { alone: first * TIMES + MORE, keep: Keep::default(), ..plan.clone() };
+    let plan = PlainPlan { alone: first * TIMES + MORE, keep: Keep::default(), control: None, ..plan.clone() };
     let mut last = None;
     let watching = |machine: &mut Machine| {
         last = Some(machine.watch(words)?);

@@ -25,7 +25,18 @@ fn plan(set: &[(&Knob, u64)]) -> RunPlan {
     set.iter().for_each(|(knob, value)| knobs[knob.number as usize] = *value);
     let budget = Duration::from_secs(1);
     let (injected, order) = (Arc::default(), Mode::Off);
-    RunPlan { case: 0, vcpus: 2, knobs, seed: 1, injected, layout: None, order, budget, keep: Keep::default() }
+    RunPlan {
+        case: 0,
+        vcpus: 2,
+        knobs,
+        seed: 1,
+        injected,
+        layout: None,
+        order,
+        budget,
+        keep: Keep::default(),
+        control: None,
+    }
 }
 
 fn machine(states: &[MtrrState]) -> MachineState {
