@@ -1,4 +1,5 @@
-//! Builds the guest image for ring 0 with a nested cargo and exports its path as `GUEST_ELF`.
+//! Builds the guest image for ring 0 with a nested cargo and exports its path as `GUEST_ELF`; that of a compressed copy, which every
+//! dump has in it, as `GUEST_ELF_PACKED`.
 //!
 //! No target beyond the host's own is needed: the `guest` profile's fat LTO generates the precompiled libcore anew, from its
 //! bitcode and without SSE, and link.ld makes a static image of it. `x86_64-unknown-none` is used where it is installed.
@@ -8,11 +9,15 @@
 use std::env;
 use std::error::Error;
 use std::ffi::{OsStr, OsString};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 /// The bare-metal target, for those who have it.
 const BARE: &str = "x86_64-unknown-none";
+
+/// How hard the copy is compressed: it is done once.
+const LEVEL: u8 = 10;
 
 /// The package of the guest and its binary.
 const PAYLOAD: &str = "stallbench-payload";
@@ -34,9 +39,10 @@ const INPUTS: &[&str] = &[
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
 fn main() -> ExitCode {
-    match image() {
-        Ok(elf) => {
+    match image().and_then(|elf| Ok((pack(&elf)?, elf))) {
+        Ok((packed, elf)) => {
             println!("cargo::rustc-env=GUEST_ELF={}", elf.display());
+            println!("cargo::rustc-env=GUEST_ELF_PACKED={}", packed.display());
             ExitCode::SUCCESS
         }
         Err(e) => {
@@ -44,6 +50,13 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The path of the image's compressed copy.
+fn pack(elf: &Path) -> Outcome<PathBuf> {
+    let packed = Path::new(&variable("OUT_DIR")?).join("payload.zlib");
+    fs::write(&packed, miniz_oxide::deflate::compress_to_vec_zlib(&fs::read(elf)?, LEVEL))?;
+    Ok(packed)
 }
 
 /// The path of the image: a ready one, or a new one.

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use stallbench_runner::nearest::did_you_mean_or;
 use stallbench_runner::scenario::{Case, Problem};
+use stallbench_state::dump::Packed;
 use stallbench_state::program::{CaseInfo, Payload, PlainProgram, Program};
 
 use crate::exit::{Exit, Failure};
@@ -58,6 +59,14 @@ impl Guest {
         match self {
             Self::BuiltIn(program) => program,
             Self::File(program) => program,
+        }
+    }
+
+    /// Its file, as dumps have it in them.
+    pub(crate) fn packed(&self) -> Packed {
+        match self {
+            Self::BuiltIn(_) => stallbench_image::packed(),
+            Self::File(program) => Packed::of(program.bytes()),
         }
     }
 

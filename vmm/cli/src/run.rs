@@ -24,6 +24,7 @@ use stallbench_runner::report::{Human, Kind, Reports, Start};
 use stallbench_runner::result::Summary;
 use stallbench_runner::scenario::{Run, Selection};
 use stallbench_runner::session;
+use stallbench_state::dump::Packed;
 use stallbench_state::program::PlainProgram;
 
 use crate::exit::{Exit, Failure};
@@ -98,7 +99,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let host = HostKvm::open()?;
     selection.check_host(host.max_vcpus())?;
     let evidence = plan::evidence(arguments, subject.bytes())?;
-    let dumps = Arc::new(plan::dumps(arguments, &host, subject.bytes()));
+    let dumps = Arc::new(plan::dumps(arguments, &host, subject.packed()));
     let requests = Requests::default();
     let interrupted = interrupt::flag_on_signal()?;
     interrupt::ask_on_quit(&requests)?;
@@ -137,6 +138,17 @@ impl Running {
         match self {
             Self::Image(guest) => guest.program().bytes(),
             Self::Plain(program, _) => program.bytes(),
+        }
+    }
+
+    /// What makes of it what dumps have in them.
+    fn packed(&self) -> Box<dyn FnOnce() -> Packed + Send> {
+        match self {
+            Self::Image(Guest::BuiltIn(_)) => Box::new(stallbench_image::packed),
+            file => {
+                let bytes = file.bytes().to_owned();
+                Box::new(move || Packed::of(&bytes))
+            }
         }
     }
 }

@@ -5,10 +5,17 @@
 
 use std::sync::OnceLock;
 
+use stallbench_state::dump::Packed;
 use stallbench_state::program::Program;
 
 /// The image, an ELF file of the contract's [version](stallbench_abi::VERSION).
 pub static PAYLOAD: &[u8] = include_bytes!(env!("GUEST_ELF"));
+
+/// The image as dumps have it in them, compressed when it was built.
+pub fn packed() -> Packed {
+    static STREAM: &[u8] = include_bytes!(env!("GUEST_ELF_PACKED"));
+    Packed::ready(PAYLOAD.len(), STREAM)
+}
 
 /// The image, read. Its first caller reads it, the others share what was read.
 ///

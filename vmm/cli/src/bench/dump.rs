@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use stallbench_core::HostKvm;
 use stallbench_runner::dump::Moment;
-use stallbench_state::dump::{About, Dump, Packed, Parts};
+use stallbench_state::dump::{About, Dump, Parts};
 
 use super::figure::Figure;
 use super::machine::{DEADLINE, machine, settle, start, the_run};
@@ -17,9 +17,7 @@ pub(super) fn figures(host: &HostKvm, guest: &Guest, name: &str, runs: usize) ->
     let mut stalled = machine(host, guest, &run)?;
     start(&mut stalled)?;
     settle(&stalled);
-    let began = Instant::now();
-    let payload = Packed::of(guest.program().bytes());
-    let packed = vec![began.elapsed()];
+    let payload = guest.packed();
     let about = About { run: run.name.to_string(), ..About::default() };
     let (mut kept, mut written, mut read, mut file) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..runs {
@@ -39,7 +37,6 @@ pub(super) fn figures(host: &HostKvm, guest: &Guest, name: &str, runs: usize) ->
     Ok(vec![
         Figure::times("dump-stopped-4", "stop all, read everything, copy memory, go on, 4 spinning vCPUs", None, kept),
         Figure::times("dump-4", "the same, and the dump's file in memory", Some("20 ms"), written),
-        Figure::times("dump-pack", "compress the payload for it, once for all dumps of a command", None, packed),
         Figure::times("dump-read-4", "read that dump", None, read),
         Figure::bytes("dump-size-4", "size of it", Some("1 MB"), file.len() as u64),
     ])

@@ -13,6 +13,7 @@ use stallbench_runner::layout::Layout;
 use stallbench_runner::repeat::Repeat;
 use stallbench_runner::report::Kind;
 use stallbench_runner::scenario::{Catalogue, Request, Run, Selection};
+use stallbench_state::dump::Packed;
 
 use super::Arguments;
 use crate::exit::{Exit, Failure};
@@ -140,7 +141,7 @@ pub(super) fn evidence(arguments: &Arguments, payload: &[u8]) -> Result<Option<A
 }
 
 /// The dumps of this session.
-pub(super) fn dumps(arguments: &Arguments, host: &HostKvm, payload: &[u8]) -> Dumps {
+pub(super) fn dumps(arguments: &Arguments, host: &HostKvm, payload: impl FnOnce() -> Packed + Send + 'static) -> Dumps {
     // A fingerprint is texts and numbers.
     let host = serde_json::to_value(host.fingerprint()).unwrap_or_default();
     Dumps::new(arguments.dump, arguments.out.as_deref(), repeat(arguments), host, payload)

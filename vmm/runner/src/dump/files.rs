@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use serde_json::Value;
 use stallbench_state::dump::{About, Packed, Parts};
@@ -39,10 +39,8 @@ pub struct Dumps {
     out: Option<PathBuf>,
     repeat: Repeat,
     host: Value,
-    /// The guest's ELF file.
-    payload: Vec<u8>,
-    /// The same, compressed when it is first wanted.
-    packed: OnceLock<Packed>,
+    /// The guest's ELF file, made when it is first wanted.
+    payload: LazyLock<Packed, Box<dyn FnOnce() -> Packed + Send>>,
     failures: Mutex<Vec<DumpWriteError>>,
     /// Dumps of running machines so far.
     asked: AtomicU64,
@@ -53,14 +51,19 @@ pub struct Dumps {
 impl Dumps {
     /// Dumps of a guest's runs on a host, whose fingerprint is as reports have it. With a run directory they lie there, each with its
     /// run; else in the current directory.
-    pub fn new(when: When, out: Option<&Path>, repeat: Repeat, host: Value, payload: &[u8]) -> Self {
+    pub fn new(
+        when: When,
+        out: Option<&Path>,
+        repeat: Repeat,
+        host: Value,
+        payload: impl FnOnce() -> Packed + Send + 'static,
+    ) -> Self {
         Self {
             when,
             out: out.map(Path::to_owned),
             repeat,
             host,
-            payload: payload.to_owned(),
-            packed: OnceLock::new(),
+            payload: LazyLock::new(Box::new(payload)),
             failures: Mutex::default(),
             asked: AtomicU64::new(0),
             ended: AtomicUsize::new(0),
@@ -135,8 +138,7 @@ impl Dumps {
 
     fn write_to(&self, path: &Path, run: &Run, result: Option<Value>, moment: &Moment) -> io::Result<()> {
         let about = About { result, ..self.about(run) };
-        let payload = self.packed.get_or_init(|| Packed::of(&self.payload));
-        let parts = Parts { about: &about, machine: &moment.machine, memory: &moment.memory, payload };
+        let parts = Parts { about: &about, machine: &moment.machine, memory: &moment.memory, payload: &self.payload };
         as_a_whole(path, |file| parts.write(file))
     }
 }
@@ -173,7 +175,9 @@ mod test {
     }
 
     fn dumps(out: &Path) -> Dumps {
-        Dumps::new(When::Always, Some(out), Repeat::default(), serde_json::json!({ "cpu": "x" }), b"the guest")
+        Dumps::new(When::Always, Some(out), Repeat::default(), serde_json::json!({ "cpu": "x" }), || {
+            Packed::of(b"the guest")
+        })
     }
 
     #[test]
@@ -204,7 +208,7 @@ mod test {
 
     #[test]
     fn current_directory_is_not_filled_unasked() {
-        let of = |when, out| Dumps::new(when, out, Repeat::default(), Value::Null, b"");
+        let of = |when, out| Dumps::new(when, out, Repeat::default(), Value::Null, || Packed::of(b""));
         let somewhere = Path::new("somewhere");
         assert_eq!(of(When::Unexpected, None).most(), MOST_UNASKED);
         assert_eq!(of(When::Unexpected, Some(somewhere)).most(), usize::MAX);

@@ -1,5 +1,6 @@
 //! The guest's ELF file, compressed.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use miniz_oxide::deflate::compress_to_vec_zlib;
@@ -19,18 +20,23 @@ pub struct Packed {
     /// Bytes of the file.
     size: u64,
     /// The file, as RFC 1950 has it (zlib).
-    stream: Vec<u8>,
+    stream: Cow<'static, [u8]>,
 }
 
 impl Packed {
     /// Compresses a file.
     pub fn of(payload: &[u8]) -> Self {
-        Self { size: payload.len() as u64, stream: compress_to_vec_zlib(payload, LEVEL) }
+        Self::ready(payload.len(), compress_to_vec_zlib(payload, LEVEL))
+    }
+
+    /// A file of so many bytes that is compressed already, as RFC 1950 has it.
+    pub fn ready(size: usize, stream: impl Into<Cow<'static, [u8]>>) -> Self {
+        Self { size: size as u64, stream: stream.into() }
     }
 
     /// As a note: the size, then the stream.
     pub(super) fn to_note(&self) -> Vec<u8> {
-        [&self.size.to_le_bytes(), self.stream.as_slice()].concat()
+        [self.size.to_le_bytes().as_slice(), &self.stream].concat()
     }
 
     /// The file in a note.
