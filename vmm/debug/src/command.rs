@@ -10,6 +10,7 @@ mod gdt;
 mod help;
 mod idt;
 mod lapic;
+mod live;
 mod memory;
 mod msr;
 mod mtrr;
@@ -32,6 +33,7 @@ use crate::error::CommandError;
 use crate::nearest::did_you_mean;
 use crate::session::Session;
 
+pub(crate) use live::stopped;
 pub(crate) use print::names as structures;
 
 /// A command.
@@ -47,6 +49,7 @@ pub struct Command {
     pub details: &'static str,
     /// What can stand behind it, for completion.
     pub(crate) takes: Takes,
+    pub(crate) needs: Needs,
     pub(crate) run: fn(&mut Session, Arguments<'_>) -> Result<Answer, CommandError>,
 }
 
@@ -65,6 +68,19 @@ pub(crate) enum Takes {
     Command,
     /// A file.
     File,
+    /// `progress`.
+    Progress,
+}
+
+/// What a command needs of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Needs {
+    /// Nothing.
+    Nothing,
+    /// A look at it, as it is now.
+    Machine,
+    /// That it can run on. It looks by itself.
+    Live,
 }
 
 /// Every command, in the order of use to somebody with a stall.
@@ -89,6 +105,11 @@ pub static ALL: &[Command] = &[
     symbols::COMMAND,
     memory::SEARCH,
     diff::COMMAND,
+    live::run::COMMAND,
+    live::run::STOP,
+    live::step::COMMAND,
+    live::run::UNTIL,
+    live::run::END,
     about::COMMAND,
     vcpu::COMMAND,
     help::COMMAND,

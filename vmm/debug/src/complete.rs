@@ -33,6 +33,7 @@ fn commands() -> Vec<String> {
 fn of(session: &Session, takes: Takes, word: &str) -> Vec<String> {
     match takes {
         Takes::Nothing | Takes::File => Vec::new(),
+        Takes::Progress => vec!["progress".to_owned()],
         Takes::Command => commands(),
         Takes::Vcpu => (0..session.vcpus().len()).map(|vcpu| vcpu.to_string()).chain(["all".to_owned()]).collect(),
         Takes::Structure => structures(session),

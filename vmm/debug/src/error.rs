@@ -5,6 +5,8 @@ use stallbench_state::machine::Unread;
 use stallbench_state::program::ProgramError;
 use thiserror::Error;
 
+use crate::live::LiveError;
+
 /// Why a command could not answer.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -114,6 +116,21 @@ pub enum CommandError {
     /// The guest's own file cannot be read.
     #[error("the payload in it cannot be read: {0}")]
     Payload(String),
+    /// The machine did not do what was asked.
+    #[error(transparent)]
+    Live(#[from] LiveError),
+    /// It is none that could run on.
+    #[error("that needs a machine that can run on; this is a dump, which is over")]
+    NotLive,
+    /// Somebody was asked, and said no.
+    #[error("nothing was done")]
+    Declined,
+    /// Nobody can be asked.
+    #[error("{question} There is no terminal to answer: say --yes behind the command")]
+    Unconfirmed {
+        /// What would be asked.
+        question: String,
+    },
     /// Another file cannot be read.
     #[error("{path}: {source}")]
     File {

@@ -10,7 +10,7 @@ use crate::line::commands;
 use crate::session::Session;
 
 /// Takes what a command came to: its words, and its answer or the line that says why there is none. `Break` leaves the rest of the
-/// line.
+/// line. What happened to the machine meanwhile comes before, without words: it is the answer to no command.
 pub type Tell<'a> = dyn FnMut(&str, Result<Answer, String>) -> ControlFlow<()> + 'a;
 
 /// Whoever follows commands is gone: why, as a sentence without a full stop.
@@ -48,11 +48,17 @@ impl Follower for Session {
             }
         };
         for words in all {
+            if let Some(news) = self.news()
+                && tell("", Ok(news)).is_break()
+            {
+                break;
+            }
             let answer = self.run(&words).map_err(|error| error.to_string());
             if tell(&words.join(" "), answer).is_break() || self.is_over() {
                 break;
             }
         }
+        self.forget_interrupt();
         Ok(())
     }
 

@@ -31,6 +31,15 @@ impl Guest {
         }
     }
 
+    /// The file, where it could be read.
+    pub(crate) fn bytes(&self) -> Option<&[u8]> {
+        match self {
+            Self::Contract(program) => Some(program.bytes()),
+            Self::Plain(program) => Some(program.bytes()),
+            Self::Unreadable(_) => None,
+        }
+    }
+
     /// Functions and labels, by ascending address.
     pub(crate) fn symbols(&self) -> Vec<Symbol> {
         match self {

@@ -46,6 +46,6 @@ pub use answer::Answer;
 pub use error::CommandError;
 pub use follow::Follower;
 pub use line::commands;
-pub use session::Session;
+pub use session::{Ask, Session};
 pub use style::printable;
 pub use target::Target;

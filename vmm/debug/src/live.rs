@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use stallbench_state::dump::{About, Dump};
-use stallbench_state::machine::{MachineState, Registers};
+use stallbench_state::machine::{MachineState, Registers, VcpuState};
 use stallbench_state::memory::Memory;
 use thiserror::Error;
 
@@ -179,7 +179,7 @@ pub enum LiveError {
 pub struct LiveTarget {
     live: Box<dyn Live>,
     now: Dump,
-    /// As it was when it last stood still before this.
+    /// As it was at the last look before this at which it was another.
     then: Option<Dump>,
     /// It may have changed since.
     is_old: bool,
@@ -229,7 +229,10 @@ impl Target for LiveTarget {
         let state = self.live.state();
         if self.is_old || state == State::Running {
             let before = std::mem::replace(&mut self.now, self.live.look()?);
-            self.then = Some(before);
+            // A machine that did nothing since is still to be compared with what it was before that.
+            if has_moved(&before, &self.now) {
+                self.then = Some(before);
+            }
         }
         self.is_old = state == State::Running;
         Ok(())
@@ -239,9 +242,23 @@ impl Target for LiveTarget {
         self.then.as_ref()
     }
 
+    fn state(&mut self) -> Option<State> {
+        Some(self.live.state())
+    }
+
     /// The machine itself; it is taken to have changed by what follows.
     fn live(&mut self) -> Option<&mut dyn Live> {
         self.is_old = true;
         Some(&mut *self.live)
     }
+}
+
+/// Whether a machine is another than it was, beyond its clocks.
+fn has_moved(before: &Dump, now: &Dump) -> bool {
+    let is_same = |(a, b): (&VcpuState, &VcpuState)| {
+        (&a.registers, &a.system, &a.apic, &a.events, &a.mp_state, &a.mtrr)
+            == (&b.registers, &b.system, &b.apic, &b.events, &b.mp_state, &b.mtrr)
+    };
+    let (before_vcpus, vcpus) = (&before.machine.vcpus, &now.machine.vcpus);
+    before_vcpus.len() != vcpus.len() || !before_vcpus.iter().zip(vcpus).all(is_same) || before.memory != now.memory
 }

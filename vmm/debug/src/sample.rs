@@ -1,5 +1,7 @@
 //! A machine made up by hand, for unit tests: two vCPUs of the built-in image, each in a spin for a word that the other owes it.
 
+pub(crate) mod live;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
@@ -139,7 +141,7 @@ pub(crate) fn refusal(line: &str) -> String {
 }
 
 /// A text without its colours.
-fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     text.split('\u{1b}')
         .enumerate()
         .map(|(i, part)| if i == 0 { part } else { part.split_once('m').map_or("", |p| p.1) })

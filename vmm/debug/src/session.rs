@@ -1,5 +1,7 @@
 //! A target, the vCPU that is looked at, and what was read of the guest's own file so far.
 
+mod live;
+
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 
@@ -16,7 +18,7 @@ use stallbench_state::published::Published;
 use crate::answer::Answer;
 use crate::arguments::{Arguments, number};
 use crate::bits;
-use crate::command;
+use crate::command::{self, Needs};
 use crate::error::CommandError;
 use crate::guest::Guest;
 use crate::linear::Linear;
@@ -25,6 +27,8 @@ use crate::source::Source;
 use crate::symbols::Symbols;
 use crate::target::Target;
 use crate::types::Types;
+
+pub use live::Ask;
 
 /// A target and what is looked at.
 pub struct Session {
@@ -37,6 +41,7 @@ pub struct Session {
     symbols: OnceCell<Symbols>,
     source: OnceCell<Source>,
     types: OnceCell<Types>,
+    watching: live::Watching,
 }
 
 impl std::fmt::Debug for Session {
@@ -50,7 +55,8 @@ impl Session {
     pub fn new(target: Box<dyn Target>) -> Self {
         let guest = Guest::of(target.payload());
         let (symbols, source, types) = Default::default();
-        Self { target, guest, current: 0, is_over: false, directory: PathBuf::new(), symbols, source, types }
+        let watching = live::Watching::default();
+        Self { target, guest, current: 0, is_over: false, directory: PathBuf::new(), symbols, source, types, watching }
     }
 
     /// Follows a command: its name and the words behind it.
@@ -61,6 +67,12 @@ impl Session {
     pub fn run(&mut self, words: &[String]) -> Result<Answer, CommandError> {
         let (name, rest) = words.split_first().map_or(("", words), |(name, rest)| (name.as_str(), rest));
         let command = command::named(name)?;
+        match command.needs {
+            Needs::Nothing => {}
+            Needs::Machine => self.refresh()?,
+            Needs::Live if self.target.is_live() => {}
+            Needs::Live => return Err(CommandError::NotLive),
+        }
         (command.run)(self, Arguments::new(rest, command))
     }
 

@@ -6,7 +6,7 @@ use stallbench_state::dump::{About, Dump};
 use stallbench_state::machine::MachineState;
 use stallbench_state::memory::{Memory, Snippet};
 
-use crate::live::{Live, LiveError};
+use crate::live::{Live, LiveError, State};
 
 /// A machine that commands look at.
 pub trait Target {
@@ -35,6 +35,11 @@ pub trait Target {
 
     /// The machine as it was at the look before this, where there was one.
     fn then(&self) -> Option<&Dump> {
+        None
+    }
+
+    /// Whether it runs, where it can.
+    fn state(&mut self) -> Option<State> {
         None
     }
 

@@ -63,6 +63,11 @@ const LINES: &[&str] = &[
     "mem $rpi",
     "print contxets",
     "disas 0xffff800000000000",
+    "run",
+    "stop",
+    "step",
+    "until progress",
+    "end",
     "quit",
 ];
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Command, Takes};
+use super::{Command, Needs, Takes};
 use crate::answer::{Answer, columns, row};
 use crate::arguments::Arguments;
 use crate::error::CommandError;
@@ -15,6 +15,7 @@ pub(super) const COMMAND: Command = Command {
     summary: "what this machine is of: the run, the command that repeats it, the host",
     details: "",
     takes: Takes::Nothing,
+    needs: Needs::Machine,
     run,
 };
 

@@ -5,7 +5,7 @@ mod unwind;
 use serde_json::{Value, json};
 use stallbench_state::machine::VcpuState;
 
-use super::{Command, Takes};
+use super::{Command, Needs, Takes};
 use crate::answer::{Answer, hex};
 use crate::arguments::Arguments;
 use crate::error::CommandError;
@@ -21,6 +21,7 @@ pub(super) const COMMAND: Command = Command {
     details: "Frames are found by frame pointers, lines by the DWARF of the guest's own file. Behind an interrupt the frame that its \
 stub\nsaved says what was interrupted.\n",
     takes: Takes::Vcpu,
+    needs: Needs::Machine,
     run,
 };
 

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use stallbench_state::machine::{Segment, SystemRegisters, VcpuState};
 
-use super::{Command, Takes};
+use super::{Command, Needs, Takes};
 use crate::answer::{Answer, columns, hex, row};
 use crate::arguments::Arguments;
 use crate::bits::{self, Bit};
@@ -17,6 +17,7 @@ pub(super) const COMMAND: Command = Command {
     summary: "CR0, CR4, EFER and RFLAGS, bit by bit",
     details: "Of the bits that are clear, those are shown that a stall may hang on: RFLAGS.IF, CR0.CD, CR4.PGE.\n",
     takes: Takes::Vcpu,
+    needs: Needs::Machine,
     run: control,
 };
 
@@ -26,6 +27,7 @@ pub(super) const SREGS: Command = Command {
     summary: "control registers, segments with their hidden parts, descriptor tables",
     details: "",
     takes: Takes::Vcpu,
+    needs: Needs::Machine,
     run: sregs,
 };
 

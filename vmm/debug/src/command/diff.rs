@@ -12,7 +12,7 @@ use stallbench_state::dump::Dump;
 use stallbench_state::machine::VcpuState;
 use stallbench_state::memory::Memory;
 
-use super::{Command, Takes};
+use super::{Command, Needs, Takes};
 use crate::answer::{Answer, hex};
 use crate::arguments::Arguments;
 use crate::error::CommandError;
@@ -27,6 +27,7 @@ pub(super) const COMMAND: Command = Command {
     summary: "this machine against the dump in FILE: registers, local APICs, MTRRs, memory",
     details: "What is on the left is here, what is behind the arrow is in FILE. Of memory the first 64 places that differ are shown.\n",
     takes: Takes::File,
+    needs: Needs::Machine,
     run,
 };
 

@@ -3,11 +3,12 @@
 use iced_x86::{Decoder, DecoderOptions, Formatter, Instruction, IntelFormatter, OpKind};
 use serde_json::json;
 
-use super::{Command, Takes};
+use super::{Command, Needs, Takes};
 use crate::address::{Address, address};
 use crate::answer::{Answer, hex};
 use crate::arguments::Arguments;
 use crate::error::CommandError;
+use crate::linear::Linear;
 use crate::session::Session;
 use crate::style;
 
@@ -17,6 +18,7 @@ pub(super) const COMMAND: Command = Command {
     summary: "instructions from an address on, from RIP where none is said; the arrow stands at RIP",
     details: "From RIP it begins some instructions before, where the function that it lies in tells where one begins.\n",
     takes: Takes::Address,
+    needs: Needs::Machine,
     run,
 };
 
@@ -74,6 +76,14 @@ fn in_text(session: &Session, instructions: &[Instruction], rip: Option<u64>) ->
         text.push_str(&format!("{arrow} {at:#x}  {}\n", formatted(session, instruction)));
     }
     text
+}
+
+/// The instruction at an address, as a vCPU maps it; `None` where nothing is.
+pub(super) fn at(session: &Session, vcpu: usize, address: u64) -> Option<String> {
+    let linear = Linear::of(session.memory(), session.vcpus().get(vcpu)?).ok()?;
+    let bytes = linear.read(Address::Linear(address), LONGEST).ok()?;
+    let instruction = Decoder::with_ip(64, &bytes, address, DecoderOptions::NONE).into_iter().next()?;
+    Some(formatted(session, &instruction))
 }
 
 fn formatted(session: &Session, instruction: &Instruction) -> String {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use stallbench_abi::event::Event;
 use stallbench_state::published::{events, merged_events};
 
-use super::{Command, Takes};
+use super::{Command, Needs, Takes};
 use crate::answer::{Answer, columns, hex, row};
 use crate::arguments::Arguments;
 use crate::error::CommandError;
@@ -21,6 +21,7 @@ pub(super) const COMMAND: Command = Command {
     details: "Events are what the guest recorded of itself; they explain, and prove nothing. A ring holds the newest 1024 of its vCPU. \
 The\nfirst column is the place in the order of all vCPUs, the third the nesting depth of the context.\n",
     takes: Takes::Vcpu,
+    needs: Needs::Machine,
     run,
 };
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Command, Takes};
+use super::{Command, Needs, Takes};
 use crate::address::Address;
 use crate::answer::{Answer, columns, hex, row};
 use crate::arguments::Arguments;
@@ -16,6 +16,7 @@ pub(super) const COMMAND: Command = Command {
     summary: "the global descriptor table, each descriptor in words",
     details: "",
     takes: Takes::Vcpu,
+    needs: Needs::Machine,
     run,
 };
 

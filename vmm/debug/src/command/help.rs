@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{ALL, Command, Takes, named};
+use super::{ALL, Command, Needs, Takes, named};
 use crate::answer::{Answer, columns, row};
 use crate::arguments::Arguments;
 use crate::error::CommandError;
@@ -14,6 +14,7 @@ pub(super) const COMMAND: Command = Command {
     summary: "the commands, or more of one",
     details: "",
     takes: Takes::Command,
+    needs: Needs::Nothing,
     run,
 };
 

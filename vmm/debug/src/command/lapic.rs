@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use stallbench_state::apic::LocalApic;
 use stallbench_state::machine::{Events, VcpuState};
 
-use super::{Command, Takes, of_each};
+use super::{Command, Needs, Takes, of_each};
 use crate::answer::{Answer, columns, hex, row};
 use crate::arguments::Arguments;
 use crate::error::CommandError;
@@ -17,6 +17,7 @@ pub(super) const COMMAND: Command = Command {
     summary: "local APIC: ICR, IRR, ISR, TPR, PPR, LVT and SVR in words, and what is on its way to the vCPU",
     details: "PPR and ISR read 0 on a host that does not keep them (kvm_pvm).\n",
     takes: Takes::Vcpu,
+    needs: Needs::Machine,
     run,
 };
 

@@ -4,7 +4,7 @@ use serde_json::json;
 use stallbench_abi::layout::PAGE;
 use stallbench_state::memory::Memory;
 
-use super::{Command, Takes};
+use super::{Command, Needs, Takes};
 use crate::address::{Address, address, value};
 use crate::answer::{Answer, hex};
 use crate::arguments::Arguments;
@@ -17,6 +17,7 @@ pub(super) const COMMAND: Command = Command {
     summary: "memory: COUNT bytes, words, double or quad words, as the current vCPU maps it, or `phys:`ADDRESS",
     details: "Without a size bytes are shown with their characters; quad words are shown with what they point to.\n",
     takes: Takes::Address,
+    needs: Needs::Machine,
     run,
 };
 
@@ -27,6 +28,7 @@ pub(super) const SEARCH: Command = Command {
     details: "VALUE is a number, a symbol, a register, each with an offset. It is looked for in eight bytes where no size is said, \
 and\nnot in pages that hold nothing but zeros.\n",
     takes: Takes::Address,
+    needs: Needs::Machine,
     run: search,
 };
 

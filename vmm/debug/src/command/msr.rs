@@ -5,7 +5,7 @@ use stallbench_state::machine::VcpuState;
 use stallbench_state::msr;
 use stallbench_state::mtrr::MemoryType;
 
-use super::{Command, Takes};
+use super::{Command, Needs, Takes};
 use crate::answer::{Answer, columns, hex, row};
 use crate::arguments::{Arguments, number};
 use crate::bits;
@@ -19,6 +19,7 @@ pub(super) const COMMAND: Command = Command {
     summary: "model-specific registers, all or one; `mtrr` has those of memory types",
     details: "",
     takes: Takes::Vcpu,
+    needs: Needs::Machine,
     run,
 };
 

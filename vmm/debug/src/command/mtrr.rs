@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use stallbench_state::machine::VcpuState;
 use stallbench_state::mtrr::{ENABLED, FIXED_ENABLED, MemoryType, MtrrState, VALID, size_of_mask};
 
-use super::{Command, Takes};
+use super::{Command, Needs, Takes};
 use crate::answer::{Answer, columns, hex, row};
 use crate::arguments::Arguments;
 use crate::error::CommandError;
@@ -20,6 +20,7 @@ pub(super) const COMMAND: Command = Command {
     details: "KVM keeps these registers and does not make them change any memory's type: what is shown is what a processor would make \
 of\nthem.\n",
     takes: Takes::Vcpu,
+    needs: Needs::Machine,
     run,
 };
 

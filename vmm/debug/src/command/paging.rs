@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Command, Takes};
+use super::{Command, Needs, Takes};
 use crate::address::value;
 use crate::answer::{Answer, columns, hex, row};
 use crate::arguments::Arguments;
@@ -17,6 +17,7 @@ pub(super) const COMMAND: Command = Command {
     summary: "the walk through the page tables to an address, each entry decoded",
     details: "",
     takes: Takes::Address,
+    needs: Needs::Machine,
     run,
 };
 

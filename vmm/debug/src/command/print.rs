@@ -4,7 +4,7 @@ mod contract;
 
 use serde_json::{Map, Value, json};
 
-use super::{Command, Takes};
+use super::{Command, Needs, Takes};
 use crate::address::{address, value};
 use crate::answer::{Answer, columns, hex, row};
 use crate::arguments::Arguments;
@@ -21,6 +21,7 @@ pub(super) const COMMAND: Command = Command {
 lifetime\nmark of the object there, `frame ADDRESS` what an interrupt stub saved, `queue ADDRESS` what lies on the list with its head \
 there.\nOf the guest's own, by its DWARF: the last parts of the path of a structure (CallSingle) and an address; --types lists those.\n",
     takes: Takes::Structure,
+    needs: Needs::Machine,
     run,
 };
 

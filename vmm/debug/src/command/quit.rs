@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Command, Takes};
+use super::{Command, Needs, Takes};
 use crate::answer::Answer;
 use crate::arguments::Arguments;
 use crate::error::CommandError;
@@ -14,6 +14,7 @@ pub(super) const COMMAND: Command = Command {
     summary: "leave; so does the end of the input",
     details: "",
     takes: Takes::Nothing,
+    needs: Needs::Nothing,
     run,
 };
 

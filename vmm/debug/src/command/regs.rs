@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use stallbench_state::machine::VcpuState;
 
-use super::{Command, Takes, of_each};
+use super::{Command, Needs, Takes, of_each};
 use crate::answer::{Answer, columns, hex, row};
 use crate::arguments::Arguments;
 use crate::bits;
@@ -18,6 +18,7 @@ pub(super) const COMMAND: Command = Command {
     summary: "general registers, with what they point to",
     details: "",
     takes: Takes::Vcpu,
+    needs: Needs::Machine,
     run,
 };
 

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Command, Takes};
+use super::{Command, Needs, Takes};
 use crate::answer::{Answer, columns, hex, row};
 use crate::arguments::Arguments;
 use crate::error::CommandError;
@@ -15,6 +15,7 @@ pub(super) const COMMAND: Command = Command {
     summary: "functions and labels of the guest whose names contain PART, with address, size and line",
     details: "",
     takes: Takes::Address,
+    needs: Needs::Machine,
     run,
 };
 

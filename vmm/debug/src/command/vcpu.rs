@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Command, Takes};
+use super::{Command, Needs, Takes};
 use crate::answer::Answer;
 use crate::arguments::Arguments;
 use crate::error::CommandError;
@@ -14,6 +14,7 @@ pub(super) const COMMAND: Command = Command {
     summary: "look at vCPU N from here on",
     details: "",
     takes: Takes::Vcpu,
+    needs: Needs::Machine,
     run,
 };
 

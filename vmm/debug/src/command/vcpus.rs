@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use stallbench_stall::Analysis;
 use stallbench_state::machine::{MpState, VcpuState};
 
-use super::{Command, Takes};
+use super::{Command, Needs, Takes};
 use crate::answer::{Answer, columns, hex, row};
 use crate::arguments::Arguments;
 use crate::error::CommandError;
@@ -17,6 +17,7 @@ pub(super) const COMMAND: Command = Command {
     details: "IF is RFLAGS.IF, CD is CR0.CD (caches off). Pending is what has been accepted and not yet taken. The star marks the \
 vCPU\nthat is looked at. What a vCPU does is what the machine confirms of what it publishes.\n",
     takes: Takes::Nothing,
+    needs: Needs::Machine,
     run,
 };
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use stallbench_stall::report::Stall;
 use stallbench_stall::{Analysis, Ran, conclude};
 
-use super::{Command, Takes};
+use super::{Command, Needs, Takes};
 use crate::answer::Answer;
 use crate::arguments::Arguments;
 use crate::error::CommandError;
@@ -21,6 +21,7 @@ pub(super) const COMMAND: Command = Command {
     details: "One capture shows which waits nobody can end, and no more: that the vCPUs ran and nothing moved takes two of them, which \
 is what\nthe run's verdict rests on (docs/stall.md).\n",
     takes: Takes::Nothing,
+    needs: Needs::Machine,
     run,
 };
 

@@ -9,7 +9,7 @@ use stallbench_stall::Analysis;
 use stallbench_stall::conclude::waits;
 use stallbench_stall::report::WaitReport;
 
-use super::{Command, Takes};
+use super::{Command, Needs, Takes};
 use crate::answer::Answer;
 use crate::arguments::Arguments;
 use crate::error::CommandError;
@@ -23,6 +23,7 @@ pub(super) const COMMAND: Command = Command {
     details: "A wait is confirmed where RIP lies in the spin of its site, the registers of the spin hold what is published, and the \
 word in\nmemory lacks the value that ends it. `never` marks a wait that nobody can end any more. --dot and --svg draw the graph.\n",
     takes: Takes::Nothing,
+    needs: Needs::Machine,
     run,
 };
 

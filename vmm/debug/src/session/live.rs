@@ -1,0 +1,129 @@
+//! A session on a machine that can run on: what happened to it meanwhile, and who may be asked or may interrupt.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::Session;
+use crate::answer::Answer;
+use crate::command::stopped;
+use crate::error::CommandError;
+use crate::guest::Guest;
+use crate::live::{Live, LiveError, State, Why};
+
+/// How long an interrupt may have to wait.
+const SLICE: Duration = Duration::from_millis(20);
+
+/// Who says yes or no to a question of one line.
+pub type Ask = Box<dyn FnMut(&str) -> bool>;
+
+/// What a session on a live machine keeps.
+pub(super) struct Watching {
+    interrupt: Arc<AtomicBool>,
+    ask: Option<Ask>,
+    /// What was last said of whether the machine runs.
+    told: State,
+}
+
+impl Default for Watching {
+    fn default() -> Self {
+        Self { interrupt: Arc::default(), ask: None, told: State::Running }
+    }
+}
+
+impl Session {
+    /// A command that waits for the machine ends, and the machine stands still, once this is set by another thread or a signal. It is
+    /// taken back by the command, and at the end of a line of commands.
+    pub fn set_interrupt(&mut self, interrupt: Arc<AtomicBool>) {
+        self.watching.interrupt = interrupt;
+    }
+
+    /// Has `ask` say yes or no where a command is about to change the guest. Without, such commands want `--yes`.
+    pub fn set_ask(&mut self, ask: Ask) {
+        self.watching.ask = Some(ask);
+    }
+
+    /// What happened to the machine since something was last said of it: that it came to a stop, to its end, or that it is gone.
+    pub fn news(&mut self) -> Option<Answer> {
+        let state = self.target.state()?;
+        let is_another = self.watching.told == State::Gone && state != State::Gone;
+        let is_asked_for =
+            matches!(state, State::Running | State::Stopped(Why::Start | Why::Asked | Why::Stepped { .. }));
+        if !is_another && (is_asked_for || state == self.watching.told) {
+            return None;
+        }
+        Some(stopped(self, state))
+    }
+
+    /// Looks again where the machine may have changed. One that is gone is looked at as it was last.
+    ///
+    /// # Errors
+    ///
+    /// What the machine said where it does not let itself be looked at; what was last seen of it stays.
+    pub fn refresh(&mut self) -> Result<(), CommandError> {
+        match self.target.refresh() {
+            Ok(()) | Err(LiveError::Gone) => {}
+            Err(error) => return Err(error.into()),
+        }
+        // The next run of a selection may be of another guest.
+        if self.target.is_live() && self.guest.bytes().is_some_and(|bytes| bytes != self.target.payload()) {
+            self.guest = Guest::of(self.target.payload());
+            (self.symbols, self.source, self.types) = Default::default();
+        }
+        self.current = self.current.min(self.vcpus().len().saturating_sub(1));
+        Ok(())
+    }
+
+    /// The machine itself, where it can run on. What was seen of it before is taken to be old.
+    pub fn live(&mut self) -> Option<&mut dyn Live> {
+        self.target.live()
+    }
+
+    /// The machine itself, for a command that needs one.
+    pub(crate) fn machine(&mut self) -> Result<&mut dyn Live, CommandError> {
+        self.target.live().ok_or(CommandError::NotLive)
+    }
+
+    /// Waits until the machine stands still or is gone. One that does not within that time, or until somebody interrupts, is stopped.
+    pub(crate) fn wait(&mut self, limit: Option<Duration>) -> Result<State, CommandError> {
+        let until = limit.and_then(|limit| Instant::now().checked_add(limit));
+        loop {
+            let left = until.map_or(SLICE, |until| until.saturating_duration_since(Instant::now()).min(SLICE));
+            let is_over = self.is_interrupted() || left.is_zero();
+            let live = self.machine()?;
+            if is_over {
+                live.stop()?;
+                return Ok(live.state());
+            }
+            match live.wait(left) {
+                State::Running => {}
+                state => return Ok(state),
+            }
+        }
+    }
+
+    /// Takes back an interrupt that came too late for what was asked before.
+    pub(crate) fn forget_interrupt(&self) {
+        self.watching.interrupt.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether somebody has interrupted; that is then taken back.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.watching.interrupt.swap(false, Ordering::Relaxed)
+    }
+
+    /// Keeps what is said of the machine now; gives what was said before.
+    pub(crate) fn has_told(&mut self, state: State) -> State {
+        std::mem::replace(&mut self.watching.told, state)
+    }
+
+    /// Has somebody say yes, or a word on the line.
+    #[expect(dead_code, reason = "no command changes the guest yet")]
+    pub(crate) fn confirm(&mut self, question: &str, is_said: bool) -> Result<(), CommandError> {
+        let Some(ask) = self.watching.ask.as_mut().filter(|_| !is_said) else {
+            let unconfirmed = || CommandError::Unconfirmed { question: question.to_owned() };
+            return is_said.then_some(()).ok_or_else(unconfirmed);
+        };
+        if ask(question) { Ok(()) } else { Err(CommandError::Declined) }
+    }
+}
