@@ -1,7 +1,7 @@
 //! One set of commands over a machine, and a prompt for them.
 //!
 //! Every command asks a [`Target`]: where its machine comes from, a file or a guest that stands still, is the target's business.
-//! No KVM here, no threads. What a target holds was written by a guest, or lies in a file from anywhere: it is data, whatever it
+//! No KVM here; no threads but those of [`remote`]. What a target holds was written by a guest, or lies in a file from anywhere: it is data, whatever it
 //! is, and the worst that it leads to is a line that says so.
 //!
 //! | module | what it owns |
@@ -13,6 +13,7 @@
 //! | [`answer`] | what a command says, for people and for programs |
 //! | [`error`] | why a command could not answer |
 //! | [`follow`] | lines of commands, followed one command after the other |
+//! | [`remote`] | a session behind a socket, and who talks to it; with threads of its own |
 //! | [`mod@prompt`] | the line editor: history and completion |
 #![forbid(unsafe_code)]
 
@@ -32,6 +33,7 @@ mod nearest;
 pub mod prompt;
 mod region;
 mod registers;
+pub mod remote;
 pub mod session;
 mod source;
 mod style;

@@ -91,6 +91,11 @@ impl Session {
         self.is_over
     }
 
+    /// Whether there is no machine any more, or not yet the next one.
+    pub fn is_gone(&mut self) -> bool {
+        self.target.state() == Some(crate::live::State::Gone)
+    }
+
     /// Looks for files there from now on; at first in the process's own directory.
     pub fn set_directory(&mut self, directory: &Path) {
         self.directory = directory.to_owned();

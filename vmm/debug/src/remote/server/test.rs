@@ -1,0 +1,218 @@
+//! A server on the machine made up for unit tests, its own client, and clients that do not keep to the protocol.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::*;
+use crate::answer::Answer;
+use crate::follow::{Follower, Lost};
+use crate::remote::{AttachError, Client};
+use crate::sample;
+
+/// How long anything here may take.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+struct Bench {
+    server: Option<Server>,
+    path: PathBuf,
+    _directory: TempDir,
+}
+
+/// A server that gives what `open` says.
+fn bench(open: impl Fn() -> Entry + Send + Sync + 'static) -> Bench {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("control");
+    let listening = Listening::at(&path).expect("nobody is there");
+    Bench { server: Some(Server::start(listening, open).expect("threads")), path, _directory: directory }
+}
+
+fn of_sample() -> Bench {
+    bench(|| Entry::In(Box::new(sample::machine())))
+}
+
+impl Bench {
+    fn attach(&self) -> Result<Client, AttachError> {
+        Client::attach(&self.path, Arc::default())
+    }
+
+    /// A client as soon as the one before is out.
+    fn attach_next(&self) -> Client {
+        let until = Instant::now() + DEADLINE;
+        loop {
+            match self.attach() {
+                Ok(client) => return client,
+                Err(error) if Instant::now() > until => panic!("{error}"),
+                Err(_) => thread::yield_now(),
+            }
+        }
+    }
+
+    fn raw(&self) -> Raw {
+        let stream = UnixStream::connect(&self.path).expect("somebody listens");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a time-out");
+        let mut raw = Raw(BufReader::new(stream));
+        assert_eq!(raw.line()["stallbench"], "control");
+        raw
+    }
+}
+
+/// A client that says what it likes.
+struct Raw(BufReader<UnixStream>);
+
+impl Raw {
+    fn say(&mut self, text: &[u8]) {
+        self.0.get_mut().write_all(text).expect("it listens");
+    }
+
+    fn line(&mut self) -> Value {
+        let mut line = String::new();
+        self.0.read_line(&mut line).expect("in time");
+        serde_json::from_str(&line).unwrap_or(Value::Null)
+    }
+}
+
+/// What the commands of a line come to: data, or the line that says why there is none.
+fn followed(client: &mut Client, line: &str) -> Result<Vec<Result<Value, String>>, Lost> {
+    let mut all = Vec::new();
+    client.follow(line, &mut |_, answer: Result<Answer, String>| {
+        all.push(answer.map(|answer| answer.data));
+        std::ops::ControlFlow::Continue(())
+    })?;
+    Ok(all)
+}
+
+#[test]
+fn client_gets_what_a_session_here_would_answer() {
+    let bench = of_sample();
+    let mut client = bench.attach().expect("it is let in");
+    let all = followed(&mut client, "vcpu 1; wiats; vcpu").expect("the server is there");
+    assert_eq!((&all[0], &all[2], all.len()), (&Ok(json!({"vcpu": 1})), &Ok(json!({"vcpu": 1})), 3));
+    assert!(all[1].as_ref().is_err_and(|error| error.contains("did you mean waits")));
+    assert_eq!((client.current(), client.is_over()), (1, false));
+    assert_eq!(Follower::complete(&client, "vcpus; ve"), (7, vec!["verdict".to_owned()]));
+    let mut text = String::new();
+    let mut tell = |_: &str, answer: Result<Answer, String>| {
+        text = answer.expect("it has an answer").text;
+        std::ops::ControlFlow::Continue(())
+    };
+    client.follow("vcpus", &mut tell).expect("the server is there");
+    assert_eq!(text, sample::answer(&mut sample::session(), "vcpu 1; vcpus").expect("an answer").text);
+    followed(&mut client, "quit; vcpu").expect("the server is there");
+    assert!(client.is_over());
+}
+
+#[test]
+fn second_is_told_who_is_in_and_comes_in_after_him() {
+    let bench = of_sample();
+    let first = bench.attach().expect("it is let in");
+    let error = bench.attach().expect_err("one is in").to_string();
+    assert!(error.ends_with(&format!(": process {} is in, and one can be at a time", std::process::id())), "{error}");
+    drop(first);
+    assert_eq!(followed(&mut bench.attach_next(), "vcpu 1").expect("it is let in").len(), 1);
+}
+
+#[test]
+fn nonsense_is_a_line_and_the_client_stays() {
+    let bench = of_sample();
+    let mut raw = bench.raw();
+    for nonsense in [b"\n".as_slice(), b"vcpus\n", b"{\"line\":7}\n", &[0xff, 0, b'\n'], b"{}\n"] {
+        raw.say(nonsense);
+        assert!(raw.line()["error"].is_string());
+    }
+    raw.say(&vec![b'x'; 1 << 19]);
+    raw.say(b"\n{\"line\":\"vcpu 1\"}\n");
+    assert_eq!(raw.line()["error"], "a line is longer than 262144 bytes");
+    assert_eq!(raw.line()["data"]["vcpu"], 1);
+    assert_eq!(raw.line()["done"], json!({"vcpu": 1, "over": false}));
+    raw.say(&b"{\"line\":\"vcpu\"}\n".repeat(1000));
+    let told = |raw: &mut Raw| raw.line().get("error").is_some();
+    assert!((0..2001).any(|_| told(&mut raw)), "what was left out is told");
+}
+
+#[test]
+fn who_leaves_in_mid_line_or_is_lost_lets_the_next_in() {
+    let bench = of_sample();
+    bench.raw().say(b"{\"line\":\"vc");
+    followed(&mut bench.attach_next(), "vcpu").expect("it is let in");
+    drop(bench.attach_next());
+    drop(bench.attach_next());
+}
+
+#[test]
+fn client_waits_for_a_machine_until_he_interrupts() {
+    let machines = Arc::new(AtomicUsize::new(0));
+    let made = Arc::clone(&machines);
+    let open = move || match made.load(Ordering::SeqCst) {
+        0 => Entry::NotYet,
+        _ => Entry::In(Box::new(sample::machine())),
+    };
+    let bench = bench(open);
+    let interrupt = Arc::new(AtomicBool::new(true));
+    let mut client = Client::attach(&bench.path, Arc::clone(&interrupt)).expect("it is let in");
+    let all = followed(&mut client, "vcpu 1").expect("the server is there");
+    assert_eq!(all, [Err("interrupted: there is no machine yet".to_owned())]);
+    let (sender, receiver) = mpsc::channel();
+    let waiting = thread::spawn(move || sender.send(followed(&mut client, "vcpu 1")));
+    assert!(receiver.recv_timeout(Duration::from_millis(100)).is_err(), "there is no machine");
+    machines.store(1, Ordering::SeqCst);
+    let all = receiver.recv_timeout(DEADLINE).expect("in time").expect("the server is there");
+    assert_eq!(all, [Ok(json!({"vcpu": 1}))]);
+    waiting.join().expect("no panic").expect("sent");
+}
+
+#[test]
+fn who_is_not_let_in_and_who_stays_to_the_end_are_told_why() {
+    let refusing = bench(|| Entry::Refused("gdb is in".into()));
+    let mut client = refusing.attach().expect("it is let in");
+    assert_eq!(followed(&mut client, "vcpu"), Err(Lost("gdb is in".into())));
+    let mut bench = of_sample();
+    let mut client = bench.attach().expect("it is let in");
+    followed(&mut client, "vcpu").expect("the server is there");
+    bench.server = None;
+    assert_eq!(followed(&mut client, "vcpu"), Err(Lost("the last run is over".into())));
+    assert!(!bench.path.exists(), "the socket is gone");
+    assert!(matches!(bench.attach(), Err(AttachError::Unreachable { .. })));
+}
+
+#[test]
+fn server_ends_though_its_client_reads_nothing() {
+    let mut bench = of_sample();
+    let mut raw = bench.raw();
+    raw.say(&b"{\"line\":\"regs all; lapic all; vcpus; regs all; lapic all; idt\"}\n".repeat(60));
+    let begin = Instant::now();
+    bench.server = None;
+    assert!(begin.elapsed() < DEADLINE);
+}
+
+#[test]
+fn socket_of_something_else_is_told_in_a_line() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let error = |path: &std::path::Path| Client::attach(path, Arc::default()).expect_err("no run").to_string();
+    let path = directory.path().join("control");
+    assert!(error(directory.path()).contains("No such file"), "{}", error(directory.path()));
+    std::fs::write(&path, "").expect("written");
+    assert!(error(directory.path()).contains("no socket"));
+    std::fs::remove_file(&path).expect("it is there");
+    let listener = std::os::unix::net::UnixListener::bind(&path).expect("nobody is there");
+    for (greeting, part) in [
+        ("", "no run of stallbench"),
+        ("HTTP/1.1 400 Bad Request\r\n\r\n", "no run of stallbench"),
+        ("{\"stallbench\":\"control\",\"version\":99,\"pid\":1}\n", "speaks version 99 of the protocol"),
+    ] {
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let (stream, _) = listener.accept().expect("it connects");
+                (&stream).write_all(greeting.as_bytes()).expect("it listens");
+            });
+            let error = error(&path);
+            assert!(error.starts_with(&path.display().to_string()) && error.contains(part), "{error}");
+        });
+    }
+    drop(listener);
+    assert!(error(&path).contains("nobody listens there"));
+}
