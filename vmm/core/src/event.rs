@@ -2,7 +2,7 @@
 //!
 //! The queue is bounded for each vCPU: a guest that floods doorbells fills its own share of it, costs the host no more memory
 //! than that, and takes nothing from the other vCPUs. Its last event, an epitaph or a fault, always fits: whoever waits for it
-//! would wait in vain, since the vCPU is parked by then.
+//! would wait in vain, since the vCPU is parked by then. So does a stop: the vCPU stands still until it is taken.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -10,6 +10,8 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use stallbench_abi::port::Doorbell;
+
+use crate::stop::Hit;
 
 /// Doorbells of one vCPU that wait to be looked at; any more are dropped and counted.
 const DOORBELLS: usize = 32;
@@ -30,6 +32,13 @@ pub enum MachineEvent {
         vcpu: usize,
         /// The line, whatever the guest wrote.
         text: String,
+    },
+    /// The vCPU came to a stop ([`crate::stop`]). It stands still until this has been taken and the machine goes on from a pause.
+    Stopped {
+        /// The vCPU.
+        vcpu: usize,
+        /// What it came to.
+        at: Hit,
     },
     /// A plain guest ended its run by the exit port. The vCPU is parked for good.
     Ended {
@@ -175,6 +184,11 @@ impl Events {
         Some(event)
     }
 
+    /// Takes back all stops that were told and not taken yet.
+    pub(crate) fn forget_stops(&self) {
+        self.lock().waiting.retain(|event| !matches!(event, MachineEvent::Stopped { .. }));
+    }
+
     pub(crate) fn dropped(&self) -> u64 {
         self.lock().dropped
     }
@@ -190,7 +204,8 @@ fn ringer(event: &MachineEvent) -> Option<usize> {
     match event {
         MachineEvent::Doorbell { doorbell: Doorbell::EPITAPH, .. } => None,
         MachineEvent::Doorbell { vcpu, .. } | MachineEvent::Log { vcpu, .. } => Some(*vcpu),
-        MachineEvent::Ended { .. } | MachineEvent::Fault { .. } | MachineEvent::ThreadDied { .. } => None,
+        MachineEvent::Stopped { .. } | MachineEvent::Ended { .. } => None,
+        MachineEvent::Fault { .. } | MachineEvent::ThreadDied { .. } => None,
     }
 }
 

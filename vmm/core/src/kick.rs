@@ -157,6 +157,11 @@ impl Link {
         let _ = thread.kill(SIGRTMIN());
     }
 
+    /// Before there is a thread: asks for something that it is to find first of all.
+    pub(crate) fn ask(&self, what: Requests) {
+        self.words.request(what);
+    }
+
     /// The vCPU's thread: what it is asked to do, before `KVM_RUN`. `interrupted`: the last one ended with EINTR.
     pub(crate) fn take(&self, interrupted: bool) -> Requests {
         let requests = self.words.take();

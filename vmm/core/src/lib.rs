@@ -13,9 +13,11 @@
 //! | [`machine`] | a machine from creation to its end; stopping all vCPUs | creator's |
 //! | [`event`] | what vCPUs tell the outside | both |
 //! | [`observe`] | being told of accesses and instructions as they happen | the vCPU's |
+//! | [`stop`] | where a machine stops by itself | both |
 //! | [`watch`] | who last wrote chosen words | the vCPU's |
 //! | [`probe`] | questions that no capability answers, asked by tiny guests | caller's |
 //! | `serial` | the serial port of a plain guest | the vCPUs' |
+//! | `breakpoint` | the breakpoints of a processor | any |
 //! | `board` | orders to all vCPUs' threads, and their answers | both |
 //! | `kick`, `flag` | getting a vCPU out of `KVM_RUN` | both |
 //! | `vcpu` | the loop of a vCPU's thread, its exits, its capture | the vCPU's |
@@ -28,10 +30,12 @@ pub mod memory;
 mod mmu;
 pub mod observe;
 pub mod probe;
+pub mod stop;
 pub mod watch;
 
 mod board;
 mod boot;
+mod breakpoint;
 mod clock;
 mod flag;
 mod kick;
@@ -48,9 +52,10 @@ pub use event::{Fault, MachineEvent};
 pub use host::{HostError, HostKvm, remedy_of_exhaustion};
 pub use kick::KickCounters;
 pub use machine::{
-    CreateError, Machine, MachineConfig, NmiError, PauseError, Paused, PlainConfig, StartError, VisitError,
+    CreateError, Machine, MachineConfig, PauseError, Paused, PlainConfig, StartError, VcpuError, VisitError,
 };
 pub use mmu::make_room;
 pub use serial::Console;
+pub use stop::{Hit, StopError, Stops, Watched};
 pub use vcpu::kept::Keep;
 pub use vcpu::visit::{StepError, Visited, Visitor};

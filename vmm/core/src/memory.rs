@@ -114,6 +114,12 @@ impl GuestMemory {
         self.map.write_slice(bytes, GuestAddress(address)).is_ok()
     }
 
+    /// Writes bytes, all of them or none; false where not all of it is guest memory.
+    #[must_use]
+    pub(crate) fn write_whole(&self, address: u64, bytes: &[u8]) -> bool {
+        self.map.check_range(GuestAddress(address), bytes.len()) && self.write(address, bytes)
+    }
+
     /// Writes a structure of the contract; false where not all of it is guest memory.
     #[must_use]
     pub(crate) fn write_plain<T: Plain>(&self, address: u64, value: &T) -> bool {

@@ -11,26 +11,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use kvm_bindings::{
-    KVM_CAP_SET_GUEST_DEBUG2, KVM_CAP_X86_USER_SPACE_MSR, KVM_GUESTDBG_BLOCKIRQ, KVM_GUESTDBG_ENABLE,
-    KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP, KVM_MSR_EXIT_REASON_FILTER, kvm_enable_cap, kvm_guest_debug,
+    KVM_CAP_SET_GUEST_DEBUG2, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER, kvm_enable_cap, kvm_guest_debug,
 };
 use kvm_ioctls::{MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd};
 use stallbench_state::machine::{Registers, SystemRegisters};
 use thiserror::Error;
 
+use crate::breakpoint::{self, BREAK, Breakpoint, STEP_ALONE};
 use crate::host::HostKvm;
 use crate::memory::GuestMemory;
 
 /// Entries of a procedure that a processor has breakpoints for (DR0 to DR3).
-pub const MOST_ENTRIES: usize = 4;
+pub const MOST_ENTRIES: usize = breakpoint::MOST;
 /// MSRs of a range at most: what a bitmap here has room for.
 const MOST_MSRS: u32 = 64;
-/// DR7: the bit that is always 1 (SDM 3B 18.2.4).
-const DR7_ALWAYS: u64 = 1 << 10;
-/// How a procedure is stepped: no interrupt comes in between, whatever the guest's IF says.
-const STEP: u32 = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_BLOCKIRQ;
-/// How its entry is waited for.
-const BREAK: u32 = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP;
 
 /// Model-specific registers, one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,7 +164,7 @@ pub(crate) fn check_steps(host: &HostKvm, procedure: &Procedure) -> Result<(), O
     let what = "step a procedure";
     require(host, what, &["set-guest-debug"])?;
     let flags = host.kvm().check_extension_raw(KVM_CAP_SET_GUEST_DEBUG2.into()).cast_unsigned();
-    if flags & (STEP | BREAK) != STEP | BREAK {
+    if flags & (STEP_ALONE | BREAK) != STEP_ALONE | BREAK {
         return Err(ObserveError::Missing { what, missing: vec!["single steps with interrupts held back"] });
     }
     match procedure.entries.len() {
@@ -228,7 +222,7 @@ impl Telling {
         match place {
             // For each step anew: where KVM emulates an instruction it writes RFLAGS back without TF, unless RIP is still where
             // this was last asked for (`__kvm_set_rflags()` in arch/x86/kvm/x86.c).
-            Place::Entry | Place::Inside => Some(kvm_guest_debug { control: STEP, ..Default::default() }),
+            Place::Entry | Place::Inside => Some(kvm_guest_debug { control: STEP_ALONE, ..Default::default() }),
             Place::Exit => Some(at_entries(&procedure)),
         }
     }
@@ -241,12 +235,7 @@ impl Telling {
 
 /// Breakpoints at the entries: of executions, one byte (SDM 3B 18.2.4).
 fn at_entries(procedure: &Procedure) -> kvm_guest_debug {
-    let mut debug = kvm_guest_debug { control: BREAK, ..Default::default() };
-    for (index, entry) in procedure.entries.iter().take(MOST_ENTRIES).enumerate() {
-        debug.arch.debugreg[index] = *entry;
-        debug.arch.debugreg[7] |= DR7_ALWAYS | 0b10 << (2 * index);
-    }
-    debug
+    breakpoint::debug(procedure.entries.iter().copied().map(Breakpoint::Execute))
 }
 
 #[cfg(test)]
@@ -273,18 +262,12 @@ mod test {
         let mut telling = Telling::new(Arc::new(Deaf), Some(procedure));
         let mut control = |rip| telling.stopped(&at(rip), &memory).map(|debug| debug.control);
         assert_eq!(control(0x1234), None, "a stop that nobody asked for changes nothing");
-        assert_eq!(control(0x1000), Some(STEP));
-        assert_eq!(control(0x1001), Some(STEP), "each step is asked for");
-        assert_eq!(control(0x3000), Some(STEP), "an entry within is a step");
+        assert_eq!(control(0x1000), Some(STEP_ALONE));
+        assert_eq!(control(0x1001), Some(STEP_ALONE), "each step is asked for");
+        assert_eq!(control(0x3000), Some(STEP_ALONE), "an entry within is a step");
         assert_eq!(control(0x2000), Some(BREAK));
         assert_eq!(control(0x2000), None, "an exit that is told twice ends nothing more");
-        assert_eq!(control(0x3000), Some(STEP));
-    }
-
-    #[test]
-    fn entries_are_breakpoints_of_executions() {
-        let debug = at_entries(&Procedure { entries: vec![0x1000, 0x3000], exits: vec![] });
-        assert_eq!(debug.arch.debugreg, [0x1000, 0x3000, 0, 0, 0, 0, 0, 0x40a]);
+        assert_eq!(control(0x3000), Some(STEP_ALONE));
     }
 
     #[test]

@@ -15,11 +15,12 @@ use thiserror::Error;
 
 use crate::boot::registers::RegisterError;
 use crate::boot::{self, registers};
+use crate::breakpoint::{self, Breakpoint};
 use crate::host::HostKvm;
 use crate::machine::{CreateError, create_vm};
 use crate::memory::{GuestMemory, MemoryError};
 use crate::watch::{LastWriters, Word};
-use code::{BEYOND, BUSY, CR4_SSE, Code, MARK, PORT, WRITTEN, tell};
+use code::{BEYOND, BUSY, CR4_SSE, Code, MARK, NOP, PORT, WRITTEN, tell};
 
 /// Most times that a guest is entered: each tells less than ten things.
 const MOST_ENTRIES: usize = 100;
@@ -73,6 +74,17 @@ impl HostKvm {
     /// As [`Self::probe`].
     pub fn watches_writes(&self) -> Result<bool, ProbeError> {
         Ok(data_breakpoints(self)? == Some(true))
+    }
+
+    /// Asks the host whether a vCPU stops before an instruction ([`crate::stop`]). Takes some milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::probe`].
+    pub fn breaks(&self) -> Result<bool, ProbeError> {
+        let mut asker = Asker::new(self, &Code::one(NOP))?;
+        let debug = breakpoint::debug([Breakpoint::Execute(IMAGE + NOP.len() as u64)]);
+        Ok(asker.vcpu.set_guest_debug(&debug).is_ok() && asker.next() == Told::Breakpoint)
     }
 }
 
@@ -229,6 +241,13 @@ mod test {
         let questions = [IN_SERVICE, WAITS_FOR_EOI, BEYOND_PLAIN_INTEGERS, SHUTDOWN_KEEPS, DATA_BREAKPOINTS];
         let names = questions.map(|question| question.name);
         assert_eq!(given, names.into_iter().zip(documented).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn every_known_host_stops_before_an_instruction() {
+        let host = HostKvm::open().expect("/dev/kvm");
+        let known = ["kvm_pvm", "kvm_amd", "kvm_intel"].contains(&host.fingerprint().vendor_module.as_str());
+        assert!(host.breaks().expect("an answer") || !known);
     }
 
     #[test]

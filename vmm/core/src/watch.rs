@@ -6,19 +6,14 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use kvm_bindings::{KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_USE_HW_BP, kvm_guest_debug};
+use kvm_bindings::kvm_guest_debug;
 use stallbench_state::memory::Memory;
 
+use crate::breakpoint::{self, Breakpoint};
 use crate::memory::GuestMemory;
 
 /// Words that a processor has breakpoints for (DR0 to DR3).
-pub const MOST_WORDS: usize = 4;
-/// How a vCPU that is watched is debugged.
-const BREAK: u32 = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP;
-/// DR7: the bit that is always 1.
-const ALWAYS: u64 = 1 << 10;
-/// DR7: a breakpoint on writes, in the four bits that each has from bit 16 on.
-const WRITES: u64 = 0b01;
+pub const MOST_WORDS: usize = breakpoint::MOST;
 
 /// Memory whose writes are watched: as much of it as lies in one aligned piece of eight bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,29 +81,12 @@ impl LastWriters {
 
     /// How a vCPU is debugged that is watched.
     pub(crate) fn debug(&self) -> kvm_guest_debug {
-        let mut debug = kvm_guest_debug { control: BREAK, ..Default::default() };
-        debug.arch.debugreg[7] = ALWAYS;
-        for (index, (word, _)) in self.0.iter().enumerate() {
-            let (address, length) = breakpoint(word);
-            debug.arch.debugreg[index] = address;
-            debug.arch.debugreg[7] |= 0b10 << (2 * index) | (WRITES | length << 2) << (16 + 4 * index);
-        }
-        debug
+        breakpoint::debug(self.0.iter().map(|(word, _)| Breakpoint::Write(*word)))
     }
 }
 
-/// The address of a breakpoint that covers a word, and how DR7 has its length: 1, 2, 8 or 4 bytes, aligned.
-fn breakpoint(word: &Word) -> (u64, u64) {
-    let aligned = |size: u64| word.linear.is_multiple_of(size);
-    match word.size {
-        1 => (word.linear, 0b00),
-        2 if aligned(2) => (word.linear, 0b01),
-        4 if aligned(4) => (word.linear, 0b11),
-        _ => (word.linear & !7, 0b10),
-    }
-}
-
-fn value(word: &Word, memory: &GuestMemory) -> [u8; 8] {
+/// What a word holds.
+pub(crate) fn value(word: &Word, memory: &GuestMemory) -> [u8; 8] {
     let mut value = [0; 8];
     // What cannot be read never changes.
     memory.read(word.physical, &mut value[..word.size.min(8)]);
@@ -124,21 +102,6 @@ mod test {
 
     fn word(linear: u64, size: usize) -> Word {
         Word { linear, physical: linear, size }
-    }
-
-    #[test]
-    fn words_are_breakpoints_of_writes() {
-        let memory = GuestMemory::plain(2 << 20).expect("memory");
-        let words = [word(0x9001, 1), word(0x9002, 2), word(0x9004, 4), word(0x9008, 8), word(0x9010, 8)];
-        let debug = LastWriters::new(&words, &memory).debug();
-        assert_eq!(debug.control, BREAK);
-        assert_eq!(debug.arch.debugreg, [0x9001, 0x9002, 0x9004, 0x9008, 0, 0, 0, 0x9d51_04aa]);
-    }
-
-    #[test]
-    fn word_that_is_not_aligned_is_covered() {
-        assert_eq!(breakpoint(&word(0x9003, 4)), (0x9000, 0b10));
-        assert_eq!(breakpoint(&word(0x9001, 2)), (0x9000, 0b10));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use stallbench_abi::knob::KNOB_SLOTS;
 use stallbench_abi::layout::{ARENA, ARENA_SIZE, GHOST, PAGE};
 use stallbench_abi::pause::{HOLDS, Hold};
 use stallbench_core::observe::ObserveError;
-use stallbench_core::{CreateError, Fault, HostKvm, Machine, MachineConfig, NmiError, StartError};
+use stallbench_core::{CreateError, Fault, HostKvm, Machine, MachineConfig, StartError, VcpuError};
 use stallbench_stall::Policy;
 use stallbench_state::program::Program;
 use thiserror::Error;
@@ -106,7 +106,7 @@ pub enum ExecuteError {
     Watch(#[from] ObserveError),
     /// An NMI that was asked for could not be sent.
     #[error("do what the host was asked to do")]
-    Nmi(#[from] NmiError),
+    Nmi(#[from] VcpuError),
     /// Its threads could not be started.
     #[error("start a machine with {vcpus} vCPUs")]
     Start {

@@ -5,6 +5,7 @@ use std::io;
 use stallbench_state::program::ProgramError;
 use thiserror::Error;
 
+use super::paused::PauseError;
 use crate::boot::image::ImageError;
 use crate::boot::registers::RegisterError;
 use crate::memory::MemoryError;
@@ -82,6 +83,9 @@ pub enum StartError {
     /// It was started before.
     #[error("start a machine twice")]
     Started,
+    /// The vCPUs do not stand still.
+    #[error(transparent)]
+    Pause(PauseError),
     /// A thread could not be made.
     #[error("make the thread of vcpu {vcpu}")]
     Thread {

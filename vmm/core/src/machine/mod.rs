@@ -1,6 +1,7 @@
 //! A machine, from its creation to its end.
 
 mod error;
+mod hands;
 mod paused;
 mod plain;
 #[cfg(test)]
@@ -18,8 +19,9 @@ use stallbench_abi::layout::{private, private_area};
 use stallbench_state::memory::Memory;
 
 pub use error::{CreateError, StartError};
+pub use hands::VcpuError;
 pub use paused::{PauseError, Paused, VisitError};
-pub use plain::{NmiError, PlainConfig};
+pub use plain::PlainConfig;
 
 use crate::board::{Board, Order};
 use crate::boot::registers::RegisterError;
@@ -33,6 +35,7 @@ use crate::memory::GuestMemory;
 use crate::mmu;
 use crate::observe::{self, MsrRange, ObserveError, Observer, Procedure, Telling};
 use crate::serial::Serial;
+use crate::stop::Held;
 use crate::vcpu::kept::Kept;
 use crate::vcpu::{Shared, Vcpu};
 use crate::watch::{LastWriters, Word};
@@ -77,6 +80,8 @@ pub struct Machine {
     crowded: bool,
     /// The CPU times of all threads were read since turns were last enforced.
     clocks_read: AtomicBool,
+    /// What the vCPUs' breakpoints and steps serve beside stops, if anything.
+    debugged_by: Option<&'static str>,
     /// Kept as long as its vCPUs.
     vm: VmFd,
 }
@@ -153,6 +158,7 @@ impl Machine {
             sync_registers: host.has("sync-regs"),
             turn: crowded.then_some(config.turn),
             kept: (0..config.vcpus).map(|_| Kept::default()).collect(),
+            held: (0..config.vcpus).map(|_| Held::default()).collect(),
             visitor: Mutex::new(None),
             serial,
         });
@@ -164,6 +170,7 @@ impl Machine {
             turn: config.turn,
             crowded,
             clocks_read: AtomicBool::new(false),
+            debugged_by: None,
             vm,
         })
     }
@@ -200,6 +207,7 @@ impl Machine {
         }
         procedure.as_ref().map_or(Ok(()), |procedure| observe::check_steps(host, procedure))?;
         observe::filter(host, &self.vm, msrs)?;
+        self.debugged_by = procedure.as_ref().map(|_| "an observer of a procedure").or(self.debugged_by);
         let telling = Telling::new(observer, procedure);
         for (index, vcpu) in self.prepared.iter_mut().enumerate() {
             vcpu.tell(telling.clone()).map_err(|source| ObserveError::Debug { vcpu: index, source })?;
@@ -213,11 +221,30 @@ impl Machine {
         if self.prepared.is_empty() {
             return Err(ObserveError::Started);
         }
+        self.debugged_by = Some("a watch for who writes");
         let last = Arc::new(LastWriters::new(words, &self.shared.memory));
         for (index, vcpu) in self.prepared.iter_mut().enumerate() {
             vcpu.watch(Arc::clone(&last)).map_err(|source| ObserveError::Watch { vcpu: index, source })?;
         }
         Ok(last)
+    }
+
+    /// Starts the threads of all vCPUs, and keeps these standing still: none has executed an instruction when this gives the
+    /// machine, and none does before it goes on from that pause.
+    pub fn start_paused(&mut self, deadline: Duration) -> Result<Paused<'_>, StartError> {
+        self.start_held()?;
+        self.pause(deadline).map_err(StartError::Pause)
+    }
+
+    /// As [`Self::start_paused`], for whoever pauses the machine afterwards: no vCPU runs before the first pause has ended.
+    pub fn start_held(&mut self) -> Result<(), StartError> {
+        if self.prepared.is_empty() {
+            return Err(StartError::Started);
+        }
+        self.shared.board.post(Order::Pause);
+        // There is no thread yet that a signal could reach.
+        self.seats.iter().for_each(|seat| seat.link.ask(Requests::ATTEND));
+        self.start()
     }
 
     /// Starts all vCPUs.
@@ -243,7 +270,11 @@ impl Machine {
 
     /// The next thing that a vCPU has to tell, waiting for it no longer than `timeout`.
     pub fn next_event(&self, timeout: Duration) -> Option<MachineEvent> {
-        self.shared.events.next(timeout)
+        let event = self.shared.events.next(timeout);
+        if let Some(MachineEvent::Stopped { vcpu, .. }) = event {
+            self.shared.held[vcpu].told(self.shared.board.current().number);
+        }
+        event
     }
 
     /// Doorbells that were dropped, since one vCPU rang too often.

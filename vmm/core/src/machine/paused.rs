@@ -14,7 +14,7 @@ use crate::vcpu::kept::Keep;
 use crate::vcpu::visit::Visitor;
 
 /// How long the capture of a vCPU that stands still may take.
-const CAPTURE: Duration = Duration::from_secs(2);
+pub(super) const CAPTURE: Duration = Duration::from_secs(2);
 
 /// Why a machine could not be stopped.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -37,7 +37,7 @@ pub enum VisitError {
 /// A machine whose vCPUs all stand still, outside the guest and with their accesses completed. They go on when it is dropped.
 #[derive(Debug)]
 pub struct Paused<'a> {
-    machine: &'a Machine,
+    pub(super) machine: &'a Machine,
     /// Only one pause at a time.
     _alone: MutexGuard<'a, ()>,
 }

@@ -5,16 +5,13 @@ use std::time::Duration;
 use kvm_bindings::{KVM_MP_STATE_RUNNABLE, kvm_mp_state};
 use kvm_ioctls::VcpuFd;
 use stallbench_state::program::PlainProgram;
-use thiserror::Error;
 
-use super::paused::VisitError;
-use super::{CreateError, Machine, MachineConfig, Paused, check_vcpus, create_vm};
+use super::{CreateError, Machine, MachineConfig, check_vcpus, create_vm};
 use crate::boot::plain;
 use crate::boot::registers::RegisterError;
 use crate::host::HostKvm;
 use crate::memory::GuestMemory;
 use crate::serial::{Console, Serial};
-use crate::vcpu::visit::{StepError, Visited, Visitor};
 
 /// What a machine for a plain guest is to be like.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,27 +24,6 @@ pub struct PlainConfig {
     pub all_started: bool,
     /// CPU time after which a vCPU lets another one have the CPU, where there are more of them than CPUs.
     pub turn: Duration,
-}
-
-/// Why a vCPU got no NMI. Each message is a fragment that reads well after "failed to".
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum NmiError {
-    /// There is no such vCPU.
-    #[error("send an nmi to vcpu {0}: there is no such vcpu")]
-    NoVcpu(usize),
-    /// KVM refused.
-    #[error("send an nmi to vcpu {vcpu}")]
-    Refused {
-        /// The vCPU.
-        vcpu: usize,
-        /// Why.
-        #[source]
-        source: StepError,
-    },
-    /// Its thread did not come to it.
-    #[error(transparent)]
-    Visit(VisitError),
 }
 
 impl Machine {
@@ -77,32 +53,6 @@ impl Machine {
     /// What a plain guest wrote to its console so far.
     pub fn console(&self) -> Console {
         self.shared.serial.as_ref().map(Serial::console).unwrap_or_default()
-    }
-}
-
-impl Paused<'_> {
-    /// Sends an NMI to a vCPU: it takes it when it goes on, unless it holds NMIs back.
-    pub fn nmi(&self, vcpu: usize, deadline: Duration) -> Result<(), NmiError> {
-        let sender = self.visit(NmiSender { vcpu, sent: None }, deadline).map_err(NmiError::Visit)?;
-        match sender.sent {
-            None => Err(NmiError::NoVcpu(vcpu)),
-            Some(sent) => sent.map_err(|source| NmiError::Refused { vcpu, source }),
-        }
-    }
-}
-
-/// Sends an NMI to the vCPU of that number when it comes to it.
-#[derive(Debug)]
-struct NmiSender {
-    vcpu: usize,
-    sent: Option<Result<(), StepError>>,
-}
-
-impl Visitor for NmiSender {
-    fn visit(&mut self, vcpu: &mut Visited<'_>) {
-        if vcpu.index() == self.vcpu {
-            self.sent = Some(vcpu.nmi());
-        }
     }
 }
 

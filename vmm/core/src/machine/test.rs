@@ -2,6 +2,7 @@
 
 mod observed;
 mod plain;
+mod stops;
 mod visits;
 
 use std::time::{Duration, Instant};

@@ -39,7 +39,7 @@ pub(super) const BEYOND: [&[u8]; 3] = [&[0xf3, 0x0f, 0xb8, 0xc0], &[0x0f, 0x57, 
 
 const CLI: &[u8] = &[0xfa];
 const STI: &[u8] = &[0xfb];
-const NOP: &[u8] = &[0x90];
+pub(super) const NOP: &[u8] = &[0x90];
 const IRETQ: &[u8] = &[0x48, 0xcf];
 
 /// MSRs, in x2APIC mode (SDM 3A table 11-6).

@@ -18,6 +18,7 @@
 
 mod alarm;
 mod capture;
+mod debugged;
 mod exit;
 pub(crate) mod kept;
 mod turns;
@@ -41,10 +42,12 @@ use crate::clock::CpuClock;
 use crate::event::{Events, Fault, MachineEvent};
 use crate::kick::{Link, Requests};
 use crate::memory::GuestMemory;
-use crate::observe::{MsrAccess, Telling};
+use crate::observe::Telling;
 use crate::serial::Serial;
-use crate::watch::{Watching, Writer};
-use exit::{Exit, Msr};
+use crate::stop::Held;
+use crate::watch::Watching;
+use debugged::Stopping;
+use exit::Exit;
 use kept::Kept;
 use turns::Turns;
 use visit::Visiting;
@@ -72,6 +75,8 @@ pub(crate) struct Shared {
     pub(crate) turn: Option<Duration>,
     /// Which vCPUs are kept out of the guest.
     pub(crate) kept: Vec<Kept>,
+    /// Which vCPUs stand still at a stop.
+    pub(crate) held: Vec<Held>,
     /// The serial port of a plain guest; one of the contract has none.
     pub(crate) serial: Option<Serial>,
     /// Who is to be let in at a visit.
@@ -95,6 +100,8 @@ pub(crate) struct Vcpu {
     telling: Option<Telling>,
     /// Who keeps what it writes, where somebody wants to know.
     watching: Option<Watching>,
+    /// What it knows of stops.
+    stopping: Stopping,
     /// How it is debugged while it runs.
     debug: kvm_guest_debug,
 }
@@ -124,6 +131,7 @@ impl Vcpu {
             entered: false,
             telling: None,
             watching: None,
+            stopping: Stopping::default(),
             debug: kvm_guest_debug::default(),
         }
     }
@@ -179,7 +187,7 @@ impl Vcpu {
         if turn_over || requests.contains(Requests::TURN) {
             turns.give_up(&self.link);
         }
-        self.enter(turns)
+        self.pass().unwrap_or_else(|| self.enter(turns))
     }
 
     fn enter(&mut self, turns: &mut Turns) -> State {
@@ -199,52 +207,6 @@ impl Vcpu {
             Exit::Fault(fault) => return self.failed(fault),
         }
         State::Running
-    }
-
-    /// Does an access in the place of the vCPU, as its own instruction would have, and tells of it.
-    fn accessed(&mut self, msr: Msr) {
-        let done = match msr.write {
-            Some(value) => capture::write_msr(&self.fd, msr.index, value).then_some(value),
-            None => capture::read_msr(&self.fd, msr.index),
-        };
-        exit::answer(&mut self.fd, done);
-        let (Some(telling), (Ok(registers), Ok(system))) = (&self.telling, self.registers()) else { return };
-        let moment = telling.moment(self.index, registers, &system);
-        let (write, value) = (msr.write.is_some(), done.or(msr.write).unwrap_or_default());
-        let access = MsrAccess { moment, msr: msr.index, write, value, refused: done.is_none() };
-        telling.accessed(&access, &self.shared.memory);
-    }
-
-    /// A watched write, or a stop of which an observer is told.
-    fn debugged(&mut self, dr6: u64) -> State {
-        match (&self.watching, self.registers()) {
-            (Some(watching), (Ok(registers), _)) => {
-                let writer = Writer { vcpu: self.index, behind: registers.rip };
-                watching.note(writer, dr6, &self.shared.memory);
-                State::Running
-            }
-            _ => self.stepped(),
-        }
-    }
-
-    /// Tells of a breakpoint or a step, and goes on as the observer's procedure wants it.
-    fn stepped(&mut self) -> State {
-        if self.telling.is_none() {
-            return self.failed(Fault::Unexpected { exit: "Debug".to_owned() });
-        }
-        match self.tell_step().map(|debug| self.fd.set_guest_debug(&debug)) {
-            Some(Err(error)) => self.failed(Fault::Debug { errno: error.errno() }),
-            _ => State::Running,
-        }
-    }
-
-    /// Tells of a breakpoint or a step. Gives how the vCPU is to be debugged from here on, where somebody is told.
-    fn tell_step(&mut self) -> Option<kvm_guest_debug> {
-        let (Ok(registers), Ok(system)) = self.registers() else { return None };
-        let telling = self.telling.as_mut()?;
-        let moment = telling.moment(self.index, registers, &system);
-        self.debug = telling.stopped(&moment, &self.shared.memory)?;
-        Some(self.debug)
     }
 
     fn count_ignored(&self) {
@@ -268,13 +230,14 @@ impl Vcpu {
         }
     }
 
-    /// Follows what the board says, until it says to run: at once where a request outlived its order.
+    /// Follows what the board says, until it says to run: at once where a request outlived its order, after having been told of
+    /// where the vCPU came to a stop.
     fn attending(&mut self, turns: &mut Turns) -> State {
         if self.complete_access() == State::Parked {
             return State::Parked;
         }
         let mut posted = self.shared.board.current();
-        while posted.order != Order::Run {
+        while posted.order != Order::Run || self.shared.held[self.index].is_held(posted.number) {
             if posted.order == Order::Stop {
                 return State::Stopped;
             }

@@ -7,18 +7,18 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use kvm_bindings::{KVM_GUESTDBG_BLOCKIRQ, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, kvm_guest_debug, kvm_regs};
+use kvm_bindings::{kvm_guest_debug, kvm_regs};
 use stallbench_state::machine::Registers;
 use thiserror::Error;
 
 use super::exit::{self, Exit};
 use super::{State, Vcpu};
 use crate::board::Order;
+use crate::breakpoint::STEP_ALONE;
 use crate::event::{Fault, MachineEvent};
 use crate::memory::GuestMemory;
+use crate::stop::Armed;
 
-/// One instruction, and no interrupt.
-const STEP: u32 = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_BLOCKIRQ;
 /// Entries that one step may take: a signal that was on its way, or KVM with something to do first, ends one without a step.
 const ENTRIES: usize = 64;
 
@@ -38,6 +38,9 @@ pub enum StepError {
     /// It is dead, or was never started.
     #[error("step a vcpu that does not run")]
     NotRunning,
+    /// It halts, is about to, or has not been started.
+    #[error("step a vcpu that waits for an interrupt")]
+    Waits,
     /// KVM refused.
     #[error("step it: {ioctl}: errno {errno}")]
     Refused {
@@ -133,9 +136,27 @@ impl Visited<'_> {
         Err(StepError::Endless)
     }
 
+    /// Executes one instruction that somebody looks at: at its end the vCPU stands before one that is known.
+    pub(crate) fn step_over(&mut self) -> Result<Registers, StepError> {
+        if !self.runs {
+            return Err(StepError::NotRunning);
+        }
+        if self.vcpu.waits() {
+            return Err(StepError::Waits);
+        }
+        let stepped = self.step();
+        self.vcpu.know_where_it_stands();
+        stepped
+    }
+
+    /// Puts stops into force when the machine goes on.
+    pub(crate) fn arm(&mut self, armed: &Arc<Armed>) -> Result<(), kvm_ioctls::Error> {
+        self.vcpu.arm(armed)
+    }
+
     fn enter(&mut self) -> Result<Exit, StepError> {
         // For each entry anew, see `crate::observe`.
-        let debug = kvm_guest_debug { control: STEP, ..Default::default() };
+        let debug = kvm_guest_debug { control: STEP_ALONE, ..Default::default() };
         self.vcpu.fd.set_guest_debug(&debug).map_err(|error| refused("KVM_SET_GUEST_DEBUG", &error))?;
         self.stepped = true;
         let exit = exit::run(&mut self.vcpu.fd, self.vcpu.shared.serial.as_ref());

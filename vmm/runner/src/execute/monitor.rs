@@ -263,6 +263,8 @@ impl<'m> Monitor<'m> {
             MachineEvent::Log { vcpu, text } if self.log.len() < LOG_LINES => self.log.push(LogLine { vcpu, text }),
             // A guest of the contract has no exit port.
             MachineEvent::Doorbell { .. } | MachineEvent::Log { .. } | MachineEvent::Ended { .. } => {}
+            // Nobody sets stops.
+            MachineEvent::Stopped { .. } => {}
         }
         None
     }

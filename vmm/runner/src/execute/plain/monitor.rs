@@ -414,6 +414,8 @@ fn end_of(event: MachineEvent) -> End {
         }
         MachineEvent::Fault { vcpu, fault } => End::Fault(vcpu, fault),
         MachineEvent::ThreadDied { vcpu } => End::Failed(ExecuteError::ThreadDied { vcpu }),
+        // Nobody sets stops.
+        MachineEvent::Stopped { vcpu, .. } => End::Fault(vcpu, Fault::Unexpected { exit: "Debug".to_owned() }),
         MachineEvent::Doorbell { vcpu, .. } | MachineEvent::Log { vcpu, .. } => {
             let exit = "a doorbell without the contract".to_owned();
             End::Fault(vcpu, Fault::Unexpected { exit })

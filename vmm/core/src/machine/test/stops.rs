@@ -1,0 +1,234 @@
+//! Stops: breakpoints on instructions and words, of machines that run and stand still again.
+
+use stallbench_abi::layout::PRIVATE;
+use stallbench_state::machine::Registers;
+
+use super::*;
+use crate::watch::Word;
+use crate::{Hit, StepError, StopError, Stops, VcpuError, Watched};
+
+/// `inc qword [rdi]` of a guest that only counts, and the `jmp` behind it.
+const INC: u64 = IMAGE + code::PROGRESS.len() as u64;
+const JMP: u64 = INC + 3;
+const COUNTING: &[&[u8]] = &[code::PROGRESS, code::COUNT];
+
+fn at(instructions: &[u64]) -> Stops {
+    Stops { execute: instructions.iter().map(|linear| (*linear, None)).collect(), ..Stops::default() }
+}
+
+fn paused_at_start(host: &HostKvm, vcpus: usize, code: &[&[u8]], stops: &Stops) -> Machine {
+    let mut machine = machine(host, vcpus, code);
+    let paused = machine.start_paused(DEADLINE).expect("threads");
+    paused.set_stops(stops).expect("stops");
+    drop(paused);
+    machine
+}
+
+fn next_stop(machine: &Machine) -> (usize, Hit) {
+    match machine.next_event(DEADLINE) {
+        Some(MachineEvent::Stopped { vcpu, at }) => (vcpu, at),
+        Some(MachineEvent::Doorbell { .. }) => next_stop(machine),
+        other => panic!("no stop: {other:?}"),
+    }
+}
+
+fn go_on(machine: &Machine) {
+    machine.pause(DEADLINE).expect("a pause").resume();
+}
+
+/// RIP of vCPU 0.
+fn rip(state: &MachineState) -> Option<u64> {
+    state.vcpus[0].registers.as_ref().ok().map(|registers| registers.rip)
+}
+
+fn count(machine: &Machine) -> u64 {
+    machine.memory().read_u64(private(0)).expect("the progress word")
+}
+
+#[test]
+fn machine_that_is_started_paused_has_executed_nothing() {
+    let Some(host) = host() else { return };
+    let mut machine = machine(&host, 2, COUNTING);
+    let paused = machine.start_paused(DEADLINE).expect("threads");
+    for _ in 0..3 {
+        let state = paused.capture(Capture::Control);
+        assert_eq!(rip(&state), Some(IMAGE));
+        assert_eq!(state.vcpus[1].mp_state, Ok(MpState::Uninitialized));
+    }
+    drop(paused);
+    poll(&machine, "it goes on", || count(&machine) > 0);
+}
+
+#[test]
+fn every_turn_of_a_loop_is_one_stop() {
+    let Some(host) = host() else { return };
+    let machine = paused_at_start(&host, 1, COUNTING, &at(&[INC]));
+    for turn in 0..20 {
+        assert_eq!(next_stop(&machine), (0, Hit::Execute { rip: INC }));
+        assert_eq!(count(&machine), turn, "the instruction has not been executed");
+        go_on(&machine);
+    }
+}
+
+#[test]
+fn stops_side_by_side_are_all_met() {
+    let Some(host) = host() else { return };
+    let machine = paused_at_start(&host, 1, COUNTING, &at(&[INC, JMP, IMAGE]));
+    for rip in [IMAGE, INC, JMP, INC, JMP, INC] {
+        assert_eq!(next_stop(&machine), (0, Hit::Execute { rip }));
+        go_on(&machine);
+    }
+}
+
+#[test]
+fn vcpu_stands_at_its_stop_until_that_is_taken_and_the_machine_goes_on() {
+    let Some(host) = host() else { return };
+    let machine = paused_at_start(&host, 1, COUNTING, &at(&[JMP]));
+    poll_untaken(&machine, || count(&machine) == 1);
+    // Pauses of somebody who does not know yet.
+    (0..3).for_each(|_| go_on(&machine));
+    let paused = machine.pause(DEADLINE).expect("a pause");
+    assert_eq!(next_stop(&machine), (0, Hit::Execute { rip: JMP }));
+    assert_eq!((rip(&paused.capture(Capture::Control)), count(&machine)), (Some(JMP), 1));
+    drop(paused);
+    poll_untaken(&machine, || count(&machine) == 2);
+}
+
+/// Polls until a condition holds, and takes no event.
+fn poll_untaken(machine: &Machine, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + DEADLINE;
+    while !holds() {
+        assert!(Instant::now() < end, "in time");
+        machine.enforce_turns();
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn stops_that_are_taken_away_hold_nobody() {
+    let Some(host) = host() else { return };
+    let machine = paused_at_start(&host, 1, COUNTING, &at(&[JMP]));
+    poll_untaken(&machine, || count(&machine) == 1);
+    let paused = machine.pause(DEADLINE).expect("a pause");
+    paused.set_stops(&Stops::default()).expect("no stops");
+    drop(paused);
+    poll(&machine, "it counts, and tells nothing", || count(&machine) > 1000);
+}
+
+#[test]
+fn stop_of_one_vcpu_is_passed_by_the_other() {
+    let Some(host) = host() else { return };
+    // vCPU 1 counts in real mode, at the start of page 8: inc eax, then a jmp back.
+    let jmp = TRAMPOLINE + 2;
+    let machine = paused_at_start(
+        &host,
+        2,
+        SPINNING,
+        &Stops { execute: vec![(jmp, Some(1)), (jmp, Some(0))], ..Stops::default() },
+    );
+    for turn in 1..5 {
+        let (vcpu, at) = next_stop(&machine);
+        assert!(vcpu == 1 && matches!(at, Hit::Execute { .. }), "{vcpu}: {at:?}");
+        let state = capture(&machine, Capture::Control);
+        assert_eq!(state.vcpus[1].registers.as_ref().map(|registers| registers.rax & 0xff), Ok(turn));
+    }
+    let before = count(&machine);
+    poll_untaken(&machine, || count(&machine) > before + 100);
+}
+
+#[test]
+fn writer_of_a_word_stops_behind_its_write() {
+    let Some(host) = host() else { return };
+    if !host.watches_writes().expect("an answer") {
+        return eprintln!("SKIPPED, breakpoints on words do not fire here");
+    }
+    let word = Word { linear: PRIVATE, physical: private(0), size: 8 };
+    let access = vec![Watched { word, reads: false }];
+    // With a stop at the very instruction that writes, and one behind it.
+    let stops = Stops { access, ..at(&[INC, JMP]) };
+    let machine = paused_at_start(&host, 1, COUNTING, &stops);
+    for turn in 1..10 {
+        assert_eq!(next_stop(&machine), (0, Hit::Execute { rip: INC }));
+        go_on(&machine);
+        assert_eq!(next_stop(&machine), (0, Hit::Access { word: 0, behind: JMP }));
+        assert_eq!(count(&machine), turn);
+        go_on(&machine);
+        assert_eq!(next_stop(&machine), (0, Hit::Execute { rip: JMP }));
+        go_on(&machine);
+    }
+}
+
+#[test]
+fn halt_at_a_stop_is_passed_and_woken_from() {
+    let Some(host) = host() else { return };
+    let wakes: &[&[u8]] = &[code::APIC, code::DONE, code::HLT, code::DONE, code::HLT];
+    let hlt = IMAGE + (code::APIC.len() + code::DONE.len()) as u64;
+    let machine = paused_at_start(&host, 1, wakes, &at(&[hlt]));
+    wait_for(&machine, Doorbell::DONE);
+    assert_eq!(next_stop(&machine), (0, Hit::Execute { rip: hlt }));
+    let paused = machine.pause(DEADLINE).expect("a pause");
+    let refused = paused.step(0, DEADLINE).expect_err("it would wait");
+    assert!(matches!(refused, VcpuError::Refused { vcpu: 0, source: StepError::Waits }), "{refused}");
+    drop(paused);
+    poll(&machine, "it halts", || capture(&machine, Capture::Control).vcpus[0].mp_state == Ok(MpState::Halted));
+    let state = capture(&machine, Capture::Control);
+    assert_eq!(rip(&state), Some(hlt + 1));
+}
+
+#[test]
+fn step_is_one_instruction_and_leaves_a_stop_behind_itself() {
+    let Some(host) = host() else { return };
+    let machine = paused_at_start(&host, 1, COUNTING, &at(&[INC]));
+    assert_eq!(next_stop(&machine), (0, Hit::Execute { rip: INC }));
+    let paused = machine.pause(DEADLINE).expect("a pause");
+    for rip in [JMP, INC, JMP, INC] {
+        assert_eq!(paused.step(0, DEADLINE).map(|registers| registers.rip).expect("a step"), rip);
+    }
+    assert_eq!(count(&machine), 2);
+    drop(paused);
+    // It was seen to stand at the stop.
+    assert_eq!(next_stop(&machine), (0, Hit::Execute { rip: INC }));
+    assert_eq!(count(&machine), 3);
+}
+
+#[test]
+fn registers_and_memory_are_what_they_were_set_to() {
+    let Some(host) = host() else { return };
+    let machine = paused_at_start(&host, 1, COUNTING, &at(&[INC]));
+    assert_eq!(next_stop(&machine), (0, Hit::Execute { rip: INC }));
+    let paused = machine.pause(DEADLINE).expect("a pause");
+    let before = *paused.capture(Capture::Control).vcpus[0].registers.as_ref().expect("registers");
+    let changed = Registers { rdi: before.rdi + 8, rbx: 7, ..before };
+    paused.set_registers(0, &changed).expect("registers");
+    assert_eq!(paused.capture(Capture::Control).vcpus[0].registers, Ok(changed));
+    assert!(paused.write(private(0) + 8, &41_u64.to_le_bytes()));
+    assert!(!paused.write(u64::MAX - 3, &[1; 8]) && !paused.write(private(1) - 4, &[1; 0x1000_0000]));
+    drop(paused);
+    assert_eq!(next_stop(&machine), (0, Hit::Execute { rip: INC }));
+    assert_eq!((count(&machine), machine.memory().read_u64(private(0) + 8)), (0, Some(42)));
+}
+
+#[test]
+fn interrupt_is_pending_where_it_is_held_back_and_refused_where_it_cannot_be_taken() {
+    let Some(host) = host() else { return };
+    let machine = started(&host, 2, &[code::APIC, code::DONE, code::HLT]);
+    wait_for(&machine, Doorbell::DONE);
+    let paused = machine.pause(DEADLINE).expect("a pause");
+    paused.interrupt(0, 0x61).expect("an interrupt");
+    let state = paused.capture(Capture::Control);
+    assert_eq!(state.vcpus[0].apic.as_ref().ok().and_then(|apic| apic.highest_requested()), Some(0x61));
+    assert!(matches!(paused.interrupt(0, 15), Err(VcpuError::Vector(15))));
+    assert!(matches!(paused.interrupt(2, 0x61), Err(VcpuError::NoVcpu(2))));
+    assert!(matches!(paused.nmi(2, DEADLINE), Err(VcpuError::NoVcpu(2))));
+    let none = paused.interrupt(1, 0x61);
+    assert!(matches!(none, Err(VcpuError::NotAccepted(1))), "its local apic is not enabled: {none:?}");
+}
+
+#[test]
+fn stops_of_a_machine_whose_debugging_serves_something_else_are_refused() {
+    let Some(host) = host() else { return };
+    let mut machine = machine(&host, 1, COUNTING);
+    machine.watch(&[Word { linear: PRIVATE, physical: private(0), size: 8 }]).expect("a watch");
+    let paused = machine.start_paused(DEADLINE).expect("threads");
+    assert!(matches!(paused.set_stops(&at(&[INC])), Err(StopError::Taken(_))));
+}
