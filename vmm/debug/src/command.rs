@@ -22,6 +22,7 @@ mod symbols;
 mod vcpu;
 mod vcpus;
 mod verdict;
+mod view;
 mod waits;
 
 use serde_json::{Value, json};
@@ -35,6 +36,7 @@ use crate::session::Session;
 
 pub(crate) use live::stopped;
 pub(crate) use print::names as structures;
+pub(crate) use view::Frame;
 
 /// A command.
 #[derive(Debug)]
@@ -105,6 +107,7 @@ pub static ALL: &[Command] = &[
     symbols::COMMAND,
     memory::SEARCH,
     diff::COMMAND,
+    view::COMMAND,
     live::run::COMMAND,
     live::run::STOP,
     live::step::COMMAND,

@@ -63,6 +63,7 @@ const LINES: &[&str] = &[
     "mem $rpi",
     "print contxets",
     "disas 0xffff800000000000",
+    "view",
     "run",
     "stop",
     "step",

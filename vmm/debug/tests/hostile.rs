@@ -21,6 +21,7 @@ const LINES: &[&str] = &[
     "waits --dot",
     "waits --svg",
     "verdict",
+    "view",
     "bt",
     "events",
     "regs all",

@@ -111,7 +111,7 @@ fn in_data(state: &State) -> Map<String, Value> {
 }
 
 /// Why a machine stands still, in a word.
-fn reason(why: &Why) -> &'static str {
+pub(super) fn reason(why: &Why) -> &'static str {
     match why {
         Why::Start => "start",
         Why::Asked => "asked",

@@ -55,7 +55,7 @@ fn in_line(session: &Session, analysis: &Analysis<'_>, vcpu: &VcpuState) -> Vec<
     ])
 }
 
-fn in_data(session: &Session, analysis: &Analysis<'_>, vcpu: &VcpuState) -> Value {
+pub(super) fn in_data(session: &Session, analysis: &Analysis<'_>, vcpu: &VcpuState) -> Value {
     let rip = vcpu.registers.as_ref().ok().map(|registers| registers.rip);
     json!({
         "vcpu": vcpu.index,
@@ -77,7 +77,7 @@ fn phase(session: &Session, analysis: &Analysis<'_>, vcpu: usize) -> String {
     phase.unwrap_or_else(|| "-".into())
 }
 
-fn state(vcpu: &VcpuState) -> String {
+pub(super) fn state(vcpu: &VcpuState) -> String {
     match vcpu.mp_state {
         Ok(MpState::Runnable) => "runnable".into(),
         Ok(MpState::Uninitialized) => "not-started".into(),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::Session;
 use crate::answer::Answer;
-use crate::command::stopped;
+use crate::command::{Frame, stopped};
 use crate::error::CommandError;
 use crate::guest::Guest;
 use crate::live::{Live, LiveError, State, Why};
@@ -23,11 +23,12 @@ pub(super) struct Watching {
     ask: Option<Ask>,
     /// What was last said of whether the machine runs.
     told: State,
+    viewed: Option<Frame>,
 }
 
 impl Default for Watching {
     fn default() -> Self {
-        Self { interrupt: Arc::default(), ask: None, told: State::Running }
+        Self { interrupt: Arc::default(), ask: None, told: State::Running, viewed: None }
     }
 }
 
@@ -115,6 +116,16 @@ impl Session {
     /// Keeps what is said of the machine now; gives what was said before.
     pub(crate) fn has_told(&mut self, state: State) -> State {
         std::mem::replace(&mut self.watching.told, state)
+    }
+
+    /// Whether the machine runs, where it can.
+    pub(crate) fn state(&mut self) -> Option<State> {
+        self.target.state()
+    }
+
+    /// Keeps what a view saw; gives what the view before it did.
+    pub(crate) fn viewed(&mut self, frame: Frame) -> Option<Frame> {
+        self.watching.viewed.replace(frame)
     }
 
     /// Has somebody say yes, or a word on the line.
