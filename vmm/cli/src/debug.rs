@@ -1,4 +1,4 @@
-//! `stallbench debug`: commands over a machine that stands still, from a prompt, a pipe or the command line.
+//! `stallbench debug`: commands over a machine, from a prompt, a pipe or the command line.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::ops::ControlFlow;
@@ -13,6 +13,10 @@ use crate::exit::{Exit, Failure};
 use crate::guest;
 use crate::output;
 
+mod attached;
+
+pub(crate) use attached::attach;
+
 /// Most bytes of a file that are read: guests have little memory, and pages of zeros take no room.
 const MOST_BYTES: u64 = 1 << 30;
 /// Most bytes of a line of commands.
@@ -22,8 +26,11 @@ const LONGEST_LINE: u64 = 1 << 16;
 #[command(after_help = "docs/debugger.md tells of the commands, by a walk through a deadlock; `-c help` lists them")]
 pub(crate) struct Arguments {
     /// The dump to look at
-    #[arg(long, value_name = "FILE")]
-    dump: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "attach")]
+    dump: Option<PathBuf>,
+    /// The run to look into, while it lasts: the socket of its --control, or a directory with a socket `control` in it. Leaving lets the run go on
+    #[arg(long, value_name = "RUN", conflicts_with = "dump")]
+    attach: Option<PathBuf>,
     /// Follow these commands, `;` between them, and end; without, they are read from the terminal or a pipe
     #[arg(short, long = "command", value_name = "COMMANDS")]
     command: Option<String>,
@@ -33,12 +40,20 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn debug(arguments: &Arguments) -> Result<Exit, Failure> {
-    let mut session = Session::new(Box::new(open(&arguments.dump)?));
+    match (&arguments.dump, &arguments.attach) {
+        (Some(dump), _) => talk(Session::new(Box::new(open(dump)?)), arguments),
+        (None, Some(run)) => talk(attach(run)?, arguments),
+        (None, None) => Err(Failure::usage("--dump or --attach is missing")),
+    }
+}
+
+/// Follows what comes from wherever commands are to come from.
+fn talk(mut follower: impl Follower, arguments: &Arguments) -> Result<Exit, Failure> {
     let stdin = io::stdin();
     match &arguments.command {
-        Some(line) => Ok(worst(Exit::Success, follow(&mut session, line, arguments.json)?)),
-        None if stdin.is_terminal() && !arguments.json => at_prompt(session),
-        None => from_pipe(&mut session, stdin.lock(), arguments.json),
+        Some(line) => Ok(worst(Exit::Success, follow(&mut follower, line, arguments.json)?)),
+        None if stdin.is_terminal() && !arguments.json => at_prompt(follower),
+        None => from_pipe(&mut follower, stdin.lock(), arguments.json),
     }
 }
 
@@ -87,7 +102,7 @@ fn worst(one: Exit, other: Exit) -> Exit {
 }
 
 /// Follows the commands of a line and prints what each comes to.
-fn follow(follower: &mut impl Follower, line: &str, json: bool) -> Result<Exit, Failure> {
+pub(crate) fn follow(follower: &mut impl Follower, line: &str, json: bool) -> Result<Exit, Failure> {
     let (mut exit, mut failure) = (Exit::Success, None);
     let mut tell = |command: &str, answer: Result<Answer, String>| match print(command, answer, json) {
         Ok(one) => {

@@ -27,6 +27,34 @@ pub(crate) fn flag_on_signal() -> Result<Arc<AtomicBool>, Failure> {
     Ok(interrupted)
 }
 
+/// Ctrl-C for somebody who gives commands: it interrupts the one that is followed. While none is, it ends the process as ever.
+#[derive(Clone, Debug)]
+pub(crate) struct OfCommands {
+    /// The one that is followed is to be left.
+    pub(crate) flag: Arc<AtomicBool>,
+    is_idle: Arc<AtomicBool>,
+}
+
+impl OfCommands {
+    /// From now on.
+    pub(crate) fn watch() -> Result<Self, Failure> {
+        let failed = |error: std::io::Error| Failure::host(&error).context("handle signals");
+        let (flag, is_idle) = (Arc::default(), Arc::new(AtomicBool::new(true)));
+        flag::register_conditional_default(SIGINT, Arc::clone(&is_idle)).map_err(failed)?;
+        flag::register(SIGINT, Arc::clone(&flag)).map_err(failed)?;
+        Ok(Self { flag, is_idle })
+    }
+
+    /// Does something that Ctrl-C interrupts.
+    pub(crate) fn during<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.flag.store(false, Ordering::SeqCst);
+        self.is_idle.store(false, Ordering::SeqCst);
+        let done = work();
+        self.is_idle.store(true, Ordering::SeqCst);
+        done
+    }
+}
+
 /// Passes each SIGQUIT on.
 pub(crate) fn ask_on_quit(requests: &Requests) -> Result<(), Failure> {
     let failed = |error: std::io::Error| Failure::host(&error).context("wait for signals");

@@ -2,6 +2,7 @@
 
 mod bench;
 mod debug;
+mod dump;
 mod exit;
 mod guest;
 mod host;
@@ -36,8 +37,10 @@ enum Command {
     List(list::Arguments),
     /// Check the certificate of a proved stall, on a fresh machine and by another way than it was made
     Verify(verify::Arguments),
-    /// Look at a machine that was dumped: every vCPU, decoded, in the words of the protocol
+    /// Look at a machine that was dumped or that runs: every vCPU, decoded, in the words of the protocol
     Debug(debug::Arguments),
+    /// Write a dump of a machine that runs, without ending its run
+    Dump(dump::Arguments),
     /// What this KVM host is and can do, and what each missing thing costs
     Host(host::Arguments),
     /// The cost of this host's primitives, and of stallbench on top of them
@@ -58,6 +61,7 @@ fn follow(command: Command) -> Result<Exit, Failure> {
         Command::List(arguments) => list::list(&arguments),
         Command::Verify(arguments) => verify::verify(&arguments),
         Command::Debug(arguments) => debug::debug(&arguments),
+        Command::Dump(arguments) => dump::dump(&arguments),
         Command::Host(arguments) => host::host(&arguments),
         Command::Bench(arguments) => bench::bench(&arguments),
     }

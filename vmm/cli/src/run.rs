@@ -1,5 +1,6 @@
 //! `stallbench run`: real guests on real KVM, in the order asked for, on several threads.
 
+mod control;
 mod plain;
 mod plan;
 mod progress;
@@ -74,6 +75,9 @@ pub(crate) struct Arguments {
     /// Write a dump of the machine at the end of a run, for `stallbench debug --dump` and gdb: never, unexpected (of each run that is not as expected) or always; it lies in the directory of the run, without --out in the current directory
     #[arg(long, value_name = "WHEN", default_value = "unexpected", value_parser = str::parse::<When>)]
     dump: When,
+    /// Let `stallbench debug --attach PATH` look into the runs while they last: a new socket there, for this user alone. Means --jobs 1
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
     /// human, jsonl=FILE or junit=FILE, '-' for standard output; repeatable [default: human]
     #[arg(long, value_name = "REPORT")]
     report: Vec<Kind>,
@@ -96,6 +100,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
         return Err(Failure::nothing_selected(&plan::why_nothing(arguments)));
     }
     plan::check_out(arguments)?;
+    control::check(arguments)?;
     let host = HostKvm::open()?;
     selection.check_host(host.max_vcpus())?;
     let evidence = plan::evidence(arguments, subject.bytes())?;
@@ -105,9 +110,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     interrupt::ask_on_quit(&requests)?;
     let progress = Progress::new(selection.len());
     let reports = open_reports(&kinds, evidence.as_ref());
-    let control = None;
-    Session { arguments, subject, selection, host, evidence, dumps, requests, interrupted, control, progress }
-        .run(reports)
+    let control = arguments.control.as_ref().map(|_| Control::new());
+    let socket = arguments.control.as_deref().zip(control.as_ref());
+    let server = socket.map(|(path, control)| control::serve(path, control)).transpose()?;
+    let session =
+        Session { arguments, subject, selection, host, evidence, dumps, requests, interrupted, control, progress };
+    let ended = session.run(reports);
+    // Whoever is in gets to know, once all is reported.
+    drop(server);
+    ended
 }
 
 /// What is run, and how often.
@@ -246,6 +257,9 @@ impl Session<'_> {
     }
 
     fn jobs(&self) -> usize {
+        if self.control.is_some() {
+            return 1;
+        }
         let of_host = || thread::available_parallelism().map_or(1, usize::from);
         self.arguments.jobs.map_or_else(of_host, usize::from)
     }

@@ -27,6 +27,11 @@ pub(super) struct Interrupts {
 }
 
 impl Interrupts {
+    /// What a session looks at.
+    pub(super) fn flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.flag)
+    }
+
     /// Sets the flag as it is to be when that request is begun with.
     pub(super) fn begin(&self, number: u64) {
         self.flag.store(false, Ordering::SeqCst);

@@ -134,7 +134,7 @@ impl Visit {
         loop {
             if session.is_none() {
                 match self.shared.open() {
-                    Entry::In(target) => *session = Some(Session::new(target)),
+                    Entry::In(target) => session.insert(Session::new(target)).set_interrupt(self.interrupts.flag()),
                     Entry::NotYet => {}
                     Entry::Refused(why) => return Err(Out::Bye(why)),
                 }
