@@ -19,6 +19,7 @@
 //! | `serial` | the serial port of a plain guest | the vCPUs' |
 //! | `breakpoint` | the breakpoints of a processor | any |
 //! | `board` | orders to all vCPUs' threads, and their answers | both |
+//! | `floor` | whose turn it is to step | the vCPUs' |
 //! | `kick`, `flag` | getting a vCPU out of `KVM_RUN` | both |
 //! | `vcpu` | the loop of a vCPU's thread, its exits, its capture | the vCPU's |
 
@@ -38,6 +39,7 @@ mod boot;
 mod breakpoint;
 mod clock;
 mod flag;
+mod floor;
 mod kick;
 #[cfg(test)]
 mod sample;

@@ -1,19 +1,25 @@
 //! Where a machine stops by itself: before an instruction, or behind one that touches a word.
 //!
 //! Each stop is a breakpoint of the processor (SDM 3B 18.2), given to every vCPU by its own thread
-//! ([`Paused::set_stops`](crate::Paused::set_stops)). A vCPU that comes to one sends [`MachineEvent::Stopped`](crate::MachineEvent)
+//! ([`Paused::set_stops`](crate::Paused::set_stops)). Where breakpoints on words do not fire
+//! ([`HostKvm::watches_writes`](crate::HostKvm::watches_writes)), every instruction of every vCPU can be a step instead
+//! ([`Stops::stepping`]), which sees who changes a word, and takes the machine some tens of times as long. A vCPU that comes to one sends [`MachineEvent::Stopped`](crate::MachineEvent)
 //! and stands still until that event has been taken and the machine goes on from a later pause; the others run on meanwhile.
 //!
 //! What is stepped by a visit stops nowhere: whoever steps a vCPU sees where it comes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use kvm_bindings::kvm_guest_debug;
+use stallbench_state::memory::Memory;
 use thiserror::Error;
 
 use crate::breakpoint::{self, Breakpoint};
+use crate::floor::Floor;
 use crate::machine::VisitError;
-use crate::watch::Word;
+use crate::memory::GuestMemory;
+use crate::watch::{self, Word};
 
 /// Stops that a vCPU has breakpoints for (DR0 to DR3).
 pub const MOST_STOPS: usize = breakpoint::MOST;
@@ -25,7 +31,8 @@ pub struct Stops {
     pub execute: Vec<(u64, Option<usize>)>,
     /// Words.
     pub access: Vec<Watched>,
-    /// See accesses by stepping every instruction of every vCPU, and not by breakpoints.
+    /// See them by stepping every instruction of every vCPU, and not by breakpoints: any number of them. Reads do not show so, nor
+    /// does a write of what was there already.
     pub stepping: bool,
 }
 
@@ -83,9 +90,15 @@ pub enum StopError {
     /// The vCPUs' debugging serves something else.
     #[error("set stops: the vcpus' breakpoints serve {0}")]
     Taken(&'static str),
-    /// Accesses are not seen by steps.
-    #[error("see accesses by steps")]
-    NoSteps,
+    /// A read changes nothing.
+    #[error("see reads by steps: only a write that changes a word shows")]
+    Reads,
+    /// It cannot be looked at.
+    #[error("watch {physical:#x} by steps: it is no guest memory")]
+    NoMemory {
+        /// The guest-physical address.
+        physical: u64,
+    },
     /// KVM refused.
     #[error("set the stops of vcpu {vcpu} (KVM_SET_GUEST_DEBUG): errno {errno}")]
     Refused {
@@ -112,22 +125,27 @@ pub(crate) enum Slot {
 #[derive(Debug, Default)]
 pub(crate) struct Armed {
     stops: Stops,
+    /// What the words held when they were last looked at, if all are looked at behind each step.
+    values: Mutex<Vec<[u8; 8]>>,
+    /// For whom it is to step.
+    floor: Floor,
 }
 
 impl Armed {
     /// Checks stops for a machine of so many vCPUs.
-    pub(crate) fn new(stops: &Stops, vcpus: usize) -> Result<Self, StopError> {
+    pub(crate) fn new(stops: &Stops, vcpus: usize, memory: &GuestMemory) -> Result<Self, StopError> {
         if let Some(vcpu) = stops.execute.iter().filter_map(|(_, vcpu)| *vcpu).find(|vcpu| *vcpu >= vcpus) {
             return Err(StopError::NoVcpu(vcpu));
-        }
-        if stops.stepping {
-            return Err(StopError::NoSteps);
         }
         let odd = |word: &Word| !matches!(word.size, 1 | 2 | 4 | 8) || !word.linear.is_multiple_of(word.size as u64);
         if let Some(Watched { word, .. }) = stops.access.iter().find(|watched| odd(&watched.word)) {
             return Err(StopError::Word { linear: word.linear, size: word.size });
         }
-        let armed = Self { stops: stops.clone() };
+        let armed = Self { stops: stops.clone(), ..Self::default() };
+        if stops.stepping {
+            check_stepped(stops, memory)?;
+            return Ok(armed);
+        }
         let asked = |vcpu| (vcpu, armed.slots(vcpu).count());
         match (0..vcpus).map(asked).find(|(_, asked)| *asked > MOST_STOPS) {
             Some((vcpu, asked)) => Err(StopError::TooMany { vcpu, asked }),
@@ -138,6 +156,26 @@ impl Armed {
     /// There are none.
     pub(crate) fn is_empty(&self) -> bool {
         self.stops.execute.is_empty() && self.stops.access.is_empty()
+    }
+
+    /// Every vCPU is stepped.
+    pub(crate) fn steps(&self) -> bool {
+        self.stops.stepping
+    }
+
+    /// For whom it is to step.
+    pub(crate) fn floor(&self) -> &Floor {
+        &self.floor
+    }
+
+    /// The first word that has changed since they were last looked at.
+    pub(crate) fn changed(&self, memory: &GuestMemory) -> Option<usize> {
+        let now = self.stops.access.iter().map(|watched| watch::value(&watched.word, memory));
+        let now: Vec<_> = now.collect();
+        let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *values, now);
+        // There is nothing to compare with at the first look.
+        (0..before.len()).find(|&word| before[word] != values[word])
     }
 
     /// The breakpoints of a vCPU, in DR0 and on: words first, so that they keep their places without the instructions.
@@ -155,8 +193,11 @@ impl Armed {
 
     /// How a vCPU is debugged that is to stop there.
     pub(crate) fn debug(&self, vcpu: usize) -> kvm_guest_debug {
-        if self.is_empty() {
-            return kvm_guest_debug::default();
+        match self {
+            _ if self.is_empty() => return kvm_guest_debug::default(),
+            // Each step is asked for.
+            _ if self.steps() => return kvm_guest_debug { control: breakpoint::STEP, ..Default::default() },
+            _ => {}
         }
         breakpoint::debug(self.slots(vcpu).map(|slot| self.breakpoint(slot)))
     }
@@ -185,6 +226,19 @@ impl Armed {
         let access = touched.map(|word| Hit::Access { word, behind: rip });
         access.or_else(|| self.executes(vcpu, linear).then_some(Hit::Execute { rip }))
     }
+}
+
+/// Refuses what does not show by steps.
+fn check_stepped(stops: &Stops, memory: &GuestMemory) -> Result<(), StopError> {
+    let unreadable = |word: &Word| !memory.read(word.physical, &mut [0; 8][..word.size]);
+    for Watched { word, reads } in &stops.access {
+        match word.physical {
+            _ if *reads => return Err(StopError::Reads),
+            physical if unreadable(word) => return Err(StopError::NoMemory { physical }),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Whether a vCPU stands still at a stop, shared by its thread and the machine: up to which order of the board.
@@ -225,20 +279,24 @@ mod test {
         Watched { word: word(linear, size), reads: false }
     }
 
+    fn armed(stops: &Stops, vcpus: usize) -> Result<Armed, StopError> {
+        Armed::new(stops, vcpus, &GuestMemory::plain(2 << 20).expect("memory"))
+    }
+
     #[test]
     fn stops_of_one_vcpu_take_no_breakpoint_of_another() {
         let execute = (0..8).map(|index| (0x1000 + index, Some(index as usize / 4))).collect();
         let stops = Stops { execute, ..Stops::default() };
-        let armed = Armed::new(&stops, 2).expect("four of each vcpu");
-        assert!(armed.executes(0, 0x1003) && !armed.executes(1, 0x1003));
+        let taken = armed(&stops, 2).expect("four of each vcpu");
+        assert!(taken.executes(0, 0x1003) && !taken.executes(1, 0x1003));
         let more = Stops { access: vec![watched(0x9000, 4)], ..stops };
-        assert_eq!(Armed::new(&more, 2).expect_err("a fifth"), StopError::TooMany { vcpu: 0, asked: 5 });
+        assert_eq!(armed(&more, 2).expect_err("a fifth"), StopError::TooMany { vcpu: 0, asked: 5 });
     }
 
     #[test]
     fn stop_that_no_breakpoint_can_be_is_refused() {
         let stops = |execute, access| Stops { execute, access, stepping: false };
-        let refused = |stops| Armed::new(&stops, 2).expect_err("it is refused");
+        let refused = |stops| armed(&stops, 2).expect_err("it is refused");
         assert_eq!(refused(stops(vec![(0, Some(2))], vec![])), StopError::NoVcpu(2));
         for (linear, size) in [(0x9001, 2), (0x9004, 8), (0x9000, 3), (0x9000, 0)] {
             assert_eq!(refused(stops(vec![], vec![watched(linear, size)])), StopError::Word { linear, size });
@@ -246,10 +304,34 @@ mod test {
     }
 
     #[test]
+    fn stops_that_are_seen_by_steps_are_any_number_of_writes_to_memory() {
+        let many = (0..20).map(|index| watched(0x9000 + 8 * index, 8)).collect();
+        let stops = Stops { access: many, stepping: true, ..Stops::default() };
+        assert!(armed(&stops, 1).is_ok());
+        let reads = vec![Watched { reads: true, ..watched(0x9000, 8) }];
+        let refused = |access| armed(&Stops { access, ..stops.clone() }, 1).expect_err("it is refused");
+        assert_eq!(refused(reads), StopError::Reads);
+        assert_eq!(refused(vec![watched(0x20_0000, 8)]), StopError::NoMemory { physical: 0x20_0000 });
+    }
+
+    #[test]
+    fn word_has_changed_since_it_was_last_looked_at() {
+        let memory = GuestMemory::plain(2 << 20).expect("memory");
+        let stops = Stops { access: vec![watched(0x9000, 4), watched(0x9008, 1)], stepping: true, ..Stops::default() };
+        let taken = Armed::new(&stops, 1, &memory).expect("they are taken");
+        let write = |address| assert!(memory.write(address, &[7]));
+        write(0x9008);
+        assert_eq!(taken.changed(&memory), None, "the first look");
+        write(0x9000);
+        write(0x9009);
+        assert_eq!((taken.changed(&memory), taken.changed(&memory)), (Some(0), None));
+    }
+
+    #[test]
     fn exit_tells_the_word_before_the_instruction_behind_its_writer() {
         let stops = Stops { execute: vec![(0x1000, None)], access: vec![watched(0x9000, 4); 2], stepping: false };
-        let armed = Armed::new(&stops, 1).expect("they are taken");
-        let hit = |rip, dr6| armed.hit(0, (rip, rip), dr6);
+        let taken = armed(&stops, 1).expect("they are taken");
+        let hit = |rip, dr6| taken.hit(0, (rip, rip), dr6);
         assert_eq!(hit(0x1000, 0b10), Some(Hit::Access { word: 1, behind: 0x1000 }));
         assert_eq!(hit(0x1000, 0b100), Some(Hit::Execute { rip: 0x1000 }));
         assert_eq!(hit(0x1000, 0), Some(Hit::Execute { rip: 0x1000 }));

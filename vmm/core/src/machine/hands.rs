@@ -1,6 +1,6 @@
 //! Hands on a machine that stands still: its stops, and what is done to one vCPU or to memory from outside.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use kvm_bindings::kvm_msi;
@@ -66,9 +66,11 @@ impl Paused<'_> {
         if let Some(by) = self.machine.debugged_by {
             return Err(StopError::Taken(by));
         }
-        let armed = Arc::new(Armed::new(stops, self.machine.vcpus())?);
+        let armed = Arc::new(Armed::new(stops, self.machine.vcpus(), self.machine.memory())?);
+        let armer = Armer { armed: Arc::clone(&armed), refused: None };
+        let refused = self.visit(armer, CAPTURE)?.refused;
         let is_empty = armed.is_empty();
-        let refused = self.visit(Armer { armed, refused: None }, CAPTURE)?.refused;
+        *self.machine.armed.lock().unwrap_or_else(PoisonError::into_inner) = armed;
         if is_empty {
             self.machine.shared.held.iter().for_each(Held::release);
             self.machine.shared.events.forget_stops();

@@ -35,7 +35,7 @@ use crate::memory::GuestMemory;
 use crate::mmu;
 use crate::observe::{self, MsrRange, ObserveError, Observer, Procedure, Telling};
 use crate::serial::Serial;
-use crate::stop::Held;
+use crate::stop::{Armed, Held};
 use crate::vcpu::kept::Kept;
 use crate::vcpu::{Shared, Vcpu};
 use crate::watch::{LastWriters, Word};
@@ -82,6 +82,8 @@ pub struct Machine {
     clocks_read: AtomicBool,
     /// What the vCPUs' breakpoints and steps serve beside stops, if anything.
     debugged_by: Option<&'static str>,
+    /// The stops that are in force.
+    armed: Mutex<Arc<Armed>>,
     /// Kept as long as its vCPUs.
     vm: VmFd,
 }
@@ -171,6 +173,7 @@ impl Machine {
             crowded,
             clocks_read: AtomicBool::new(false),
             debugged_by: None,
+            armed: Mutex::default(),
             vm,
         })
     }

@@ -111,6 +111,10 @@ impl<'a> Paused<'a> {
 
 impl Drop for Paused<'_> {
     fn drop(&mut self) {
+        // What was done to memory meanwhile, no vCPU did.
+        let armed = self.machine.armed.lock().unwrap_or_else(PoisonError::into_inner);
+        armed.changed(&self.machine.shared.memory);
+        drop(armed);
         self.machine.shared.board.post(Order::Run);
     }
 }

@@ -2,6 +2,7 @@
 
 mod observed;
 mod plain;
+mod stepping;
 mod stops;
 mod visits;
 

@@ -6,11 +6,12 @@
 
 use std::sync::Arc;
 
-use kvm_bindings::{KVM_MP_STATE_HALTED, KVM_VCPUEVENT_VALID_SHADOW, kvm_guest_debug, kvm_mp_state};
-use stallbench_state::machine::{MpState, Registers, SystemRegisters};
-use stallbench_state::memory::Memory;
+use kvm_bindings::kvm_guest_debug;
 
-use super::{State, Vcpu, capture, exit, exit::Msr};
+use super::exit::Msr;
+use super::stepping::Before;
+use super::turns::Turns;
+use super::{State, Vcpu, capture, exit};
 use crate::event::{Fault, MachineEvent};
 use crate::observe::MsrAccess;
 use crate::stop::{Armed, Hit};
@@ -19,18 +20,19 @@ use crate::watch::Writer;
 /// Steps that may end where they began: on some processors the first touch of a page ends one.
 const TRIES: u32 = 2;
 
-/// `hlt`.
-const HLT: u8 = 0xf4;
-
 /// What the thread of a vCPU keeps of stops.
 #[derive(Debug, Default)]
 pub(super) struct Stopping {
     /// Those that are in force.
     armed: Option<Arc<Armed>>,
     /// The linear address of an instruction that the vCPU is known to stand before: it is passed.
-    known: Option<u64>,
+    pub(super) known: Option<u64>,
     /// Steps over it so far, once there was one.
     passing: Option<u32>,
+    /// Where the last step began, if all are steps.
+    pub(super) before: Before,
+    /// The last step was a `hlt`.
+    pub(super) halted: bool,
 }
 
 impl Vcpu {
@@ -50,8 +52,10 @@ impl Vcpu {
 
     /// A breakpoint or a step, of whoever asked for it.
     pub(super) fn debugged(&mut self, dr6: u64) -> State {
-        if let Some(armed) = self.stopping.armed.clone() {
-            return self.came_to(&armed, dr6);
+        match self.stopping.armed.clone() {
+            Some(armed) if armed.steps() => return self.has_stepped(&armed),
+            Some(armed) => return self.came_to(&armed, dr6),
+            None => {}
         }
         match (&self.watching, self.registers()) {
             (Some(watching), (Ok(registers), _)) => {
@@ -85,6 +89,8 @@ impl Vcpu {
 
     /// Puts stops into force, in the place of those before.
     pub(super) fn arm(&mut self, armed: &Arc<Armed>) -> Result<(), kvm_ioctls::Error> {
+        // Whether the host can do that too, shows here.
+        self.fd.set_guest_debug(&armed.debug_step())?;
         self.debug = armed.debug(self.index);
         self.fd.set_guest_debug(&self.debug)?;
         self.stopping.passing = None;
@@ -116,15 +122,23 @@ impl Vcpu {
     }
 
     /// Tells of a stop, and stands still there.
-    fn hit(&self, at: Hit) -> State {
+    pub(super) fn hit(&self, at: Hit) -> State {
         self.shared.held[self.index].hold();
         self.shared.events.send(MachineEvent::Stopped { vcpu: self.index, at });
         State::Attending
     }
 
+    /// Lets it execute, in the way that its stops want it.
+    pub(super) fn go_on(&mut self, turns: &mut Turns) -> State {
+        match self.stopping.armed.clone() {
+            Some(armed) if armed.steps() => self.step_on(&armed, turns),
+            _ => self.pass().unwrap_or_else(|| self.enter(turns)),
+        }
+    }
+
     /// Before an entry: has the vCPU pass the instruction that it is known to stand before. Gives what its thread is to do if it
     /// is not to enter.
-    pub(super) fn pass(&mut self) -> Option<State> {
+    fn pass(&mut self) -> Option<State> {
         let known = self.stopping.known?;
         // The instruction may have accessed something: nothing beyond it is to be executed.
         if self.stopping.passing.is_some() && self.complete_access() == State::Parked {
@@ -153,7 +167,7 @@ impl Vcpu {
     }
 
     /// Whether it stands still at a stop that nobody has let it go on from.
-    fn is_held(&self) -> bool {
+    pub(super) fn is_held(&self) -> bool {
         self.shared.held[self.index].is_held(self.shared.board.current().number)
     }
 
@@ -161,57 +175,5 @@ impl Vcpu {
     fn passed(&mut self) -> Option<kvm_guest_debug> {
         self.stopping.known = None;
         self.stopping.passing.take().map(|_| self.debug)
-    }
-
-    /// Whether it waits in the kernel if it is entered: it halts, is about to, or was not started.
-    pub(super) fn waits(&self) -> bool {
-        self.lose_init();
-        capture::mp_state(&self.fd) != Ok(MpState::Runnable) || self.halts()
-    }
-
-    /// Whether its instruction is `hlt`, and it may execute that (SDM 2A: at CPL 0).
-    fn halts(&self) -> bool {
-        let (Ok(registers), Ok(system)) = self.registers() else { return false };
-        let mut byte = [0];
-        let read = self.read(linear(&registers, &system), &mut byte);
-        // CPL is the privilege of SS (SDM 3A 2.1.1: bits 6:5 of its attributes).
-        read && byte[0] == HLT && system.ss.access >> 5 & 3 == 0
-    }
-
-    /// Does what the `hlt` does that it is about to execute: it waits, behind it.
-    fn halt(&mut self) -> Option<()> {
-        let mut registers = self.fd.get_regs().ok()?;
-        registers.rip += 1;
-        self.fd.set_regs(&registers).ok()?;
-        // What came with the last `KVM_RUN` is not true any more.
-        self.entered = false;
-        let mut events = self.fd.get_vcpu_events().ok()?;
-        // An `sti` before it holds interrupts back for this one instruction (SDM 2B).
-        events.interrupt.shadow = 0;
-        events.flags = KVM_VCPUEVENT_VALID_SHADOW;
-        self.fd.set_vcpu_events(&events).ok()?;
-        self.fd.set_mp_state(kvm_mp_state { mp_state: KVM_MP_STATE_HALTED }).ok()
-    }
-
-    /// Reads memory at a linear address, within a page: whether it is mapped.
-    fn read(&self, linear: u64, bytes: &mut [u8]) -> bool {
-        let translated = self.fd.translate_gva(linear).ok().filter(|translated| translated.valid != 0);
-        translated.is_some_and(|translated| self.shared.memory.read(translated.physical_address, bytes))
-    }
-
-    /// RIP, linear and as the vCPU has it.
-    fn rip(&self) -> Option<(u64, u64)> {
-        let (Ok(registers), Ok(system)) = self.registers() else { return None };
-        Some((linear(&registers, &system), registers.rip))
-    }
-}
-
-/// Where the instruction of a vCPU lies: outside of 64-bit mode a segment is added (SDM 3A 3.4.2).
-fn linear(registers: &Registers, system: &SystemRegisters) -> u64 {
-    const LONG_MODE_ACTIVE: u64 = 1 << 10;
-    const LONG: u32 = 1 << 13;
-    match system.efer & LONG_MODE_ACTIVE != 0 && system.cs.access & LONG != 0 {
-        true => registers.rip,
-        false => registers.rip.wrapping_add(system.cs.base) & u64::from(u32::MAX),
     }
 }

@@ -18,7 +18,7 @@ const EXIT_PORT: u16 = 0xf4;
 pub(super) enum Exit {
     /// A signal or the `immediate_exit` byte.
     Interrupted,
-    /// An application processor got its INIT or SIPI: enter again.
+    /// An application processor got its INIT or SIPI, or one that is stepped has halted: enter again.
     Again,
     /// The guest rang.
     Doorbell(Doorbell),
@@ -77,6 +77,8 @@ pub(super) fn run(vcpu: &mut VcpuFd, serial: Option<&Serial>) -> Exit {
         Ok(VcpuExit::X86Wrmsr(exit)) => return Exit::Msr(Msr { index: exit.index, write: Some(exit.data) }),
         Ok(VcpuExit::Debug(debug)) => return Exit::Debug { dr6: debug.dr6 },
         Ok(VcpuExit::MmioWrite(..) | VcpuExit::IoapicEoi(_)) => return Exit::Nothing,
+        // With local APICs in the kernel only a step over `hlt` ends so (docs/hosts.md).
+        Ok(VcpuExit::Hlt) => return Exit::Again,
         Ok(VcpuExit::Intr) => return Exit::Interrupted,
         Ok(VcpuExit::Shutdown) => Fault::Shutdown,
         Ok(VcpuExit::FailEntry(reason, cpu)) => Fault::FailEntry { reason, cpu },

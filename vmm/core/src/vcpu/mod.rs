@@ -20,7 +20,9 @@ mod alarm;
 mod capture;
 mod debugged;
 mod exit;
+mod halt;
 pub(crate) mod kept;
+mod stepping;
 mod turns;
 pub(crate) mod visit;
 
@@ -187,7 +189,7 @@ impl Vcpu {
         if turn_over || requests.contains(Requests::TURN) {
             turns.give_up(&self.link);
         }
-        self.pass().unwrap_or_else(|| self.enter(turns))
+        self.go_on(turns)
     }
 
     fn enter(&mut self, turns: &mut Turns) -> State {

@@ -8,7 +8,7 @@ use super::*;
 use crate::PlainConfig;
 use crate::serial::Console;
 
-const ENTRY: u64 = 0x10_0000;
+pub(super) const ENTRY: u64 = 0x10_0000;
 const MEMORY: u64 = 4 << 20;
 
 /// jmp to itself.
@@ -25,11 +25,16 @@ const STATUS: &[u8] = &[0xb8, 0x78, 0x56, 0x34, 0x12, 0xe7, 0xf4];
 const STATUS_16: &[u8] = &[0xb8, 0x78, 0x56, 0x34, 0x12, 0x66, 0xe7, 0xf4, 0x0f, 0x0b];
 
 fn plain(host: &HostKvm, vcpus: usize, all_started: bool, code: &[&[u8]]) -> Machine {
-    let program = PlainProgram::parse(sample::elf(&[(ENTRY, &code.concat())])).expect("an executable");
-    let config = PlainConfig { vcpus, memory: MEMORY, all_started, turn: Duration::from_micros(500) };
-    let mut machine = Machine::plain(host, &config, &program).expect("a machine");
+    let mut machine = made(host, vcpus, all_started, &[(ENTRY, &code.concat())]);
     machine.start().expect("threads");
     machine
+}
+
+/// A machine for an executable of these segments, not started.
+pub(super) fn made(host: &HostKvm, vcpus: usize, all_started: bool, segments: &[(u64, &[u8])]) -> Machine {
+    let program = PlainProgram::parse(sample::elf(segments)).expect("an executable");
+    let config = PlainConfig { vcpus, memory: MEMORY, all_started, turn: Duration::from_micros(500) };
+    Machine::plain(host, &config, &program).expect("a machine")
 }
 
 fn ended(machine: &Machine) -> Option<u32> {

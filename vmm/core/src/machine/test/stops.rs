@@ -3,6 +3,7 @@
 use stallbench_abi::layout::PRIVATE;
 use stallbench_state::machine::Registers;
 
+use super::visits::Steps;
 use super::*;
 use crate::watch::Word;
 use crate::{Hit, StepError, StopError, Stops, VcpuError, Watched};
@@ -24,7 +25,7 @@ fn paused_at_start(host: &HostKvm, vcpus: usize, code: &[&[u8]], stops: &Stops) 
     machine
 }
 
-fn next_stop(machine: &Machine) -> (usize, Hit) {
+pub(super) fn next_stop(machine: &Machine) -> (usize, Hit) {
     match machine.next_event(DEADLINE) {
         Some(MachineEvent::Stopped { vcpu, at }) => (vcpu, at),
         Some(MachineEvent::Doorbell { .. }) => next_stop(machine),
@@ -32,7 +33,7 @@ fn next_stop(machine: &Machine) -> (usize, Hit) {
     }
 }
 
-fn go_on(machine: &Machine) {
+pub(super) fn go_on(machine: &Machine) {
     machine.pause(DEADLINE).expect("a pause").resume();
 }
 
@@ -189,6 +190,19 @@ fn step_is_one_instruction_and_leaves_a_stop_behind_itself() {
     // It was seen to stand at the stop.
     assert_eq!(next_stop(&machine), (0, Hit::Execute { rip: INC }));
     assert_eq!(count(&machine), 3);
+}
+
+#[test]
+fn visit_that_steps_stops_nowhere_and_leaves_the_stops_in_force() {
+    let Some(host) = host() else { return };
+    let machine = paused_at_start(&host, 1, COUNTING, &at(&[INC]));
+    for turn in 0..3 {
+        assert_eq!((next_stop(&machine), count(&machine)), ((0, Hit::Execute { rip: INC }), 11 * turn));
+        let paused = machine.pause(DEADLINE).expect("a pause");
+        let steps = paused.visit(Steps::new(21), DEADLINE).expect("a visit");
+        assert_eq!(steps.seen[0].1.len(), 22);
+        assert_eq!(machine.next_event(Duration::ZERO), None);
+    }
 }
 
 #[test]

@@ -8,14 +8,14 @@ use crate::{StepError, Visited, Visitor};
 
 /// Steps each vCPU that runs this often, and keeps where it was.
 #[derive(Debug)]
-struct Steps {
+pub(super) struct Steps {
     count: usize,
-    seen: Vec<(usize, Vec<Registers>)>,
+    pub(super) seen: Vec<(usize, Vec<Registers>)>,
     refused: Vec<(usize, StepError)>,
 }
 
 impl Steps {
-    fn new(count: usize) -> Self {
+    pub(super) fn new(count: usize) -> Self {
         Self { count, seen: Vec::new(), refused: Vec::new() }
     }
 }
