@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
+use stallbench_debug::tui::{self, Ended};
 use stallbench_debug::{Answer, Follower, Session, printable, prompt};
 use stallbench_state::dump::Dump;
 
 use crate::exit::{Exit, Failure};
-use crate::guest;
-use crate::output;
+use crate::{guest, interrupt, output};
 
 mod attached;
 
@@ -37,9 +37,15 @@ pub(crate) struct Arguments {
     /// One JSON object a command, each on a line
     #[arg(long)]
     json: bool,
+    /// Show it on the whole terminal, again and again: vCPUs, waits, IPIs and exits a second
+    #[arg(long, conflicts_with_all = ["command", "json"])]
+    tui: bool,
 }
 
 pub(crate) fn debug(arguments: &Arguments) -> Result<Exit, Failure> {
+    if arguments.tui && !(io::stdin().is_terminal() && io::stdout().is_terminal()) {
+        return Err(Failure::usage("--tui: standard input and output are not a terminal"));
+    }
     match (&arguments.dump, &arguments.attach) {
         (Some(dump), _) => talk(Session::new(Box::new(open(dump)?)), arguments),
         (None, Some(run)) => talk(attach(run)?, arguments),
@@ -51,9 +57,20 @@ pub(crate) fn debug(arguments: &Arguments) -> Result<Exit, Failure> {
 fn talk(mut follower: impl Follower, arguments: &Arguments) -> Result<Exit, Failure> {
     let stdin = io::stdin();
     match &arguments.command {
+        None if arguments.tui => on_screen(&mut follower),
         Some(line) => Ok(worst(Exit::Success, follow(&mut follower, line, arguments.json)?)),
         None if stdin.is_terminal() && !arguments.json => at_prompt(follower),
         None => from_pipe(&mut follower, stdin.lock(), arguments.json),
+    }
+}
+
+/// Shows it until somebody leaves.
+fn on_screen(follower: &mut impl Follower) -> Result<Exit, Failure> {
+    let terminate = interrupt::flag_on_termination()?;
+    match tui::show(follower, &terminate) {
+        Ok(Ended::Left) => Ok(Exit::Success),
+        Ok(Ended::Terminated) => Ok(Exit::Interrupted),
+        Err(error) => Err(Failure::new(Exit::Usage, &error).context("--tui: the terminal")),
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM, SIGXFSZ};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
 use stallbench_runner::dump::Requests;
@@ -25,6 +25,16 @@ pub(crate) fn flag_on_signal() -> Result<Arc<AtomicBool>, Failure> {
     let signals = Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
     thread::Builder::new().name("signals".to_owned()).spawn(move || watch(signals, &flag)).map_err(failed)?;
     Ok(interrupted)
+}
+
+/// A flag that whatever asks the process to end sets, for somebody who owns the terminal meanwhile.
+pub(crate) fn flag_on_termination() -> Result<Arc<AtomicBool>, Failure> {
+    let flag = Arc::default();
+    for signal in [SIGTERM, SIGHUP, SIGINT] {
+        let registered = flag::register(signal, Arc::clone(&flag));
+        registered.map_err(|error| Failure::host(&error).context("handle signals"))?;
+    }
+    Ok(flag)
 }
 
 /// Ctrl-C for somebody who gives commands: it interrupts the one that is followed. While none is, it ends the process as ever.

@@ -1,7 +1,7 @@
 //! One set of commands over a machine, and a prompt for them.
 //!
 //! Every command asks a [`Target`]: where its machine comes from, a file or a guest that stands still, is the target's business.
-//! No KVM here; no threads but those of [`remote`]. What a target holds was written by a guest, or lies in a file from anywhere: it is data, whatever it
+//! No KVM here; no threads but those of [`remote`] and [`tui`]. What a target holds was written by a guest, or lies in a file from anywhere: it is data, whatever it
 //! is, and the worst that it leads to is a line that says so.
 //!
 //! | module | what it owns |
@@ -14,6 +14,7 @@
 //! | [`error`] | why a command could not answer |
 //! | [`follow`] | lines of commands, followed one command after the other |
 //! | [`remote`] | a session behind a socket, and who talks to it; with threads of its own |
+//! | [`tui`] | the live view: frames on a terminal, again and again |
 //! | [`mod@prompt`] | the line editor: history and completion |
 #![forbid(unsafe_code)]
 
@@ -39,6 +40,7 @@ mod source;
 mod style;
 mod symbols;
 pub mod target;
+pub mod tui;
 mod types;
 
 #[cfg(test)]

@@ -1,0 +1,154 @@
+//! The live view: a screen that shows what the command `view` says, again and again.
+//!
+//! What it looks at may be here, in another process or in a file: a [`Follower`] has it. The screen has a thread of its own, so that keys are
+//! heard while a command is followed; the terminal is as it was when this ends, however it does.
+
+mod draw;
+mod frame;
+mod screen;
+
+use std::io;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ratatui::crossterm::event::{self, Event};
+use serde_json::Value;
+
+use crate::answer::Answer;
+use crate::follow::Follower;
+use screen::{Deed, Screen};
+
+/// Time from frame to frame.
+const FRAME: Duration = Duration::from_millis(200);
+/// How long what is new may have to wait.
+const SLICE: Duration = Duration::from_millis(25);
+
+/// How a view ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Somebody has left.
+    Left,
+    /// `terminate` was set.
+    Terminated,
+}
+
+/// Shows frames on the terminal until somebody leaves, or `terminate` is set.
+///
+/// # Errors
+///
+/// What the terminal said.
+pub fn show(follower: &mut impl Follower, terminate: &AtomicBool) -> io::Result<Ended> {
+    thread::scope(|scope| {
+        let (wires, ends) = wires();
+        let mut terminal = ratatui::try_init()?;
+        let of_terminal = move || {
+            let _restore = Restore;
+            let poll = |timeout| if event::poll(timeout)? { event::read().map(Some) } else { Ok(None) };
+            let show = |screen: &mut Screen| terminal.draw(|frame| draw::draw(frame, screen)).map(drop);
+            watch(show, poll, &wires, terminate)
+        };
+        // What a thread that cannot be started was to own is dropped with it.
+        let screen = thread::Builder::new().name("screen".into()).spawn_scoped(scope, of_terminal)?;
+        follow(follower, &ends);
+        screen.join().unwrap_or_else(|_| Err(io::Error::other("its thread died")))
+    })
+}
+
+/// Gives the terminal back as it was.
+struct Restore;
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        ratatui::restore();
+    }
+}
+
+/// What came of a line: an answer, or why there is none.
+#[derive(Debug)]
+struct Told {
+    answer: Result<Value, String>,
+    /// Nobody follows lines any more.
+    is_lost: bool,
+}
+
+/// The screen's ends of the wires between the screen and who follows commands.
+struct Wires {
+    lines: Sender<&'static str>,
+    told: Receiver<Told>,
+}
+
+/// The other ends.
+struct Ends {
+    lines: Receiver<&'static str>,
+    told: Sender<Told>,
+}
+
+fn wires() -> (Wires, Ends) {
+    let ((line_in, line_out), (told_in, told_out)) = (mpsc::channel(), mpsc::channel());
+    (Wires { lines: line_in, told: told_out }, Ends { lines: line_out, told: told_in })
+}
+
+/// Follows what the screen asks for until it is gone.
+fn follow(follower: &mut impl Follower, ends: &Ends) {
+    for line in &ends.lines {
+        let mut answered = Err("no answer".to_owned());
+        let followed = follower.follow(line, &mut |command, answer: Result<Answer, String>| {
+            // What happened meanwhile is in the next frame.
+            if !command.is_empty() {
+                answered = answer.map(|answer| answer.data);
+            }
+            ControlFlow::Continue(())
+        });
+        let told = match followed {
+            Ok(()) => Told { answer: answered, is_lost: false },
+            Err(lost) => Told { answer: Err(lost.to_string()), is_lost: true },
+        };
+        if ends.told.send(told).is_err() {
+            break;
+        }
+    }
+}
+
+/// Shows what comes, and hears keys.
+fn watch(
+    mut show: impl FnMut(&mut Screen) -> io::Result<()>,
+    mut poll: impl FnMut(Duration) -> io::Result<Option<Event>>,
+    wires: &Wires,
+    terminate: &AtomicBool,
+) -> io::Result<Ended> {
+    let mut screen = Screen::default();
+    // Lines whose answers are still to come.
+    let mut waits = 0_usize;
+    let mut next = Instant::now();
+    let mut is_new = true;
+    loop {
+        for told in wires.told.try_iter() {
+            waits = waits.saturating_sub(1);
+            screen.take(told.answer, told.is_lost);
+            is_new = true;
+        }
+        if waits == 0 && !screen.is_lost() && Instant::now() >= next {
+            next = Instant::now() + FRAME;
+            waits += usize::from(wires.lines.send("view").is_ok());
+        }
+        if std::mem::take(&mut is_new) {
+            show(&mut screen)?;
+        }
+        if terminate.load(Ordering::Relaxed) {
+            return Ok(Ended::Terminated);
+        }
+        let Some(event) = poll(SLICE)? else { continue };
+        is_new = true;
+        match screen.hear(&event) {
+            Deed::Nothing => {}
+            Deed::Leave => return Ok(Ended::Left),
+            Deed::Follow(line) => waits += usize::from(wires.lines.send(line).is_ok()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod test;
