@@ -18,6 +18,7 @@
 //! | [`probe`] | questions that no capability answers, asked by tiny guests | caller's |
 //! | `serial` | the serial port of a plain guest | the vCPUs' |
 //! | `breakpoint` | the breakpoints of a processor | any |
+//! | `statistics` | what KVM counts of each vCPU | any |
 //! | `board` | orders to all vCPUs' threads, and their answers | both |
 //! | `floor` | whose turn it is to step | the vCPUs' |
 //! | `kick`, `flag` | getting a vCPU out of `KVM_RUN` | both |
@@ -44,6 +45,7 @@ mod kick;
 #[cfg(test)]
 mod sample;
 mod serial;
+mod statistics;
 mod vcpu;
 
 pub use board::Capture;
@@ -58,6 +60,7 @@ pub use machine::{
 };
 pub use mmu::make_room;
 pub use serial::Console;
+pub use statistics::Counts;
 pub use stop::{Hit, StopError, Stops, Watched};
 pub use vcpu::kept::Keep;
 pub use vcpu::visit::{StepError, Visited, Visitor};

@@ -1,6 +1,7 @@
 //! A machine, from its creation to its end.
 
 mod error;
+mod followed;
 mod hands;
 mod paused;
 mod plain;
@@ -33,12 +34,11 @@ use crate::host::HostKvm;
 use crate::kick::{self, KickCounters, Link, Requests};
 use crate::memory::GuestMemory;
 use crate::mmu;
-use crate::observe::{self, MsrRange, ObserveError, Observer, Procedure, Telling};
 use crate::serial::Serial;
+use crate::statistics::Statistics;
 use crate::stop::{Armed, Held};
 use crate::vcpu::kept::Kept;
 use crate::vcpu::{Shared, Vcpu};
-use crate::watch::{LastWriters, Word};
 
 /// Pins of an I/O APIC that user space would emulate; KVM wants to know their number, and there is none.
 const IOAPIC_PINS: u64 = 24;
@@ -93,6 +93,7 @@ pub struct Machine {
 struct Seat {
     link: Arc<Link>,
     thread: Option<Started>,
+    statistics: Option<Statistics>,
 }
 
 #[derive(Debug)]
@@ -193,43 +194,8 @@ impl Machine {
         enter(&fd).map_err(not_prepared)?;
         let link = Arc::new(Link::new(ImmediateExit::of(&fd).map_err(failed)?));
         self.prepared.push(Vcpu::new(vcpu, fd, Arc::clone(&link), Arc::clone(&self.shared)));
-        self.seats.push(Seat { link, thread: None });
+        self.seats.push(Seat { link, thread: None, statistics: None });
         Ok(())
-    }
-
-    /// Before the start: has an observer told of every access to these registers, and of every instruction of a procedure.
-    pub fn observe(
-        &mut self,
-        host: &HostKvm,
-        msrs: &[MsrRange],
-        procedure: Option<Procedure>,
-        observer: Arc<dyn Observer>,
-    ) -> Result<(), ObserveError> {
-        if self.prepared.is_empty() {
-            return Err(ObserveError::Started);
-        }
-        procedure.as_ref().map_or(Ok(()), |procedure| observe::check_steps(host, procedure))?;
-        observe::filter(host, &self.vm, msrs)?;
-        self.debugged_by = procedure.as_ref().map(|_| "an observer of a procedure").or(self.debugged_by);
-        let telling = Telling::new(observer, procedure);
-        for (index, vcpu) in self.prepared.iter_mut().enumerate() {
-            vcpu.tell(telling.clone()).map_err(|source| ObserveError::Debug { vcpu: index, source })?;
-        }
-        Ok(())
-    }
-
-    /// Before the start: keeps who last changed each of these words, no more than [`crate::watch::MOST_WORDS`] of them. In the place
-    /// of an observer.
-    pub fn watch(&mut self, words: &[Word]) -> Result<Arc<LastWriters>, ObserveError> {
-        if self.prepared.is_empty() {
-            return Err(ObserveError::Started);
-        }
-        self.debugged_by = Some("a watch for who writes");
-        let last = Arc::new(LastWriters::new(words, &self.shared.memory));
-        for (index, vcpu) in self.prepared.iter_mut().enumerate() {
-            vcpu.watch(Arc::clone(&last)).map_err(|source| ObserveError::Watch { vcpu: index, source })?;
-        }
-        Ok(last)
     }
 
     /// Starts the threads of all vCPUs, and keeps these standing still: none has executed an instruction when this gives the

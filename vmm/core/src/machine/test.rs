@@ -15,9 +15,9 @@ use stallbench_state::machine::{Deliverable, MachineState, MpState, RFLAGS_IF};
 use stallbench_state::mtrr::MtrrState;
 
 use super::*;
-use crate::Capture;
 use crate::event::Fault;
 use crate::sample;
+use crate::{Capture, Counts};
 
 /// Long enough for any host; no test waits so long unless it fails.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -124,6 +124,34 @@ fn vcpu_that_goes_on_after_a_look_is_counted_as_let_in_once_more() {
     assert_eq!(machine.entries()[0], before, "it stands still");
     paused.resume();
     poll(&machine, "it goes on", || machine.entries()[0] > before);
+}
+
+#[test]
+fn what_kvm_counts_of_each_vcpu_grows_while_it_runs() {
+    let Some(host) = host() else { return };
+    let mut machine = machine(&host, 2, &[code::DONE, code::FLOOD]);
+    if !machine.keep_statistics(&host).expect("files") {
+        return eprintln!("SKIPPED, this host does not say what it counts");
+    }
+    let exits = |machine: &Machine| {
+        let counts = machine.statistics().expect("counts");
+        assert_eq!(counts.len(), 2);
+        let exits = |counts: &Counts| counts.iter().find(|(name, _)| name == "exits").map(|(_, count)| *count);
+        (exits(&counts[0]).expect("exits of vcpu 0"), exits(&counts[1]).expect("exits of vcpu 1"))
+    };
+    machine.start().expect("threads");
+    poll_events(|| exits(&machine).0 > 100);
+    let (busy, waiting) = exits(&machine);
+    assert!(waiting < busy, "{waiting} < {busy}");
+}
+
+/// Polls until a condition holds, whatever events there are.
+fn poll_events(mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + DEADLINE;
+    while !holds() {
+        assert!(Instant::now() < end, "in time");
+        thread::yield_now();
+    }
 }
 
 #[test]

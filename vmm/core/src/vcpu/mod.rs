@@ -26,6 +26,7 @@ mod stepping;
 mod turns;
 pub(crate) mod visit;
 
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -42,10 +43,12 @@ use stallbench_state::memory::read_plain;
 use crate::board::{Board, Capture, Order, Posted};
 use crate::clock::CpuClock;
 use crate::event::{Events, Fault, MachineEvent};
+use crate::host::HostKvm;
 use crate::kick::{Link, Requests};
 use crate::memory::GuestMemory;
 use crate::observe::Telling;
 use crate::serial::Serial;
+use crate::statistics::Statistics;
 use crate::stop::Held;
 use crate::watch::Watching;
 use debugged::Stopping;
@@ -154,6 +157,11 @@ impl Vcpu {
         self.fd.set_guest_debug(&self.debug)?;
         self.watching = Some(watching);
         Ok(())
+    }
+
+    /// What KVM counts of it, where the host says.
+    pub(crate) fn statistics(&self, host: &HostKvm) -> io::Result<Option<Statistics>> {
+        Statistics::of(host, &self.fd)
     }
 
     /// The thread: runs the vCPU until it is told to stop.
