@@ -6,16 +6,30 @@
 mod attached;
 mod bench;
 mod desk;
+mod guest;
+mod hand;
+mod hits;
+mod interventions;
+mod look;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
+use stallbench_core::{Machine, StartError};
+use stallbench_debug::live::Why;
 use stallbench_state::dump::About;
 use thiserror::Error;
 
+use crate::outcome::RunOutcome;
+use crate::report::human::block;
+use crate::report::result_json;
+use crate::result::RunResult;
 use crate::scenario::Run;
 pub use attached::Attached;
+pub(crate) use bench::Bench;
 use desk::Desk;
+pub(crate) use guest::Guest;
 
 /// The door of a process: runs that are given it let in who comes.
 #[derive(Clone, Debug, Default)]
@@ -64,11 +78,62 @@ impl Control {
 
 /// The door of one run.
 #[derive(Clone, Debug)]
-#[expect(dead_code, reason = "no machine is looked into yet")]
 pub struct Controlled {
     pub(crate) control: Control,
     /// What is run, to say at the end whether that came out which was to.
     pub(crate) run: Box<Run>,
     /// What a copy of its machine is of.
     pub(crate) about: About,
+}
+
+impl Controlled {
+    /// Opens it for a run that begins.
+    pub(crate) fn open(&self) -> Opened<'_> {
+        Opened { door: self, hold: self.control.0.begin(), result: None }
+    }
+
+    /// Whether who is in has the run end.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.control.0.is_ending()
+    }
+}
+
+/// The door of a run that has begun. It closes when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Opened<'p> {
+    door: &'p Controlled,
+    /// The machine is to stand still at its start.
+    hold: bool,
+    /// What came out, as soon as that is known.
+    result: Option<Value>,
+}
+
+impl Opened<'_> {
+    fn about(&self) -> About {
+        About { result: self.result.clone(), ..self.door.about.clone() }
+    }
+
+    /// The run has this outcome: what to tell of it.
+    fn end(&mut self, outcome: &RunOutcome) -> Why {
+        let result = RunResult::new((*self.door.run).clone(), outcome.clone());
+        // It fails for no result: they have no maps with other keys than strings.
+        let json = result_json(&result).unwrap_or_default();
+        self.result = Some(json.clone());
+        Why::End { text: block(&result, false), result: json }
+    }
+
+    fn desk(&self) -> &Desk {
+        &self.door.control.0
+    }
+}
+
+impl Drop for Opened<'_> {
+    fn drop(&mut self) {
+        self.desk().finish();
+    }
+}
+
+/// Starts a machine. One that is to stand still at its start executes nothing before the pause that follows has ended.
+pub(crate) fn start(machine: &mut Machine, door: Option<&Opened<'_>>) -> Result<(), StartError> {
+    if door.is_some_and(|door| door.hold) { machine.start_held() } else { machine.start() }
 }

@@ -18,7 +18,7 @@ use stallbench_stall::Policy;
 use stallbench_state::program::Program;
 use thiserror::Error;
 
-use crate::control::Controlled;
+use crate::control::{self, Bench, Controlled, Guest};
 use crate::dump::Keep;
 use crate::layout::Layout;
 use crate::oracle::order::Mode;
@@ -32,12 +32,14 @@ mod monitor;
 mod order;
 mod patience;
 pub mod plain;
-mod proof;
+pub(crate) mod proof;
 mod quiet;
 mod slice;
 pub(crate) mod stop;
 
 use monitor::Monitor;
+pub(crate) use monitor::ghost;
+pub(crate) use quiet::released;
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -153,18 +155,31 @@ pub fn execute(
     let order = order::Look::begin(host, program, plan.order, &mut machine)
         .map_err(|source| ExecuteError::Order { mode: plan.order, source })?;
     let _shortened = slice::shorten();
-    machine.start().map_err(|source| ExecuteError::Start { vcpus, source })?;
+    let door = plan.control.as_ref().map(Controlled::open);
+    control::start(&mut machine, door.as_ref()).map_err(|source| ExecuteError::Start { vcpus, source })?;
+    let bench = Bench::new(&machine, host, Guest::Contract(program, &plan.injected), door);
     let expected = crate::oracle::mtrr::Expected::of(case, plan);
-    let interrupted = || interrupt.load(Ordering::Relaxed);
-    let monitor = Monitor::new(&machine, program, policy(vcpus, host.fingerprint().host_cpus), began, plan);
-    let (outcome, look) = monitor.run(&expected, &interrupted)?;
+    let interrupted = || is_interrupted(interrupt, plan.control.as_ref());
+    let policy = policy(vcpus, host.fingerprint().host_cpus);
+    let monitor = Monitor::new(&machine, program, policy, began, plan, bench);
+    let (outcome, look, mut bench) = monitor.run(&expected, &interrupted)?;
     let mut outcome = order.end(&machine, outcome);
     // The machine still stands still.
-    outcome.moment =
-        look.filter(|_| !interrupted() && plan.keep.at_end.wants(&outcome)).map(|look| Arc::new(look.moment()));
+    if let Some(look) = look.filter(|_| !interrupted()) {
+        outcome.moment = plan.keep.at_end.wants(&outcome).then(|| Arc::new(look.moment()));
+        outcome.wall = began.elapsed().saturating_sub(bench.stood());
+        bench.hold_at_end(look.into_paused(), &outcome, &interrupted);
+    }
+    let stood = bench.stood();
+    drop(bench);
     drop(machine);
-    outcome.wall = began.elapsed();
+    outcome.wall = began.elapsed().saturating_sub(stood);
     Ok(outcome)
+}
+
+/// Whether a run is to end now: all of them, or this one by who looks into it.
+fn is_interrupted(interrupt: &AtomicBool, control: Option<&Controlled>) -> bool {
+    interrupt.load(Ordering::Relaxed) || control.is_some_and(Controlled::is_ending)
 }
 
 /// Where many vCPUs share a CPU, one that has had none of it for a round of turns has only not had its turn.

@@ -205,6 +205,9 @@ pub struct RunOutcome {
     /// What was held and what was made to go wrong.
     #[serde(skip_serializing_if = "InjectionOutcome::is_empty")]
     pub injected: InjectionOutcome,
+    /// What was done to the machine from outside, a fragment each, bounded: `vcpu1: register rip written by the debugger`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub interventions: Vec<String>,
     /// Lines that the guest logged, bounded.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub log: Vec<LogLine>,

@@ -39,6 +39,7 @@ pub(crate) fn outcome(verdict: Verdict) -> RunOutcome {
         watch: WatchOutcome::default(),
         dump: None,
         moment: None,
+        interventions: Vec::new(),
     }
 }
 

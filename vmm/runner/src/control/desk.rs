@@ -13,6 +13,14 @@ use super::bench::Bench;
 /// Something that the watching thread is to do for who is in.
 pub(super) type Job = Box<dyn FnOnce(&mut Bench<'_>) + Send>;
 
+/// What the watching thread finds to do.
+pub(super) enum Task {
+    /// What somebody asks for.
+    Do(Job),
+    /// Whoever was in has left: nothing of it is to stay.
+    Forget,
+}
+
 /// What lies between the two.
 #[derive(Debug, Default)]
 pub(super) struct Desk {
@@ -95,9 +103,13 @@ impl Desk {
         })
     }
 
-    /// Has the run end.
+    /// Has the run end: whoever waits, waits for that.
     pub(super) fn end(&self) {
-        self.change(|notes| notes.is_ending = notes.state != State::Gone);
+        self.change(|notes| {
+            if notes.state != State::Gone {
+                (notes.state, notes.is_ending) = (State::Running, true);
+            }
+        });
     }
 
     pub(super) fn close(&self) {
@@ -109,10 +121,58 @@ impl Desk {
     }
 }
 
+/// For the thread that watches a run.
+impl Desk {
+    /// A run begins, whose machine is not there yet. Whether that is to stand still at its start.
+    pub(super) fn begin(&self) -> bool {
+        self.change(|notes| std::mem::take(&mut notes.hold))
+    }
+
+    /// There is none any more: what was asked for and not done is not done.
+    pub(super) fn finish(&self) {
+        self.change(|notes| {
+            (notes.state, notes.is_ending) = (State::Gone, false);
+            notes.jobs.clear();
+        });
+    }
+
+    pub(super) fn tell(&self, state: State) {
+        self.change(|notes| notes.state = state);
+    }
+
+    /// Whether there may be something to do: what is to be read at every poll.
+    pub(super) fn is_due(&self) -> bool {
+        self.is_due.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_ending(&self) -> bool {
+        self.is_due() && self.notes().is_ending
+    }
+
+    /// Whether somebody is in.
+    pub(super) fn is_in(&self) -> bool {
+        self.notes().is_in
+    }
+
+    /// The next thing to do, waiting for it no longer than `timeout`.
+    pub(super) fn next(&self, timeout: Duration) -> Option<Task> {
+        let mut notes = self.wait_while(timeout, |notes| !notes.has_left && notes.jobs.is_empty() && !notes.is_ending);
+        if std::mem::take(&mut notes.has_left) {
+            return Some(Task::Forget);
+        }
+        let job = notes.jobs.pop_front();
+        // An end that is asked for stays due.
+        self.is_due.store(job.is_some() || notes.is_ending, Ordering::Release);
+        job.map(Task::Do)
+    }
+}
+
 impl Desk {
     fn change<T>(&self, change: impl FnOnce(&mut Notes) -> T) -> T {
-        let changed = change(&mut self.notes());
+        let mut notes = self.notes();
+        let changed = change(&mut notes);
         self.is_due.store(true, Ordering::Release);
+        drop(notes);
         self.changed.notify_all();
         changed
     }

@@ -4,10 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use stallbench_core::Machine;
+use stallbench_core::Paused;
 
 use super::Moment;
-use crate::execute::stop::STOP_DEADLINE;
 
 /// How often all running machines have been asked for. Any thread may ask.
 #[derive(Clone, Debug, Default)]
@@ -58,9 +57,10 @@ impl<'p> Asked<'p> {
         std::mem::replace(&mut self.seen, count) != count
     }
 
-    /// Stops the machine for as long as it takes to copy it. One that cannot be stopped is not asked again.
-    pub(crate) fn serve(&self, machine: &Machine) {
-        let (Some(on_request), Ok(paused)) = (self.on_request, machine.pause(STOP_DEADLINE)) else { return };
+    /// Has a machine that was stopped for it stand still for as long as it takes to copy it. One that cannot be stopped is not asked
+    /// again.
+    pub(crate) fn serve(&self, paused: Option<Paused<'_>>) {
+        let (Some(on_request), Some(paused)) = (self.on_request, paused) else { return };
         let moment = Moment::of(&paused);
         paused.resume();
         (on_request.take)(&moment);

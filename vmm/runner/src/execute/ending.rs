@@ -84,6 +84,7 @@ impl Ending<'_> {
             watch: WatchOutcome::default(),
             dump: None,
             moment: None,
+            interventions: Vec::new(),
         })
     }
 

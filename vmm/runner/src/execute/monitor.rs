@@ -34,8 +34,9 @@ use super::last_part::LastPart;
 use super::patience::Patience;
 use super::proof::{Reach, prove};
 use super::quiet::Quiet;
-use super::stop::{Captured, STOP_DEADLINE};
+use super::stop::Captured;
 use super::{ExecuteError, POLL, RunPlan, poll_interval};
+use crate::control::Bench;
 use crate::dump::{Asked, Moment};
 use crate::oracle::mtrr::Expected;
 use crate::outcome::{Breach, Contradiction, LogLine, ProofOutcome, RunOutcome, SlowOutcome, Stall, WatchOutcome};
@@ -84,12 +85,21 @@ impl Look<'_> {
     }
 }
 
+impl<'m> Look<'m> {
+    /// The machine.
+    pub(super) fn into_paused(self) -> Paused<'m> {
+        self.paused
+    }
+}
+
 type Found<'m> = (End, Option<Look<'m>>);
 
 /// What one look at the clock, the doorbells and the progress words says.
 enum Poll {
     Nothing,
     Suspicious,
+    /// Something was done to the machine from outside: what was seen before says nothing of it.
+    Changed,
     End(End),
 }
 
@@ -125,6 +135,8 @@ pub(super) struct Monitor<'m> {
     next_attempt: Duration,
     /// The last attempts: the proof, or why there is none.
     proof: ProofOutcome,
+    /// Where somebody who looks in has the machine stopped.
+    bench: Bench<'m>,
 }
 
 /// Looks for the end of a run: the first as soon as all seem to rest, later ones ever less often.
@@ -141,6 +153,7 @@ impl<'m> Monitor<'m> {
         policy: Policy,
         began: Instant,
         plan: &'m RunPlan,
+        bench: Bench<'m>,
     ) -> Self {
         let budget = plan.budget;
         let vcpus = machine.vcpus();
@@ -167,6 +180,7 @@ impl<'m> Monitor<'m> {
             reach: Reach::default(),
             next_attempt: UNHINTED,
             proof: ProofOutcome::default(),
+            bench,
         }
     }
 
@@ -175,10 +189,10 @@ impl<'m> Monitor<'m> {
         mut self,
         expected: &Expected,
         interrupted: &dyn Fn() -> bool,
-    ) -> Result<(RunOutcome, Option<Look<'m>>), ExecuteError> {
+    ) -> Result<(RunOutcome, Option<Look<'m>>, Bench<'m>), ExecuteError> {
         let (end, look) = self.watch(interrupted);
         let latency = self.now().saturating_sub(self.watch.last_progress());
-        let look = look.or_else(|| self.look(Capture::Full));
+        let look = look.or_else(|| self.last_look());
         let ending = Ending {
             machine: self.machine,
             program: self.program,
@@ -195,7 +209,9 @@ impl<'m> Monitor<'m> {
         let injected = self.quiet.outcome(self.machine);
         let slow = outcome.slow.clone().or(self.slow).filter(|_| outcome.verdict.stall().is_none());
         let watch = counts(self.counts, self.machine.kicks());
-        Ok((RunOutcome { injected, slow, proof: self.proof, log: self.log, watch, ..outcome }, look))
+        let interventions = self.bench.interventions();
+        let outcome = RunOutcome { injected, slow, proof: self.proof, log: self.log, watch, interventions, ..outcome };
+        Ok((outcome, look, self.bench))
     }
 
     fn now(&self) -> Duration {
@@ -209,7 +225,7 @@ impl<'m> Monitor<'m> {
                 Poll::End(end) => Some((end, None)),
                 _ if self.seem_to_rest() => self.look_for_rest(),
                 Poll::Suspicious => self.look_for_stall(interrupted),
-                Poll::Nothing => None,
+                Poll::Nothing | Poll::Changed => None,
             };
             if let Some(found) = found {
                 return found;
@@ -226,15 +242,22 @@ impl<'m> Monitor<'m> {
     /// Waits for an event, no longer than `interval`, and takes in what has changed.
     fn poll(&mut self, interval: Duration, interrupted: &dyn Fn() -> bool) -> Poll {
         self.patience.tick();
-        if let Some(end) = self.machine.next_event(interval).and_then(|event| self.event(event)) {
+        if let Some(end) = self.bench.next_event(interval).and_then(|event| self.event(event)) {
             return Poll::End(end);
         }
         if interrupted() {
             return Poll::End(End::Interrupted);
         }
+        if self.bench.is_due() {
+            let is_changed = self.bench.serve(self.quiet.kept_out(), interrupted);
+            self.patience.forgo();
+            if is_changed {
+                return Poll::Changed;
+            }
+        }
         if self.asked.is_due() {
             let work = self.patience.begin_work();
-            self.asked.serve(self.machine);
+            self.asked.serve(self.bench.pause());
             self.patience.end_work(work);
         }
         if self.now() >= self.budget {
@@ -263,7 +286,7 @@ impl<'m> Monitor<'m> {
             MachineEvent::Log { vcpu, text } if self.log.len() < LOG_LINES => self.log.push(LogLine { vcpu, text }),
             // A guest of the contract has no exit port.
             MachineEvent::Doorbell { .. } | MachineEvent::Log { .. } | MachineEvent::Ended { .. } => {}
-            // Nobody sets stops.
+            // The bench has taken those that matter.
             MachineEvent::Stopped { .. } => {}
         }
         None
@@ -298,10 +321,20 @@ impl<'m> Monitor<'m> {
 
     /// Stops the machine and captures it. It goes on when the look is over.
     fn look(&mut self, what: Capture) -> Option<Look<'m>> {
-        let mut paused = self.machine.pause(STOP_DEADLINE).ok()?;
-        let captured = Captured::of(&mut paused, self.machine, what, self.quiet.kept_out());
+        let paused = self.bench.pause()?;
+        Some(self.look_at(paused, what))
+    }
+
+    /// The last look, where none led to the end.
+    fn last_look(&mut self) -> Option<Look<'m>> {
+        let paused = self.bench.pause_at_end()?;
+        Some(self.look_at(paused, Capture::Full))
+    }
+
+    fn look_at(&mut self, paused: Paused<'m>, what: Capture) -> Look<'m> {
+        let captured = Captured::of(&paused, self.machine, what, self.quiet.kept_out());
         self.note_cache_off(&captured);
-        Some(Look { paused, captured })
+        Look { paused, captured }
     }
 
     /// Keeps the first look at which caches were off, or the first at a place that has a name: a wait site, a pause point.
@@ -328,7 +361,7 @@ impl<'m> Monitor<'m> {
     }
 
     fn two_looks(&mut self, interrupted: &dyn Fn() -> bool) -> Option<Found<'m>> {
-        let Look { mut paused, captured } = self.look(Capture::Control)?;
+        let Look { paused, captured } = self.look(Capture::Control)?;
         let first = captured.analysis(self.machine, self.program);
         self.denied = first.contradictions().cloned().collect();
         if self.quiet.step(&paused, self.machine, &captured, &first) {
@@ -345,7 +378,7 @@ impl<'m> Monitor<'m> {
             if self.quiet.is_due(self.machine) {
                 return None;
             }
-            let last = Captured::of(&mut paused, self.machine, Capture::Full, self.quiet.kept_out());
+            let last = Captured::of(&paused, self.machine, Capture::Full, self.quiet.kept_out());
             let analysis = last.analysis(self.machine, self.program);
             let end = match analysis.is_quiescent() {
                 true => End::AtRest,
@@ -418,8 +451,10 @@ impl<'m> Monitor<'m> {
         let last_progress = self.watch.last_progress();
         let interval = poll_interval(CLOSE_POLL, self.progress.len());
         loop {
-            if let Poll::End(end) = self.poll(interval, interrupted) {
-                return Some(Some(end));
+            match self.poll(interval, interrupted) {
+                Poll::End(end) => return Some(Some(end)),
+                Poll::Changed => return None,
+                Poll::Nothing | Poll::Suspicious => {}
             }
             if self.watch.last_progress() != last_progress {
                 return None;
@@ -447,7 +482,7 @@ fn is_coming_up(captured: &Captured) -> bool {
 }
 
 /// What the contract declares to decide nothing: the ghost page and the event rings.
-fn ghost(vcpus: usize) -> Vec<Span> {
+pub(crate) fn ghost(vcpus: usize) -> Vec<Span> {
     let ring = |vcpu| (private(vcpu) + private_area::RING, private_area::END - private_area::RING);
     let spans = (0..vcpus).map(ring).chain([(GHOST, PAGE)]);
     spans.map(|(address, size)| Span { address: Word(address), size }).collect()

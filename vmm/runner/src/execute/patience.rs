@@ -47,6 +47,11 @@ impl Patience {
         self.end_work_at(Instant::now(), process_cpu_time().saturating_sub(work.cpu_time));
     }
 
+    /// After something for which the guest stood still: what has passed since the last poll is not charged.
+    pub(super) fn forgo(&mut self) {
+        self.last = Instant::now();
+    }
+
     /// What is charged up to now.
     pub(super) fn now(&self) -> Duration {
         self.at(Instant::now())

@@ -10,15 +10,15 @@ mod schedule;
 mod writers;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use stallbench_core::observe::ObserveError;
 use stallbench_core::{HostKvm, Machine, PlainConfig};
 use stallbench_state::program::PlainProgram;
 
-use super::{ExecuteError, TURN, slice};
-use crate::control::Controlled;
+use super::{ExecuteError, TURN, is_interrupted, slice};
+use crate::control::{self, Bench, Controlled, Guest};
 use crate::dump::{Keep, Moment};
 use crate::outcome::RunOutcome;
 use crate::plain::{Aps, PlainOptions};
@@ -74,14 +74,20 @@ fn run(
     let mut machine = machine.map_err(|source| ExecuteError::Create { vcpus, source })?;
     prepare(&mut machine)?;
     let _shortened = slice::shorten();
-    machine.start().map_err(|source| ExecuteError::Start { vcpus, source })?;
+    let door = plan.control.as_ref().map(Controlled::open);
+    control::start(&mut machine, door.as_ref()).map_err(|source| ExecuteError::Start { vcpus, source })?;
+    let bench = Bench::new(&machine, host, Guest::Plain(program, &plan.options.ghost), door);
     let crowded = vcpus > host.fingerprint().host_cpus;
-    let monitor = Monitor::new(&machine, program, plan, crowded);
-    let interrupted = || interrupt.load(Ordering::Relaxed);
-    let (mut outcome, paused) = monitor.run(&interrupted)?;
+    let monitor = Monitor::new(&machine, program, plan, crowded, bench);
+    let interrupted = || is_interrupted(interrupt, plan.control.as_ref());
+    let (mut outcome, paused, mut bench) = monitor.run(&interrupted)?;
     // The machine still stands still.
-    let kept = paused.filter(|_| !interrupted() && plan.keep.at_end.wants(&outcome));
-    outcome.moment = kept.map(|paused| Arc::new(Moment::of(&paused)));
-    outcome.wall = began.elapsed();
+    if let Some(paused) = paused.filter(|_| !interrupted()) {
+        outcome.moment = plan.keep.at_end.wants(&outcome).then(|| Arc::new(Moment::of(&paused)));
+        outcome.wall = began.elapsed().saturating_sub(bench.stood());
+        bench.hold_at_end(paused, &outcome, &interrupted);
+    }
+    outcome.wall = began.elapsed().saturating_sub(bench.stood());
+    drop(bench);
     Ok((outcome, machine))
 }

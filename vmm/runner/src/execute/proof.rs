@@ -13,20 +13,20 @@ const VISIT: Duration = Duration::from_secs(5);
 const VISIT_STEP: Duration = Duration::from_micros(100);
 const LONGEST_VISIT: Duration = Duration::from_secs(30);
 /// How far the first attempts go: some spins, and not much time that a guest which is alive goes without.
-pub(super) const FIRST: Limits = Limits { steps: 400, states: 256 };
+pub(crate) const FIRST: Limits = Limits { steps: 400, states: 256 };
 /// How far any attempt goes.
-pub(super) const FARTHEST: Limits = Limits { steps: 40_000, states: 32_768 };
+pub(crate) const FARTHEST: Limits = Limits { steps: 40_000, states: 32_768 };
 
 /// What became of an attempt.
 #[derive(Debug)]
-pub(super) struct Attempt {
-    pub(super) result: Result<Proof, Unproved>,
+pub(crate) struct Attempt {
+    pub(crate) result: Result<Proof, Unproved>,
     /// How long it took; the machine stood still meanwhile.
-    pub(super) took: Duration,
+    pub(crate) took: Duration,
 }
 
 /// Tries to prove that a machine goes nowhere any more. Its vCPUs are where they could have come by themselves afterwards.
-pub(super) fn prove(paused: &Paused<'_>, machine: &Machine, question: Question) -> Attempt {
+pub(crate) fn prove(paused: &Paused<'_>, machine: &Machine, question: Question) -> Attempt {
     let began = Instant::now();
     let within = visit(question.limits.steps, question.machine.vcpus.len());
     let mut tour = Tour(Prover::new(question));
@@ -50,8 +50,8 @@ fn visit(steps: usize, vcpus: usize) -> Duration {
 
 /// Attempts that reach farther each time, and are farther apart.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Reach {
-    pub(super) limits: Limits,
+pub(crate) struct Reach {
+    pub(crate) limits: Limits,
 }
 
 impl Default for Reach {
@@ -61,8 +61,13 @@ impl Default for Reach {
 }
 
 impl Reach {
+    /// Whether an attempt can go farther.
+    pub(crate) fn extends(&self) -> bool {
+        self.limits != FARTHEST
+    }
+
     /// After an attempt in vain.
-    pub(super) fn extend(&mut self) {
+    pub(crate) fn extend(&mut self) {
         self.limits.steps = (self.limits.steps * 4).min(FARTHEST.steps);
         self.limits.states = (self.limits.states * 4).min(FARTHEST.states);
     }

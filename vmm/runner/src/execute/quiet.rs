@@ -149,7 +149,7 @@ impl<'p> Quiet<'p> {
 }
 
 /// The word that a held vCPU waits for.
-fn released(index: usize) -> u64 {
+pub(crate) fn released(index: usize) -> u64 {
     let offset = offset_of!(PausePage, holds) + index * size_of::<HoldState>() + offset_of!(HoldState, released);
     PAUSE + offset as u64
 }

@@ -13,8 +13,8 @@ use crate::oracle::cache_off;
 use crate::outcome::{Breach, BreachKind};
 
 /// What all vCPUs were and published at one stop.
-pub(super) struct Captured {
-    pub(super) machine: MachineState,
+pub(crate) struct Captured {
+    pub(crate) machine: MachineState,
     pub(super) published: Published,
     /// The vCPUs that the host kept out of the guest, as declared.
     pub(super) kept_out: VcpuSet,
@@ -24,7 +24,7 @@ pub(super) struct Captured {
 
 impl Captured {
     /// Captures a machine that is stopped.
-    pub(super) fn of(paused: &mut Paused<'_>, machine: &Machine, what: Capture, kept_out: VcpuSet) -> Self {
+    pub(crate) fn of(paused: &Paused<'_>, machine: &Machine, what: Capture, kept_out: VcpuSet) -> Self {
         let state = paused.capture(what);
         let published = Published::read(machine.memory(), state.vcpus.len());
         let init_lost = (0..state.vcpus.len()).filter(|&vcpu| machine.init_lost(vcpu)).collect();
@@ -41,7 +41,7 @@ impl Captured {
     }
 
     /// Looks at what was captured; the words that waits look at are read now.
-    pub(super) fn analysis<'a>(&'a self, machine: &'a Machine, program: &'a Program) -> Analysis<'a> {
+    pub(crate) fn analysis<'a>(&'a self, machine: &'a Machine, program: &'a Program) -> Analysis<'a> {
         Analysis::of(View {
             code: program,
             machine: &self.machine,

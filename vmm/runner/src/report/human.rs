@@ -133,7 +133,7 @@ fn summary_line(summary: &Summary) -> String {
 }
 
 /// One run in full.
-pub(super) fn block(result: &RunResult, colour: bool) -> String {
+pub(crate) fn block(result: &RunResult, colour: bool) -> String {
     let text = coloured_block(result);
     if colour { text } else { plain(&text) }
 }
@@ -160,6 +160,9 @@ fn coloured_block(result: &RunResult) -> String {
     if run.declared_order != Mode::Off && result.outcome.order.mode == Mode::Off {
         text.push_str("  mtrr order: not observed (--order off)\n");
     }
+    for intervention in &result.outcome.interventions {
+        let _ = writeln!(text, "  {BAD}intervention{BAD:#}: {intervention}");
+    }
     if let Some(dump) = &result.outcome.dump {
         let _ = writeln!(text, "  dump: {}", dump.display());
     }
@@ -185,8 +188,12 @@ fn headline(text: &mut String, result: &RunResult) {
         let _ = write!(text, "   {}", stall.strength);
     }
     let _ = write!(text, "   {}", time(result.outcome.wall));
-    let _ =
-        writeln!(text, "   {DIM}{}{DIM:#}", if result.is_as_expected() { "as expected" } else { "NOT AS EXPECTED" });
+    let as_expected = if result.is_as_expected() { "as expected" } else { "NOT AS EXPECTED" };
+    let _ = write!(text, "   {DIM}{as_expected}{DIM:#}");
+    if !result.outcome.interventions.is_empty() {
+        let _ = write!(text, "   {BAD}after interventions{BAD:#}");
+    }
+    text.push('\n');
 }
 
 /// What the proof of a stall is about, or why there is none.
@@ -196,7 +203,7 @@ fn proof(text: &mut String, outcome: &RunOutcome) {
         return;
     }
     if let Some(states) = proof.states {
-        let of = format!("{}, closed under every order of the vCPUs", count(states));
+        let of = format!("{}, closed under every order of the vCPUs", self::states(states));
         let _ = writeln!(text, "  proof: {of} ({} steps, {})", proof.steps, time(proof.took));
     } else if let Some(unproved) = &proof.unproved {
         let _ = writeln!(text, "  no proof: {}", plain(unproved));
@@ -204,7 +211,7 @@ fn proof(text: &mut String, outcome: &RunOutcome) {
 }
 
 /// A number of states, which may be beyond all that is counted.
-fn count(states: u128) -> String {
+pub(crate) fn states(states: u128) -> String {
     match states {
         1 => "1 state".into(),
         u128::MAX => "more than 10^38 states".into(),

@@ -73,6 +73,7 @@ impl Ending<'_> {
             watch: WatchOutcome::default(),
             dump: None,
             moment: None,
+            interventions: Vec::new(),
         })
     }
 

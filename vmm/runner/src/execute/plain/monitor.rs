@@ -16,6 +16,7 @@ use stallbench_core::{Capture, Fault, Machine, MachineEvent, Paused};
 use stallbench_stall::code::place;
 use stallbench_stall::kind_without_waits;
 use stallbench_stall::proof::{Limits, Loop, Question, Read, Unproved};
+use stallbench_stall::set::VcpuSet;
 use stallbench_state::certificate::{Span, Word};
 use stallbench_state::machine::{MachineState, MpState, RFLAGS_IF, VcpuState};
 use stallbench_state::program::PlainProgram;
@@ -23,6 +24,7 @@ use stallbench_state::program::PlainProgram;
 use super::PlainPlan;
 use super::ending::Ending;
 use super::schedule::{Lacked, Schedule};
+use crate::control::Bench;
 use crate::dump::Asked;
 use crate::execute::ExecuteError;
 use crate::execute::last_part::LastPart;
@@ -64,6 +66,13 @@ pub(super) enum End {
 struct Stopped<'m> {
     paused: Paused<'m>,
     state: MachineState,
+}
+
+impl<'m> Stopped<'m> {
+    fn of(paused: Paused<'m>) -> Self {
+        let state = paused.capture(Capture::Control);
+        Self { paused, state }
+    }
 }
 
 /// How a run ended, and the stop that showed it.
@@ -122,10 +131,18 @@ pub(super) struct Monitor<'m> {
     /// How long it took.
     latency: Duration,
     counts: WatchOutcome,
+    /// Where somebody who looks in has the machine stopped.
+    bench: Bench<'m>,
 }
 
 impl<'m> Monitor<'m> {
-    pub(super) fn new(machine: &'m Machine, program: &'m PlainProgram, plan: &'m PlainPlan, crowded: bool) -> Self {
+    pub(super) fn new(
+        machine: &'m Machine,
+        program: &'m PlainProgram,
+        plan: &'m PlainPlan,
+        crowded: bool,
+        bench: Bench<'m>,
+    ) -> Self {
         let vcpus = machine.vcpus();
         let started = if plan.options.aps == Aps::Started { vcpus } else { 1 };
         let (ran, entries) = (vec![Duration::ZERO; vcpus], vec![0; vcpus]);
@@ -148,6 +165,7 @@ impl<'m> Monitor<'m> {
             lacked: None,
             latency: Duration::ZERO,
             counts: WatchOutcome::default(),
+            bench,
         }
     }
 
@@ -155,7 +173,7 @@ impl<'m> Monitor<'m> {
     pub(super) fn run(
         mut self,
         interrupted: &dyn Fn() -> bool,
-    ) -> Result<(RunOutcome, Option<Paused<'m>>), ExecuteError> {
+    ) -> Result<(RunOutcome, Option<Paused<'m>>, Bench<'m>), ExecuteError> {
         let (end, stopped) = loop {
             let found = match self.poll(interrupted) {
                 Some(End::OverBudget) => Some(self.last_attempts().unwrap_or((End::OverBudget, None))),
@@ -166,7 +184,7 @@ impl<'m> Monitor<'m> {
                 break found;
             }
         };
-        let stopped = stopped.or_else(|| self.stop());
+        let stopped = stopped.or_else(|| self.bench.pause_at_end().map(Stopped::of));
         self.machine.ran_into(&mut self.ran);
         let ending = Ending {
             machine: self.machine,
@@ -182,21 +200,27 @@ impl<'m> Monitor<'m> {
         };
         let outcome = ending.outcome(end)?;
         let watch = counts(self.counts, self.machine.kicks());
-        Ok((RunOutcome { proof: self.proof, watch, ..outcome }, stopped.map(|stopped| stopped.paused)))
+        let interventions = self.bench.interventions();
+        let outcome = RunOutcome { proof: self.proof, watch, interventions, ..outcome };
+        Ok((outcome, stopped.map(|stopped| stopped.paused), self.bench))
     }
 
     /// Waits for an event, no longer than until something is due, and takes in what has changed.
     fn poll(&mut self, interrupted: &dyn Fn() -> bool) -> Option<End> {
         self.patience.tick();
-        if let Some(end) = self.machine.next_event(self.interval()).map(end_of) {
+        if let Some(end) = self.bench.next_event(self.interval()).map(end_of) {
             return Some(end);
         }
         if interrupted() {
             return Some(End::Interrupted);
         }
+        if self.bench.is_due() {
+            self.bench.serve(VcpuSet::default(), interrupted);
+            self.patience.forgo();
+        }
         if self.asked.is_due() {
             let work = self.patience.begin_work();
-            self.asked.serve(self.machine);
+            self.asked.serve(self.bench.pause());
             self.patience.end_work(work);
         }
         self.machine.ran_into(&mut self.ran);
@@ -228,7 +252,7 @@ impl<'m> Monitor<'m> {
         if !self.planned.iter().any(due) {
             return Ok(());
         }
-        let Ok(paused) = self.machine.pause(STOP_DEADLINE) else { return Ok(()) };
+        let Some(paused) = self.bench.pause() else { return Ok(()) };
         for planned in self.planned.iter_mut().filter(|planned| due(planned)) {
             paused.nmi(planned.nmi.vcpu, STOP_DEADLINE)?;
             planned.sent = true;
@@ -289,7 +313,8 @@ impl<'m> Monitor<'m> {
         let Stopped { paused, state } = self.stop()?;
         self.note_look(&state);
         // Whoever ended or died stands still for a reason that its registers do not tell.
-        if let Some(event) = self.machine.next_event(Duration::ZERO) {
+        let (paused, event) = self.bench.event_of(paused)?;
+        if let Some(event) = event {
             return Some((end_of(event), Stopped { paused, state }));
         }
         if let Some(reason) = self.to_come() {
@@ -351,10 +376,8 @@ impl<'m> Monitor<'m> {
     }
 
     /// Stops the machine, where it can be stopped.
-    fn stop(&self) -> Option<Stopped<'m>> {
-        let paused = self.machine.pause(STOP_DEADLINE).ok()?;
-        let state = paused.capture(Capture::Control);
-        Some(Stopped { paused, state })
+    fn stop(&mut self) -> Option<Stopped<'m>> {
+        self.bench.pause().map(Stopped::of)
     }
 }
 
@@ -414,7 +437,7 @@ fn end_of(event: MachineEvent) -> End {
         }
         MachineEvent::Fault { vcpu, fault } => End::Fault(vcpu, fault),
         MachineEvent::ThreadDied { vcpu } => End::Failed(ExecuteError::ThreadDied { vcpu }),
-        // Nobody sets stops.
+        // The bench takes them all.
         MachineEvent::Stopped { vcpu, .. } => End::Fault(vcpu, Fault::Unexpected { exit: "Debug".to_owned() }),
         MachineEvent::Doorbell { vcpu, .. } | MachineEvent::Log { vcpu, .. } => {
             let exit = "a doorbell without the contract".to_owned();
