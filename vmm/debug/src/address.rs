@@ -2,6 +2,7 @@
 
 use crate::arguments::number;
 use crate::error::CommandError;
+use crate::place;
 use crate::registers;
 use crate::session::Session;
 
@@ -55,7 +56,11 @@ pub(crate) fn value(session: &Session, text: &str) -> Result<u64, CommandError> 
     }
     match number(text) {
         Some(value) => Ok(value),
-        None => session.symbols().named(text).map(|symbol| symbol.address),
+        None => match session.symbols().named(text) {
+            Ok(symbol) => Ok(symbol.address),
+            Err(error @ CommandError::UnknownSymbol { .. }) => place::named(session, text)?.ok_or(error),
+            Err(error) => Err(error),
+        },
     }
 }
 

@@ -72,6 +72,10 @@ pub(crate) enum Takes {
     File,
     /// `progress`.
     Progress,
+    /// A number, or `all`.
+    All,
+    /// A pause point.
+    Point,
 }
 
 /// What a command needs of the machine.
@@ -112,6 +116,13 @@ pub static ALL: &[Command] = &[
     live::run::STOP,
     live::step::COMMAND,
     live::run::UNTIL,
+    live::stops::BREAK,
+    live::stops::WATCH,
+    live::stops::DELETE,
+    live::inject::RELEASE,
+    live::inject::IRQ,
+    live::inject::NMI,
+    live::write::COMMAND,
     live::run::END,
     about::COMMAND,
     vcpu::COMMAND,

@@ -34,6 +34,11 @@ fn of(session: &Session, takes: Takes, word: &str) -> Vec<String> {
     match takes {
         Takes::Nothing | Takes::File => Vec::new(),
         Takes::Progress => vec!["progress".to_owned()],
+        Takes::All => vec!["all".to_owned()],
+        Takes::Point => {
+            let points = session.guest().contract().map(|program| program.points()).unwrap_or_default();
+            points.iter().map(|point| point.name.clone()).collect()
+        }
         Takes::Command => commands(),
         Takes::Vcpu => (0..session.vcpus().len()).map(|vcpu| vcpu.to_string()).chain(["all".to_owned()]).collect(),
         Takes::Structure => structures(session),
@@ -59,7 +64,7 @@ mod test {
 
     #[test]
     fn words_are_completed_by_what_the_command_takes() {
-        assert_eq!(of("wa"), (0, vec!["waits".into()]));
+        assert_eq!(of("wa"), (0, vec!["waits".into(), "watch".into()]));
         assert_eq!(of("vcpus; ve"), (7, vec!["verdict".into()]));
         assert_eq!(of("bt "), (3, vec!["0".into(), "1".into(), "all".into()]));
         assert_eq!(of("mem $rs"), (4, vec!["$rsi".into(), "$rsp".into()]));

@@ -67,6 +67,30 @@ pub enum CommandError {
         /// The first of them.
         first: String,
     },
+    /// There is no such pause point.
+    #[error("no pause point {name}{near}")]
+    UnknownPoint {
+        /// What was typed.
+        name: String,
+        /// The nearest names.
+        near: String,
+    },
+    /// A register that is not written.
+    #[error("{name} is only read here: general registers, RIP and RFLAGS are written")]
+    ReadOnly {
+        /// The register.
+        name: String,
+    },
+    /// More than one place has that name.
+    #[error("{name} is in {count} places: {which}; say one of them")]
+    SeveralPlaces {
+        /// What was typed.
+        name: String,
+        /// How many.
+        count: usize,
+        /// The first of them.
+        which: String,
+    },
     /// There is no such structure.
     #[error("no structure {name}{near}; `help print` lists those of the contract, `print --types` those of the guest")]
     UnknownStructure {

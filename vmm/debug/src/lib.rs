@@ -31,6 +31,7 @@ mod line;
 mod linear;
 pub mod live;
 mod nearest;
+mod place;
 pub mod prompt;
 mod region;
 mod registers;

@@ -2,6 +2,8 @@
 
 /// Least similarity of a name that is worth a mention.
 const SIMILAR: f64 = 0.75;
+/// How far behind the nearest a name may be and still be meant.
+const BEHIND: f64 = 0.07;
 /// Most names that are mentioned.
 const MOST: usize = 3;
 
@@ -16,6 +18,8 @@ fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<&'a 
     let scored = known.into_iter().map(|known| (similarity(name, known), known));
     let mut near: Vec<_> = scored.filter(|(score, _)| *score >= SIMILAR).collect();
     near.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
+    let best = near.first().map_or(0.0, |(score, _)| *score);
+    near.retain(|(score, _)| best - score < BEHIND);
     near.dedup_by_key(|(_, known)| *known);
     near.into_iter().take(MOST).map(|(_, known)| known).collect()
 }
@@ -38,7 +42,7 @@ mod test {
 
     #[test]
     fn nearest_names_come_first_and_far_ones_never() {
-        assert_eq!(nearest("wiats", ["waits", "bt", "vcpus"]), ["waits"]);
+        assert_eq!(nearest("wiats", ["waits", "bt", "vcpus", "watch", "write"]), ["waits"]);
         assert_eq!(nearest("hadnler", ["rt::interrupt::handler", "rt::apic::send"]), ["rt::interrupt::handler"]);
         assert_eq!(did_you_mean("xyzzy", ["waits"]), "");
         assert_eq!(did_you_mean("RIP", ["rip"]), "; did you mean rip?");

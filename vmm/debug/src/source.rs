@@ -1,5 +1,6 @@
 //! Lines and inlined functions of the guest's source, by the DWARF in its own file; read when they are first asked for.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use addr2line::{Context, Location};
@@ -37,6 +38,30 @@ impl Source {
     pub(crate) fn line(&self, address: u64) -> Option<String> {
         let location = self.0.as_ref().filter(|_| address < LAST)?.find_location(address).ok()??;
         in_words(&location)
+    }
+
+    /// Where the code of a line lies: of that line, or the next that has some, in each file of that name; a path's last parts are a
+    /// name.
+    pub(crate) fn addresses(&self, file: &str, line: u32) -> Vec<u64> {
+        let Some(locations) = self.0.as_ref().and_then(|context| context.find_location_range(0, LAST).ok()) else {
+            return Vec::new();
+        };
+        let is = |path: &str| path.strip_suffix(file).is_some_and(|rest| rest.is_empty() || rest.ends_with('/'));
+        let mut nearest: BTreeMap<&str, (u32, Vec<u64>)> = BTreeMap::new();
+        for (address, _, location) in locations {
+            let (Some(path), Some(at)) = (location.file, location.line) else { continue };
+            if at < line || !is(path) {
+                continue;
+            }
+            let (first, addresses) = nearest.entry(path).or_insert((at, Vec::new()));
+            if at < *first {
+                (*first, *addresses) = (at, Vec::new());
+            }
+            if at == *first {
+                addresses.push(address);
+            }
+        }
+        nearest.into_values().flat_map(|(_, addresses)| addresses).collect()
     }
 
     /// The functions that an address belongs to, the innermost of the inlined first.

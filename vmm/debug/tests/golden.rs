@@ -68,6 +68,13 @@ const LINES: &[&str] = &[
     "stop",
     "step",
     "until progress",
+    "break $rip",
+    "watch $rsp",
+    "delete all",
+    "release call_many/sent",
+    "irq 0 0xfb",
+    "nmi 0",
+    "write $rax 0 --yes",
     "end",
     "quit",
 ];

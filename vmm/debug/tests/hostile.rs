@@ -53,6 +53,8 @@ const LINES: &[&str] = &[
     "idt 1 3",
     "gdt",
     "gdt 1",
+    "disas kmalloc.rs:122 2",
+    "mem gate 4 d",
     "search $rip",
     "symbols interrupt",
 ];

@@ -19,9 +19,10 @@ pub(super) const COMMAND: Command = Command {
 };
 
 /// What is said below the list.
-const ADDRESSES: &str = "\nAn address is a number, a symbol (the last parts of its path are enough), a register ($rip), each with +NUMBER or \
--NUMBER\nbehind it; `phys:` before it makes it guest-physical. A vCPU is a number; where none is said, it is that of `vcpu N`. \
-Commands\nend at `;`, words with spaces stand in quotation marks, and `#` begins a comment.\n";
+const ADDRESSES: &str = "\nAn address is a number, a symbol (the last parts of its path are enough), a line of the source (kmalloc.rs:122), a \
+word\nthat the case names in its reports (gate), a register ($rip), each with +NUMBER or -NUMBER behind it; `phys:` before\nit makes it \
+guest-physical. A vCPU is a number; where none is said, it is that of `vcpu N`. Commands end at `;`, words with \
+spaces stand in\nquotation marks, and `#` begins a comment.\n";
 
 fn run(_: &mut Session, mut arguments: Arguments<'_>) -> Result<Answer, CommandError> {
     let name = arguments.next();

@@ -1,7 +1,10 @@
 //! Commands on a machine that can run on, and how it is told why one stands still.
 
+pub(super) mod inject;
 pub(super) mod run;
 pub(super) mod step;
+pub(super) mod stops;
+pub(super) mod write;
 
 use std::fmt::Write;
 

@@ -38,7 +38,7 @@ const MOST: usize = 4096;
 const MOST_PLACES: usize = 32;
 
 /// A size in bytes by its letter.
-fn size(letter: &str) -> Option<usize> {
+pub(super) fn size(letter: &str) -> Option<usize> {
     Some(match letter {
         "b" => 1,
         "w" => 2,

@@ -129,7 +129,6 @@ impl Session {
     }
 
     /// Has somebody say yes, or a word on the line.
-    #[expect(dead_code, reason = "no command changes the guest yet")]
     pub(crate) fn confirm(&mut self, question: &str, is_said: bool) -> Result<(), CommandError> {
         let Some(ask) = self.watching.ask.as_mut().filter(|_| !is_said) else {
             let unconfirmed = || CommandError::Unconfirmed { question: question.to_owned() };

@@ -139,6 +139,11 @@ impl PlainProgram {
         self.table().find_object(&self.bytes, address)
     }
 
+    /// The variables and labels of data, by ascending virtual address.
+    pub fn objects(&self) -> Vec<Symbol> {
+        self.table().objects(&self.bytes)
+    }
+
     fn table(&self) -> &Symbols {
         self.symbols.get_or_init(|| Symbols::read(&self.bytes, &self.linked))
     }

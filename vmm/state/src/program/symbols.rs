@@ -79,13 +79,22 @@ impl Symbols {
         inside.then_some((name, offset))
     }
 
-    /// All of them, by ascending address.
+    /// All functions, by ascending address.
     pub(super) fn all(&self, bytes: &[u8]) -> Vec<Symbol> {
-        let symbol = |function: &Named| {
-            let name = self.name(bytes, function.name)?;
-            Some(Symbol { name, address: function.address, size: function.size })
+        self.symbols(&self.functions, bytes)
+    }
+
+    /// All objects, by ascending address.
+    pub(super) fn objects(&self, bytes: &[u8]) -> Vec<Symbol> {
+        self.symbols(&self.objects, bytes)
+    }
+
+    fn symbols(&self, all: &[Named], bytes: &[u8]) -> Vec<Symbol> {
+        let symbol = |named: &Named| {
+            let name = self.name(bytes, named.name)?;
+            Some(Symbol { name, address: named.address, size: named.size })
         };
-        self.functions.iter().filter_map(symbol).collect()
+        all.iter().filter_map(symbol).collect()
     }
 
     fn name(&self, bytes: &[u8], at: usize) -> Option<String> {

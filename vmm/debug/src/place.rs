@@ -1,0 +1,120 @@
+//! Places by names that are no functions: lines of the source, words that the case names, data of a plain guest, wait sites.
+
+use stallbench_abi::text;
+
+use crate::error::CommandError;
+use crate::guest::Guest;
+use crate::session::Session;
+
+/// Most places that are named where there are several.
+const MOST: usize = 6;
+
+/// The place of such a name; `None` where nothing has it.
+pub(crate) fn named(session: &Session, name: &str) -> Result<Option<u64>, CommandError> {
+    let found = match line(name) {
+        Some((file, line)) => code_of(session, file, line),
+        None => match data(session, name) {
+            Some((address, _)) => vec![address],
+            None => sites(session, name),
+        },
+    };
+    match found[..] {
+        [] => Ok(None),
+        [one] => Ok(Some(one)),
+        _ => {
+            let which: Vec<_> = found.iter().take(MOST).map(|at| session.shown(*at)).collect();
+            let more = if found.len() > MOST { ", …" } else { "" };
+            let which = format!("{}{more}", which.join(", "));
+            Err(CommandError::SeveralPlaces { name: name.to_owned(), count: found.len(), which })
+        }
+    }
+}
+
+/// `kmalloc.rs:121`, as file and line.
+fn line(name: &str) -> Option<(&str, u32)> {
+    let (file, line) = name.rsplit_once(':').filter(|(file, _)| !file.is_empty() && !file.ends_with(':'))?;
+    Some((file, line.parse().ok()?))
+}
+
+/// Where the code of a line begins, in each function that has some.
+fn code_of(session: &Session, file: &str, line: u32) -> Vec<u64> {
+    let mut places: Vec<(Option<u64>, u64)> = Vec::new();
+    for address in session.source().addresses(file, line) {
+        let function = session.symbols().at(address).map(|(symbol, _)| symbol.address);
+        match places.iter_mut().find(|(other, _)| *other == function) {
+            Some((_, first)) => *first = address.min(*first),
+            None => places.push((function, address)),
+        }
+    }
+    places.into_iter().map(|(_, address)| address).collect()
+}
+
+/// A word of data by its name, with its bytes where they are known: one that the case names in its reports, or a variable of a
+/// plain guest.
+pub(crate) fn data(session: &Session, name: &str) -> Option<(u64, Option<usize>)> {
+    match session.guest() {
+        Guest::Contract(_) => {
+            let words = session.published().ghost.words;
+            let word = words.iter().find(|word| word.address != 0 && text::of(&word.name) == name)?;
+            Some((word.address, Some(if word.width == 8 { 8 } else { 4 })))
+        }
+        Guest::Plain(program) => {
+            let object = program.objects().into_iter().find(|object| object.name == name)?;
+            Some((object.address, usize::try_from(object.size).ok().filter(|size| matches!(size, 1 | 2 | 4 | 8))))
+        }
+        Guest::Unreadable(_) => None,
+    }
+}
+
+/// Where the spins of a function of the protocol begin.
+fn sites(session: &Session, name: &str) -> Vec<u64> {
+    let Some(program) = session.guest().contract() else { return Vec::new() };
+    let is = |site: u64| program.site_at(site).is_some_and(|site| site.function == name);
+    program.ranges().iter().filter(|range| is(range.site)).map(|range| range.start).collect()
+}
+
+#[cfg(test)]
+mod test {
+    use stallbench_abi::layout::GHOST;
+    use stallbench_abi::shared::{GhostPage, NamedWord};
+
+    use crate::address::value;
+    use crate::sample::{session, session_with};
+
+    #[test]
+    fn line_of_the_source_is_a_place() {
+        let session = session();
+        let at = value(&session, "kmalloc.rs:122").expect("it has code");
+        assert!(session.source().line(at).expect("a line").ends_with("call/kmalloc.rs:122"));
+        assert_eq!(value(&session, "call/kmalloc.rs:122+4").expect("it has code"), at + 4);
+        assert!(value(&session, "malloc.rs:122").is_err() && value(&session, "kmalloc.rs:99999").is_err());
+    }
+
+    #[test]
+    fn line_in_several_functions_is_told_with_all_of_them() {
+        let error = value(&session(), "wait.rs:1").expect_err("it is inlined everywhere").to_string();
+        assert!(error.starts_with("wait.rs:1 is in ") && error.contains(" places: 0x"), "{error}");
+    }
+
+    #[test]
+    fn word_that_the_case_names_is_a_place() {
+        let mut name = [0; 16];
+        name[..4].copy_from_slice(b"gate");
+        let session = session_with(|machine| {
+            let mut page = GhostPage::default();
+            page.words[1] = NamedWord { name, address: 0x40_0064, width: 4, reserved: 0 };
+            machine.memory.put(GHOST, &page);
+        });
+        assert_eq!(value(&session, "gate").expect("it is named"), 0x40_0064);
+        assert!(value(&session, "gates").is_err());
+    }
+
+    #[test]
+    fn wait_site_of_one_layer_is_a_place() {
+        let session = session();
+        let site = value(&session, "quiesce_stack").expect("one layer has it");
+        assert!(session.guest().contract().expect("the image").site_of_rip(site).is_some());
+        let error = value(&session, "call_many").expect_err("several layers have it").to_string();
+        assert!(error.starts_with("call_many is in "), "{error}");
+    }
+}
