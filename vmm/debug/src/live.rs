@@ -30,7 +30,7 @@ pub trait Live: Send {
     /// Has it stand still from now on; its state is then [`State::Stopped`], with [`Why::Asked`] if nothing else stopped it.
     fn stop(&mut self) -> Result<(), LiveError>;
 
-    /// Lets it go on until something stops it. At its end it gets its verdict.
+    /// Lets it go on until something stops it, as one that runs does already. At its end it gets its verdict.
     fn run(&mut self, until: Until) -> Result<(), LiveError>;
 
     /// One instruction of one vCPU, while all others stand still and no interrupt comes in between.

@@ -241,12 +241,14 @@ impl<'m> Bench<'m> {
 
     /// Lets it go on. A vCPU that came to a stop together with the one that was told of stands there still, and is told of next.
     pub(super) fn run(&mut self, until: Until) -> Done<()> {
-        self.standing()?;
         if until.progress && !self.guest.publishes() {
             return Err(LiveError::Refused("a plain guest publishes no progress".into()));
         }
         let before = until.progress.then(|| self.progress());
-        self.go_on(before);
+        match self.held {
+            Some(_) => self.go_on(before),
+            None => self.until = before,
+        }
         Ok(())
     }
 }
