@@ -7,7 +7,7 @@ use stallbench_debug::Follower;
 use stallbench_debug::follow::{Lost, Tell};
 use stallbench_debug::remote::Client;
 
-use crate::exit::{Exit, Failure};
+use crate::exit::Failure;
 use crate::interrupt::OfCommands;
 
 /// Who is in a run. Ctrl-C while a command is followed interrupts that.
@@ -21,7 +21,7 @@ pub(crate) struct Attached {
 pub(crate) fn attach(run: &Path) -> Result<Attached, Failure> {
     let interrupts = OfCommands::watch()?;
     let client = Client::attach(run, Arc::clone(&interrupts.flag));
-    let client = client.map_err(|error| Failure::new(Exit::Usage, &error).context("--attach"))?;
+    let client = client.map_err(|error| Failure::usage(format!("--attach {error}")))?;
     Ok(Attached { client, interrupts })
 }
 

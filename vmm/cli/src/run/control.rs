@@ -4,11 +4,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use stallbench_debug::live::{LiveError, LiveTarget};
-use stallbench_debug::remote::{Entry, Listening, Server};
+use stallbench_debug::remote::{Entry, ListenError, Listening, Server};
 use stallbench_runner::control::Control;
 
 use super::Arguments;
-use crate::exit::{Exit, Failure};
+use crate::exit::Failure;
 
 /// Refuses a socket that cannot be made, before anything else is.
 pub(super) fn check(arguments: &Arguments) -> Result<(), Failure> {
@@ -16,15 +16,19 @@ pub(super) fn check(arguments: &Arguments) -> Result<(), Failure> {
     if arguments.jobs.is_some_and(|jobs| jobs > 1) {
         return Err(Failure::usage("--control: there is one guest to look into, and --jobs asks for more at a time"));
     }
-    Listening::check(path).map_err(|error| Failure::new(Exit::Usage, &error).context("--control"))
+    Listening::check(path).map_err(|error| refused(&error))
 }
 
 /// Serves that socket until what this gives is dropped.
 pub(super) fn serve(path: &Path, control: &Control) -> Result<Server, Failure> {
-    let listening = Listening::at(path).map_err(|error| Failure::new(Exit::Usage, &error).context("--control"))?;
+    let listening = Listening::at(path).map_err(|error| refused(&error))?;
     let control = control.clone();
     let server = Server::start(listening, move || enter(&control));
     server.map_err(|error| Failure::host(&error).context("--control: start a thread"))
+}
+
+fn refused(error: &ListenError) -> Failure {
+    Failure::usage(format!("--control {error}"))
 }
 
 /// Lets somebody in where there is a machine.

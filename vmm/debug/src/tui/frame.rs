@@ -79,11 +79,19 @@ impl Vcpu {
     }
 }
 
-/// Where it is, and the words of its wait.
+/// Where it is, and what it waits for.
 fn wait(vcpu: &Value) -> Option<String> {
     let symbol = text(&vcpu["symbol"]).or_else(|| text(&vcpu["rip"]))?;
-    let for_what = text(&vcpu["wait"]["text"]).map(|text| format!(": {text}")).unwrap_or_default();
-    Some(format!("at {symbol}{for_what}"))
+    Some(format!("at {symbol}{}", awaited(&vcpu["wait"]).unwrap_or_default()))
+}
+
+/// What a wait is for, and whom.
+fn awaited(wait: &Value) -> Option<String> {
+    let [word, address, until] = ["word", "address", "until"].map(|key| text(&wait[key]));
+    let whom: Vec<_> = list(&wait["awaits"]).iter().map(|vcpu| format!("vcpu{}", number(vcpu))).collect();
+    let whom = if whom.is_empty() { String::new() } else { format!(", from {}", whom.join(", ")) };
+    let doing = text(&wait["awaited_do"]).map(|doing| format!(" ({doing})")).unwrap_or_default();
+    Some(format!(": for {} at {} {}{whom}{doing}", word?, address?, until?))
 }
 
 fn statistics(vcpu: &Value) -> Vec<(String, String, String)> {
@@ -137,7 +145,8 @@ mod test {
     fn cells_say_what_the_view_says() {
         let view = json!({"run": "a/b", "state": "running", "stuck": [1], "vcpus": [{
             "vcpu": 1, "state": "runnable", "interrupts_enabled": false, "progress": 12, "doing": "waits\u{1b}[2J",
-            "rip": "0x10", "symbol": null, "statistics": {"exits": 70}, "statistic_rates": {"exits": 3.4},
+            "rip": "0x10", "symbol": null, "wait": {"word": "gate", "address": "0x20", "until": "to become 1",
+            "awaits": [0], "awaited_do": "running its callback"}, "statistics": {"exits": 70}, "statistic_rates": {"exits": 3.4},
             "rates": {"progress": 5.0, "interrupts": 1.2, "ipis": 0.4, "exits": 3.4, "cpu": 0.5},
         }], "result": {"verdict": "stall", "kind": "deadlock"}});
         let frame = Frame::of(&view);
@@ -145,7 +154,10 @@ mod test {
         let vcpu = &frame.vcpus[0];
         let cells = ["1", "runnable", "0", "12", "5", "1", "0", "3", "50%", "waits?[2J"];
         assert_eq!((vcpu.cells.each_ref().map(String::as_str), vcpu.is_stuck), (cells, true));
-        assert_eq!(vcpu.wait.as_deref(), Some("at 0x10"));
+        assert_eq!(
+            vcpu.wait.as_deref(),
+            Some("at 0x10: for gate at 0x20 to become 1, from vcpu0 (running its callback)")
+        );
         assert_eq!(vcpu.statistics, [("exits".into(), "70".into(), "3".into())]);
     }
 }
