@@ -6,6 +6,7 @@ mod control;
 mod diff;
 mod disas;
 mod events;
+mod file;
 mod gdt;
 mod help;
 mod idt;
@@ -111,6 +112,8 @@ pub static ALL: &[Command] = &[
     symbols::COMMAND,
     memory::SEARCH,
     diff::COMMAND,
+    file::DUMP,
+    file::PAYLOAD,
     view::COMMAND,
     live::run::COMMAND,
     live::run::STOP,

@@ -155,6 +155,12 @@ pub enum CommandError {
         /// What would be asked.
         question: String,
     },
+    /// There is nothing to compare a machine with.
+    #[error("it has not been another since it was first looked at")]
+    NoThen,
+    /// There is no dump of it.
+    #[error("this machine is none that can be written as a dump")]
+    NoDump,
     /// Another file cannot be read.
     #[error("{path}: {source}")]
     File {

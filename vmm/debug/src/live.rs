@@ -224,6 +224,10 @@ impl Target for LiveTarget {
         true
     }
 
+    fn dump(&self) -> Option<&Dump> {
+        Some(&self.now)
+    }
+
     /// Takes another look, if the machine may have changed.
     fn refresh(&mut self) -> Result<(), LiveError> {
         let state = self.live.state();

@@ -28,6 +28,11 @@ pub trait Target {
     /// Whether it can run on: what commands say of it may then be over at the next look.
     fn is_live(&self) -> bool;
 
+    /// All of it as a dump, where it is one.
+    fn dump(&self) -> Option<&Dump> {
+        None
+    }
+
     /// Before a command: looks again where the machine may have changed. What a target was before stays if that fails.
     fn refresh(&mut self) -> Result<(), LiveError> {
         Ok(())
@@ -74,5 +79,9 @@ impl Target for Dump {
 
     fn is_live(&self) -> bool {
         false
+    }
+
+    fn dump(&self) -> Option<&Dump> {
+        Some(self)
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -23,9 +24,10 @@ use crate::target::Target;
 
 pub(super) const COMMAND: Command = Command {
     name: "diff",
-    usage: "diff FILE",
-    summary: "this machine against the dump in FILE: registers, local APICs, MTRRs, memory",
-    details: "What is on the left is here, what is behind the arrow is in FILE. Of memory the first 64 places that differ are shown.\n",
+    usage: "diff [FILE]",
+    summary: "this machine against the dump in FILE, or a live one against what it was: registers, local APICs, MTRRs, memory",
+    details: "What is on the left is here, what is behind the arrow is in FILE; without FILE, as it was when it was last another is on the \
+left,\nand as it is now behind the arrow. Of memory the first 64 places that differ are shown.\n",
     takes: Takes::File,
     needs: Needs::Machine,
     run,
@@ -37,27 +39,51 @@ const LARGEST: u64 = 1 << 30;
 const MOST_PLACES: usize = 64;
 
 fn run(session: &mut Session, mut arguments: Arguments<'_>) -> Result<Answer, CommandError> {
-    let path = arguments.word("the file")?;
+    let path = arguments.next();
     arguments.end()?;
-    let other = read(&session.path(path))?;
-    let (mut text, mut vcpus) = (String::new(), Vec::new());
-    if other.machine.vcpus.len() != session.vcpus().len() {
-        let _ = writeln!(text, "vCPUs: {} -> {}", session.vcpus().len(), other.machine.vcpus.len());
+    let here = Side { vcpus: session.vcpus(), memory: session.memory(), filled: session.target().filled() };
+    match path {
+        Some(path) => Ok(between(session, &here, &Side::of(&read(&session.path(path))?))),
+        None if !session.target().is_live() => Err(arguments.wrong("the file is missing")),
+        None => match session.target().then() {
+            Some(then) => Ok(between(session, &Side::of(then), &here)),
+            None => Err(CommandError::NoThen),
+        },
     }
-    for (here, there) in session.vcpus().iter().zip(&other.machine.vcpus) {
+}
+
+/// A machine that is compared.
+struct Side<'a> {
+    vcpus: &'a [VcpuState],
+    memory: &'a dyn Memory,
+    filled: Vec<Range<u64>>,
+}
+
+impl<'a> Side<'a> {
+    fn of(dump: &'a Dump) -> Self {
+        Self { vcpus: &dump.machine.vcpus, memory: &dump.memory, filled: dump.filled() }
+    }
+}
+
+fn between(session: &Session, here: &Side<'_>, there: &Side<'_>) -> Answer {
+    let (mut text, mut vcpus) = (String::new(), Vec::new());
+    if here.vcpus.len() != there.vcpus.len() {
+        let _ = writeln!(text, "vCPUs: {} -> {}", here.vcpus.len(), there.vcpus.len());
+    }
+    for (here, there) in here.vcpus.iter().zip(there.vcpus) {
         let lines = of_vcpu(session, here, there);
         if !lines.is_empty() {
             let _ = writeln!(text, "{}\n  {}", style::heading(&format!("vcpu{}", here.index)), lines.join("\n  "));
         }
         vcpus.push(json!({"vcpu": here.index, "differences": lines}));
     }
-    let memory = memory(session, &other);
+    let memory = memory(here, there);
     text.push_str(&memory_in_text(session, &memory));
     if text.is_empty() {
         text.push_str("no difference\n");
     }
     let places: Vec<Value> = memory.iter().take(MOST_PLACES).map(|place| place.data()).collect();
-    Ok(Answer::new(text, json!({"vcpus": vcpus, "memory": places})))
+    Answer::new(text, json!({"vcpus": vcpus, "memory": places}))
 }
 
 fn read(path: &Path) -> Result<Dump, CommandError> {
@@ -144,15 +170,15 @@ impl Place {
 }
 
 /// The words of memory that differ, one more than are listed at most.
-fn memory(session: &Session, other: &Dump) -> Vec<Place> {
-    let filled = session.target().filled().into_iter().chain(other.filled());
+fn memory(here: &Side<'_>, there: &Side<'_>) -> Vec<Place> {
+    let filled = here.filled.iter().chain(&there.filled);
     let pages: BTreeSet<u64> = filled.flat_map(|range| range.start / PAGE..range.end.div_ceil(PAGE)).collect();
     let mut places = Vec::new();
     for page in pages {
-        let (mut here, mut there) = (vec![0; PAGE as usize], vec![0; PAGE as usize]);
-        let both = session.memory().read(page * PAGE, &mut here) && other.memory.read(page * PAGE, &mut there);
-        if both && here != there && places.len() <= MOST_PLACES {
-            differing(page * PAGE, &here, &there, &mut places);
+        let (mut a, mut b) = (vec![0; PAGE as usize], vec![0; PAGE as usize]);
+        let both = here.memory.read(page * PAGE, &mut a) && there.memory.read(page * PAGE, &mut b);
+        if both && a != b && places.len() <= MOST_PLACES {
+            differing(page * PAGE, &a, &b, &mut places);
         }
     }
     places
@@ -183,15 +209,38 @@ fn memory_in_text(session: &Session, places: &[Place]) -> String {
 mod test {
     use std::path::Path;
 
-    use crate::sample::{answer, refusal, session};
+    use crate::live::{State, Why};
+    use crate::sample::live::Lively;
+    use crate::sample::{WORDS, answer, plain, refusal, session};
 
     #[test]
     fn file_that_is_no_dump_is_a_line() {
-        assert!(refusal("diff").starts_with("the file is missing; usage: diff FILE"));
+        assert!(refusal("diff").starts_with("the file is missing; usage: diff [FILE]"));
         assert!(refusal("diff /nonexistent/file").starts_with("/nonexistent/file: "));
         let foreign = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
         let line = format!("diff '{}'", foreign.display());
         assert!(refusal(&line).contains("Cargo.toml: failed to "), "{}", refusal(&line));
+    }
+
+    #[test]
+    fn live_machine_is_compared_with_what_it_was() {
+        let lively = Lively::new();
+        let mut session = lively.session();
+        let mut said =
+            |line| answer(&mut session, line).map_or_else(|error| error.to_string(), |answer| plain(&answer.text));
+        assert_eq!(said("diff"), "it has not been another since it was first looked at");
+        assert!(said("step 1").contains("rax"));
+        assert!(said("write 0x4000e0 0 --yes").contains("0x1 -> 0x0"));
+        assert_eq!(said("diff"), "memory\n  0x4000e0 (arena+0xe0): 0x1 -> 0x0\n");
+        lively.inner().state = State::Stopped(Why::Asked);
+        lively.inner().machine.memory.put(WORDS[1], &0_u32);
+        assert!(said("step 1").contains("rax"));
+        let diff = said("diff");
+        assert!(
+            diff.contains("vcpu1\n  rax: 0x1 -> 0x2\n  rip: ") && diff.contains("(arena+0x100): 0x1 -> 0x0"),
+            "{diff}"
+        );
+        assert_eq!(said("break; vcpu; diff"), diff, "it did not move since");
     }
 
     #[test]

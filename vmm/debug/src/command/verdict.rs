@@ -18,7 +18,7 @@ pub(super) const COMMAND: Command = Command {
     name: "verdict",
     usage: "verdict",
     summary: "what the run said, and what the machine as it stands says: kind, culprit, root",
-    details: "One capture shows which waits nobody can end, and no more: that the vCPUs ran and nothing moved takes two of them, which \
+    details: "On a live machine a proof is tried too, and costs the run nothing. One capture shows which waits nobody can end, and no more: that the vCPUs ran and nothing moved takes two of them, which \
 is what\nthe run's verdict rests on (docs/stall.md).\n",
     takes: Takes::Nothing,
     needs: Needs::Machine,
@@ -27,12 +27,24 @@ is what\nthe run's verdict rests on (docs/stall.md).\n",
 
 fn run(session: &mut Session, arguments: Arguments<'_>) -> Result<Answer, CommandError> {
     arguments.end()?;
+    let proof = session.live().map(|live| live.prove());
     let result = session.target().about().result.clone();
     let mut text = result.as_ref().map_or_else(|| "the run said nothing: it was not over\n".to_owned(), said);
-    let data = session.analysed(|analysis| {
+    let mut data = session.analysed(|analysis| {
         text.push_str(&now(session, analysis));
         json!({"run": result, "now": stall(analysis), "doing": doing(analysis)})
     });
+    match proof {
+        None => {}
+        Some(Ok((words, proof))) => {
+            let _ = writeln!(text, "{} {words}", style::heading("proof:"));
+            data["proof"] = proof;
+        }
+        Some(Err(error)) => {
+            let _ = writeln!(text, "{} {error}", style::heading("no proof:"));
+            data["no_proof"] = json!(error.to_string());
+        }
+    }
     Ok(Answer::new(text, data))
 }
 
@@ -128,7 +140,21 @@ fn moving(session: &Session, analysis: &Analysis<'_>) -> String {
 mod test {
     use serde_json::json;
 
-    use crate::sample::{WORDS, answer, session_with, text};
+    use crate::live::State;
+    use crate::sample::live::Lively;
+    use crate::sample::{WORDS, answer, plain, session_with, text};
+
+    #[test]
+    fn proof_is_tried_on_a_live_machine() {
+        let lively = Lively::new();
+        let mut session = lively.session();
+        let proved = answer(&mut session, "verdict").expect("it has an answer");
+        assert!(plain(&proved.text).ends_with("proof: 4 states, closed\n"), "{}", proved.text);
+        assert_eq!(proved.data["proof"]["states"], 4);
+        lively.inner().state = State::Gone;
+        let gone = answer(&mut session, "verdict").expect("it has an answer");
+        assert!(plain(&gone.text).contains("no proof: there is no machine"), "{}", gone.text);
+    }
 
     #[test]
     fn cycle_is_a_deadlock_as_it_stands() {
