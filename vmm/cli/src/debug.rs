@@ -11,9 +11,11 @@ use stallbench_debug::{Answer, Follower, Session, printable, prompt};
 use stallbench_state::dump::Dump;
 
 use crate::exit::{Exit, Failure};
+use crate::run::What;
 use crate::{guest, interrupt, output};
 
 mod attached;
+mod scenario;
 
 pub(crate) use attached::attach;
 
@@ -22,14 +24,34 @@ const MOST_BYTES: u64 = 1 << 30;
 /// Most bytes of a line of commands.
 const LONGEST_LINE: u64 = 1 << 16;
 
+/// Arguments that only a run of one's own takes.
+const OF_RUNS: [&str; 16] = [
+    "names",
+    "payload",
+    "case",
+    "vcpus",
+    "set",
+    "layout",
+    "seed",
+    "order",
+    "budget",
+    "memory",
+    "aps",
+    "end",
+    "expect",
+    "ghost",
+    "nmi",
+    "suspect_every",
+];
+
 #[derive(Debug, Args)]
 #[command(after_help = "docs/debugger.md tells of the commands, by a walk through a deadlock; `-c help` lists them")]
 pub(crate) struct Arguments {
-    /// The dump to look at
-    #[arg(long, value_name = "FILE", required_unless_present = "attach")]
+    /// The dump to look at, in the place of a run
+    #[arg(long, value_name = "FILE", conflicts_with_all = OF_RUNS)]
     dump: Option<PathBuf>,
     /// The run to look into, while it lasts: the socket of its --control, or a directory with a socket `control` in it. Leaving lets the run go on
-    #[arg(long, value_name = "RUN", conflicts_with = "dump")]
+    #[arg(long, value_name = "RUN", conflicts_with = "dump", conflicts_with_all = OF_RUNS)]
     attach: Option<PathBuf>,
     /// Follow these commands, `;` between them, and end; without, they are read from the terminal or a pipe
     #[arg(short, long = "command", value_name = "COMMANDS")]
@@ -40,6 +62,8 @@ pub(crate) struct Arguments {
     /// Show it on the whole terminal, again and again: vCPUs, waits, IPIs and exits a second
     #[arg(long, conflicts_with_all = ["command", "json"])]
     tui: bool,
+    #[command(flatten)]
+    what: What,
 }
 
 pub(crate) fn debug(arguments: &Arguments) -> Result<Exit, Failure> {
@@ -49,7 +73,10 @@ pub(crate) fn debug(arguments: &Arguments) -> Result<Exit, Failure> {
     match (&arguments.dump, &arguments.attach) {
         (Some(dump), _) => talk(Session::new(Box::new(open(dump)?)), arguments),
         (None, Some(run)) => talk(attach(run)?, arguments),
-        (None, None) => Err(Failure::usage("--dump or --attach is missing")),
+        (None, None) if arguments.what.is_empty() => {
+            Err(Failure::usage("a scenario, --payload, --dump or --attach is missing"))
+        }
+        (None, None) => scenario::look_into(&arguments.what, |run| talk(run, arguments)),
     }
 }
 

@@ -38,7 +38,7 @@ enum Command {
     /// Check the certificate of a proved stall, on a fresh machine and by another way than it was made
     Verify(verify::Arguments),
     /// Look at a machine that was dumped or that runs: every vCPU, decoded, in the words of the protocol
-    Debug(debug::Arguments),
+    Debug(Box<debug::Arguments>),
     /// Write a dump of a machine that runs, without ending its run
     Dump(dump::Arguments),
     /// What this KVM host is and can do, and what each missing thing costs

@@ -4,71 +4,39 @@ mod control;
 mod plain;
 mod plan;
 mod progress;
+mod what;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
-use std::time::Duration;
 
 use clap::Args;
 use stallbench_core::HostKvm;
 use stallbench_runner::control::Control;
 use stallbench_runner::dump::{Dumps, Keep, Moment, OnRequest, Requests, When};
 use stallbench_runner::evidence::Evidence;
-use stallbench_runner::execute::plain::PlainPlan;
-use stallbench_runner::execute::{self, ExecuteError, RunPlan};
-use stallbench_runner::oracle::order::Mode;
+use stallbench_runner::execute::{self, ExecuteError};
 use stallbench_runner::outcome::RunOutcome;
-use stallbench_runner::plain::PlainOptions;
 use stallbench_runner::report::{Human, Kind, Reports, Start};
 use stallbench_runner::result::Summary;
 use stallbench_runner::scenario::{Run, Selection};
 use stallbench_runner::session;
-use stallbench_state::dump::Packed;
-use stallbench_state::program::PlainProgram;
 
 use crate::exit::{Exit, Failure};
-use crate::guest::{Guest, Subject};
 use crate::{interrupt, output};
-pub(crate) use plan::run_plan;
+pub(crate) use plan::{about, run_plan};
 use progress::Progress;
+pub(crate) use what::{Common, Running, What};
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// Scenarios, patterns, subjects, groups, and files or directories of scenarios; without any, the default catalogue
-    #[arg(value_name = "SCENARIO|FILE|DIR")]
-    names: Vec<String>,
-    /// Run a guest of your own: an image that keeps the contract, one case or all that it has, or any other static ELF64 executable (a plain guest, docs/plain-guests.md)
-    #[arg(long, value_name = "FILE.elf")]
-    payload: Option<PathBuf>,
-    /// Which case of --payload
-    #[arg(long, value_name = "NAME", requires = "payload", conflicts_with = "names")]
-    case: Option<String>,
-    /// Numbers of vCPUs. Of a scenario: any that its expectations cover, instead of those declared; of a subject, a group or everything: only the declared cells that have so many; of a plain guest: any [default: 1]
-    #[arg(long, value_name = "N[,N]", value_delimiter = ',')]
-    vcpus: Vec<usize>,
-    /// Set a knob; what is expected stays as declared
-    #[arg(long, value_name = "KNOB=VALUE")]
-    set: Vec<String>,
-    /// The memory layout of a machine, in place of the one that a scenario programs: docs/layouts.md, or the text of its /proc/mtrr
-    #[arg(long, value_name = "FILE")]
-    layout: Option<PathBuf>,
     /// How often each cell runs
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     repeat: u32,
     /// Guests at a time [default: one a host CPU]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: Option<u16>,
-    /// Seed of what is random in a guest; each repetition counts it up
-    #[arg(long, value_name = "S", default_value = "0", value_parser = parse_seed)]
-    seed: u64,
-    /// Look at the order in which MTRRs are programmed: off, filter (each access stops its vCPU) or step (the whole procedure, step by step) [default: as the scenario declares]
-    #[arg(long, value_name = "HOW", value_parser = str::parse::<Mode>)]
-    order: Option<Mode>,
-    /// What each run may take, in milliseconds
-    #[arg(long, value_name = "MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=86_400_000))]
-    budget: u64,
     /// A new directory for the evidence of each run
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -82,22 +50,15 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "REPORT")]
     report: Vec<Kind>,
     #[command(flatten)]
-    plain: plain::Flags,
-}
-
-fn parse_seed(text: &str) -> Result<u64, String> {
-    let number = match text.strip_prefix("0x") {
-        Some(hex) => u64::from_str_radix(hex, 16),
-        None => text.parse(),
-    };
-    number.map_err(|_| "expected a number from 0 to 2^64-1, in decimal or with 0x".to_owned())
+    what: What,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let kinds = plan::report_kinds(&arguments.report)?;
-    let (subject, selection) = select(arguments)?;
+    let (subject, mut selection) = arguments.what.select()?;
+    selection.repeat = arguments.repeat;
     if selection.is_empty() {
-        return Err(Failure::nothing_selected(&plan::why_nothing(arguments)));
+        return Err(Failure::nothing_selected(&plan::why_nothing(&arguments.what)));
     }
     plan::check_out(arguments)?;
     control::check(arguments)?;
@@ -119,49 +80,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     // Whoever is in gets to know, once all is reported.
     drop(server);
     ended
-}
-
-/// What is run, and how often.
-fn select(arguments: &Arguments) -> Result<(Running, Selection), Failure> {
-    match Subject::open(arguments.payload.as_deref())? {
-        Subject::Image(guest) => {
-            arguments.plain.refuse(arguments.payload.as_deref())?;
-            let selection = plan::selection(arguments, &guest)?;
-            Ok((Running::Image(guest), selection))
-        }
-        Subject::Plain(program) => {
-            let options = arguments.plain.options();
-            let selection = plain::selection(arguments, &program, &options)?;
-            Ok((Running::Plain(program, Arc::new(options)), selection))
-        }
-    }
-}
-
-/// What each run executes.
-enum Running {
-    Image(Guest),
-    Plain(Box<PlainProgram>, Arc<PlainOptions>),
-}
-
-impl Running {
-    /// The ELF file.
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Image(guest) => guest.program().bytes(),
-            Self::Plain(program, _) => program.bytes(),
-        }
-    }
-
-    /// What makes of it what dumps have in them.
-    fn packed(&self) -> Box<dyn FnOnce() -> Packed + Send> {
-        match self {
-            Self::Image(Guest::BuiltIn(_)) => Box::new(stallbench_image::packed),
-            file => {
-                let bytes = file.bytes().to_owned();
-                Box::new(move || Packed::of(&bytes))
-            }
-        }
-    }
 }
 
 /// All that a session needs.
@@ -220,18 +138,8 @@ impl Session<'_> {
     fn outcome(&self, run: &Run) -> Result<RunOutcome, ExecuteError> {
         let keep = self.keep(run);
         let control = self.control.as_ref().map(|control| control.of(run, self.dumps.about(run)));
-        let budget = Duration::from_millis(self.arguments.budget);
-        match &self.subject {
-            Running::Image(guest) => {
-                let plan = RunPlan { keep, control, ..run_plan(run, budget) };
-                execute::execute(&self.host, guest.program(), &plan, &self.interrupted)
-            }
-            Running::Plain(program, options) => {
-                let (options, alone) = (Arc::clone(options), Duration::ZERO);
-                let plan = PlainPlan { vcpus: run.vcpus, options, alone, budget, keep, control };
-                execute::plain::execute(&self.host, program, &plan, &self.interrupted)
-            }
-        }
+        let plan = Common { budget: self.arguments.what.budget(), keep, control };
+        self.subject.execute(&self.host, run, plan, &self.interrupted)
     }
 
     /// When the machine of a run is kept: at its end, and on SIGQUIT, which ends nothing.
@@ -251,8 +159,8 @@ impl Session<'_> {
             host: self.host.fingerprint().clone(),
             poll_interval_ns: u64::try_from(execute::POLL.as_nanos()).unwrap_or(u64::MAX),
             scenarios: self.selection.len(),
-            seed: self.arguments.seed,
-            budget_ms: self.arguments.budget,
+            seed: self.arguments.what.seed,
+            budget_ms: self.arguments.what.budget,
         }
     }
 
@@ -305,11 +213,5 @@ mod test {
         assert_eq!(exit(&summary(1, false), true), Exit::ReportFailed);
         assert_eq!(exit(&summary(1, false), false), Exit::Unexpected);
         assert_eq!(exit(&summary(0, false), false), Exit::Success);
-    }
-
-    #[test]
-    fn seeds_are_decimal_or_hexadecimal() {
-        assert_eq!((parse_seed("12"), parse_seed("0xff")), (Ok(12), Ok(255)));
-        assert!(parse_seed("x").is_err() && parse_seed("-1").is_err());
     }
 }

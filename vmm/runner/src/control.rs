@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use stallbench_core::{Machine, StartError};
+use stallbench_core::{HostKvm, Machine, StartError};
 use stallbench_debug::live::Why;
 use stallbench_state::dump::About;
 use thiserror::Error;
@@ -134,6 +134,9 @@ impl Drop for Opened<'_> {
 }
 
 /// Starts a machine. One that is to stand still at its start executes nothing before the pause that follows has ended.
-pub(crate) fn start(machine: &mut Machine, door: Option<&Opened<'_>>) -> Result<(), StartError> {
-    if door.is_some_and(|door| door.hold) { machine.start_held() } else { machine.start() }
+pub(crate) fn start(machine: &mut Machine, host: &HostKvm, door: Option<&Opened<'_>>) -> Result<(), StartError> {
+    let Some(door) = door else { return machine.start() };
+    // Where there are none, whoever asks for them is told so.
+    let _ = machine.keep_statistics(host);
+    if door.hold { machine.start_held() } else { machine.start() }
 }

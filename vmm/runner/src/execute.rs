@@ -156,7 +156,7 @@ pub fn execute(
         .map_err(|source| ExecuteError::Order { mode: plan.order, source })?;
     let _shortened = slice::shorten();
     let door = plan.control.as_ref().map(Controlled::open);
-    control::start(&mut machine, door.as_ref()).map_err(|source| ExecuteError::Start { vcpus, source })?;
+    control::start(&mut machine, host, door.as_ref()).map_err(|source| ExecuteError::Start { vcpus, source })?;
     let bench = Bench::new(&machine, host, Guest::Contract(program, &plan.injected), door);
     let expected = crate::oracle::mtrr::Expected::of(case, plan);
     let interrupted = || is_interrupted(interrupt, plan.control.as_ref());

@@ -10,13 +10,13 @@ use stallbench_runner::plain::{Aps, GhostSpan, GuestEnd, HostNmi, MEMORY, PlainO
 use stallbench_runner::scenario::{Expectation, Selection};
 use stallbench_state::program::PlainProgram;
 
-use super::Arguments;
+use super::What;
 use crate::exit::{Exit, Failure};
 
 /// Options that only a plain guest takes.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Plain guests")]
-pub(super) struct Flags {
+pub(crate) struct Flags {
     /// Memory of a plain guest, in MiB [default: 64]
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(MEMORY))]
     memory: Option<u64>,
@@ -96,18 +96,14 @@ impl fmt::Display for Flags {
 }
 
 /// The runs of a plain guest, with everything checked that can be checked without the host.
-pub(super) fn selection(
-    arguments: &Arguments,
-    program: &PlainProgram,
-    options: &PlainOptions,
-) -> Result<Selection, Failure> {
-    let payload = arguments.payload.as_deref().unwrap_or_else(|| Path::new(""));
-    refuse_others(arguments, payload)?;
+pub(super) fn selection(what: &What, program: &PlainProgram, options: &PlainOptions) -> Result<Selection, Failure> {
+    let payload = what.payload.as_deref().unwrap_or_else(|| Path::new(""));
+    refuse_others(what, payload)?;
     let name = name_of(payload);
-    let vcpus = vcpus(arguments, &name, payload)?;
-    let expectation = arguments.plain.expect.clone();
+    let vcpus = vcpus(what, &name, payload)?;
+    let expectation = what.plain.expect.clone();
     let expectation = expectation.unwrap_or_else(|| Expectation::pass("nothing else is asked for by --expect"));
-    let selection = Selection::of_plain(&name, &vcpus, arguments.repeat, &Arc::new(expectation))?;
+    let selection = Selection::of_plain(&name, &vcpus, 1, &Arc::new(expectation))?;
     for vcpus in vcpus {
         options.check(program, vcpus).map_err(|error| {
             Failure::new(Exit::Usage, &error).context(format_args!("--payload {}", payload.display()))
@@ -117,13 +113,13 @@ pub(super) fn selection(
 }
 
 /// Refuses what only a guest of the contract has.
-fn refuse_others(arguments: &Arguments, payload: &Path) -> Result<(), Failure> {
+fn refuse_others(what: &What, payload: &Path) -> Result<(), Failure> {
     let others = [
-        ("--case", "cases", arguments.case.is_some()),
-        ("--set", "knobs", !arguments.set.is_empty()),
-        ("--layout", "layouts", arguments.layout.is_some()),
-        ("--order", "procedure that is known to program MTRRs", arguments.order.is_some()),
-        ("--seed", "seed", arguments.seed != 0),
+        ("--case", "cases", what.case.is_some()),
+        ("--set", "knobs", !what.set.is_empty()),
+        ("--layout", "layouts", what.layout.is_some()),
+        ("--order", "procedure that is known to program MTRRs", what.order.is_some()),
+        ("--seed", "seed", what.seed != 0),
     ];
     match others.iter().find(|(_, _, is_there)| *is_there) {
         Some((flag, what, _)) => {
@@ -141,13 +137,13 @@ fn name_of(payload: &Path) -> String {
 }
 
 /// The numbers of vCPUs: those of the names that reports print, where there are any.
-fn vcpus(arguments: &Arguments, name: &str, payload: &Path) -> Result<Vec<usize>, Failure> {
-    let usual = if arguments.vcpus.is_empty() { vec![1] } else { arguments.vcpus.clone() };
-    if arguments.names.is_empty() {
+fn vcpus(what: &What, name: &str, payload: &Path) -> Result<Vec<usize>, Failure> {
+    let usual = if what.vcpus.is_empty() { vec![1] } else { what.vcpus.clone() };
+    if what.names.is_empty() {
         return Ok(usual);
     }
     let mut vcpus = Vec::new();
-    for asked in &arguments.names {
+    for asked in &what.names {
         let of_this = asked.strip_prefix("payload/").and_then(|rest| rest.strip_prefix(name));
         match of_this.map(|rest| rest.strip_prefix("@vcpus=").map_or((rest, None), |number| ("", Some(number)))) {
             Some(("", None)) => vcpus.extend(&usual),

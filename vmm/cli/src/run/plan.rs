@@ -5,17 +5,18 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
 use stallbench_core::HostKvm;
-use stallbench_runner::dump::{Dumps, Keep};
+use stallbench_runner::dump::{Dumps, Keep, When};
 use stallbench_runner::evidence::Evidence;
 use stallbench_runner::execute::RunPlan;
 use stallbench_runner::layout::Layout;
 use stallbench_runner::repeat::Repeat;
 use stallbench_runner::report::Kind;
 use stallbench_runner::scenario::{Catalogue, Request, Run, Selection};
-use stallbench_state::dump::Packed;
+use stallbench_state::dump::{About, Packed};
 
-use super::Arguments;
+use super::{Arguments, What};
 use crate::exit::{Exit, Failure};
 use crate::guest::Guest;
 
@@ -40,35 +41,35 @@ pub(super) fn report_kinds(asked: &[Kind]) -> Result<Vec<Kind>, Failure> {
 }
 
 /// The runs that are asked for.
-pub(super) fn selection(arguments: &Arguments, guest: &Guest) -> Result<Selection, Failure> {
-    let selection = all_selected(arguments, guest)?;
+pub(super) fn selection(what: &What, guest: &Guest) -> Result<Selection, Failure> {
+    let selection = all_selected(what, guest)?;
     let programs = |run: &Run| run.layout.is_some();
-    if arguments.layout.is_some() && !selection.is_empty() && !selection.cells.iter().any(programs) {
+    if what.layout.is_some() && !selection.is_empty() && !selection.cells.iter().any(programs) {
         return Err(Failure::usage("--layout: nothing that is selected programs a layout; mtrr/layout does"));
     }
     Ok(selection)
 }
 
-fn all_selected(arguments: &Arguments, guest: &Guest) -> Result<Selection, Failure> {
-    let layout = arguments.layout.as_deref().map(Layout::read).transpose();
+fn all_selected(what: &What, guest: &Guest) -> Result<Selection, Failure> {
+    let layout = what.layout.as_deref().map(Layout::read).transpose();
     let layout = layout.map_err(|error| Failure::new(Exit::Usage, &error).context("--layout"))?;
     let mut catalogue = Catalogue::default();
     let request = Request {
-        names: catalogue.take_paths(&arguments.names)?,
-        vcpus: arguments.vcpus.clone(),
-        set: arguments.set.clone(),
-        repeat: arguments.repeat,
-        seed: arguments.seed,
+        names: catalogue.take_paths(&what.names)?,
+        vcpus: what.vcpus.clone(),
+        set: what.set.clone(),
+        repeat: 1,
+        seed: what.seed,
         layout: layout.map(Arc::new),
-        order: arguments.order,
+        order: what.order,
     };
-    if !arguments.names.is_empty() && request.names.is_empty() {
+    if !what.names.is_empty() && request.names.is_empty() {
         return Ok(Selection::default());
     }
-    if arguments.payload.is_some() && request.names.iter().any(|name| name.starts_with(OWN)) {
+    if what.payload.is_some() && request.names.iter().any(|name| name.starts_with(OWN)) {
         return of_names(&catalogue, &request, guest);
     }
-    match (&arguments.case, &arguments.payload) {
+    match (&what.case, &what.payload) {
         (Some(case), _) => {
             let case = guest.case(case).map_err(|problem| Failure::usage(problem.to_string()))?;
             Ok(Selection::of_cases(&[case], &request)?)
@@ -112,14 +113,14 @@ fn of_name(name: &str, request: &Request, guest: &Guest) -> Result<Selection, Fa
 }
 
 /// Which part of the request leaves nothing to run, where all of its names are known.
-pub(super) fn why_nothing(arguments: &Arguments) -> String {
-    let names = match arguments.names.as_slice() {
+pub(super) fn why_nothing(what: &What) -> String {
+    let names = match what.names.as_slice() {
         [] => "the default".to_owned(),
         names => names.join(", "),
     };
-    let vcpus: Vec<_> = arguments.vcpus.iter().map(usize::to_string).collect();
-    match (vcpus.as_slice(), &arguments.payload) {
-        ([], Some(payload)) if arguments.names.is_empty() => format!("{} has no case", payload.display()),
+    let vcpus: Vec<_> = what.vcpus.iter().map(usize::to_string).collect();
+    match (vcpus.as_slice(), &what.payload) {
+        ([], Some(payload)) if what.names.is_empty() => format!("{} has no case", payload.display()),
         ([], _) => format!("there is no scenario in {names}"),
         (vcpus, _) => format!(
             "no declared cell in {names} has --vcpus {}; the name of a scenario takes other numbers too",
@@ -137,31 +138,39 @@ pub(super) fn check_out(arguments: &Arguments) -> Result<(), Failure> {
 pub(super) fn evidence(arguments: &Arguments, payload: &[u8]) -> Result<Option<Arc<Evidence>>, Failure> {
     let Some(root) = &arguments.out else { return Ok(None) };
     let command = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
-    Ok(Some(Arc::new(Evidence::create(root, command, repeat(arguments), payload)?)))
+    Ok(Some(Arc::new(Evidence::create(root, command, repeat(&arguments.what), payload)?)))
 }
 
 /// The dumps of this session.
 pub(super) fn dumps(arguments: &Arguments, host: &HostKvm, payload: impl FnOnce() -> Packed + Send + 'static) -> Dumps {
-    // A fingerprint is texts and numbers.
-    let host = serde_json::to_value(host.fingerprint()).unwrap_or_default();
-    Dumps::new(arguments.dump, arguments.out.as_deref(), repeat(arguments), host, payload)
+    Dumps::new(arguments.dump, arguments.out.as_deref(), repeat(&arguments.what), fingerprint(host), payload)
+}
+
+/// What a dump of a run says that it is of.
+pub(crate) fn about(what: &What, host: &HostKvm, run: &Run) -> About {
+    Dumps::new(When::Never, None, repeat(what), fingerprint(host), || Packed::of(&[])).about(run)
+}
+
+/// A fingerprint is texts and numbers.
+fn fingerprint(host: &HostKvm) -> Value {
+    serde_json::to_value(host.fingerprint()).unwrap_or_default()
 }
 
 /// What a repetition of one run needs besides its name.
-fn repeat(arguments: &Arguments) -> Repeat {
-    let mut options = format!(" --budget {}", arguments.budget);
-    if let Some(order) = arguments.order {
+fn repeat(what: &What) -> Repeat {
+    let mut options = format!(" --budget {}", what.budget);
+    if let Some(order) = what.order {
         options.push_str(&format!(" --order {order}"));
     }
-    if let Some(payload) = &arguments.payload {
+    if let Some(payload) = &what.payload {
         options.push_str(&format!(" --payload '{}'", payload.display()));
     }
-    if let Some(layout) = &arguments.layout {
+    if let Some(layout) = &what.layout {
         options.push_str(&format!(" --layout '{}'", layout.display()));
     }
-    options.push_str(&arguments.plain.to_string());
+    options.push_str(&what.plain.to_string());
     let catalogue = Catalogue::default();
-    for path in arguments.names.iter().filter(|name| catalogue.is_path(name)) {
+    for path in what.names.iter().filter(|name| catalogue.is_path(name)) {
         options.push_str(&format!(" '{path}'"));
     }
     Repeat::new(options)

@@ -4,13 +4,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use stallbench_core::{Capture, Paused};
+use stallbench_debug::live::LiveError;
 use stallbench_stall::proof::{Question, Unproved};
 use stallbench_stall::report::Stall;
 use stallbench_stall::{Analysis, kind_without_waits, proved};
 use stallbench_state::dump::Dump;
 
 use super::Opened;
-use super::bench::{Bench, Done, refused};
+use super::bench::{Bench, Done};
 use super::guest::Guest;
 use crate::dump::Moment;
 use crate::execute::proof::{Reach, prove};
@@ -101,6 +102,7 @@ impl Bench<'_> {
 impl Bench<'_> {
     /// What KVM counts of each vCPU.
     pub(super) fn statistics(&self) -> Done<Vec<Vec<(String, u64)>>> {
-        Err(refused("read what no kvm counts"))
+        let counted = self.machine.statistics();
+        counted.ok_or_else(|| LiveError::Refused("this host does not say what kvm counts of a vcpu".into()))
     }
 }

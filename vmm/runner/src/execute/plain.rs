@@ -75,7 +75,7 @@ fn run(
     prepare(&mut machine)?;
     let _shortened = slice::shorten();
     let door = plan.control.as_ref().map(Controlled::open);
-    control::start(&mut machine, door.as_ref()).map_err(|source| ExecuteError::Start { vcpus, source })?;
+    control::start(&mut machine, host, door.as_ref()).map_err(|source| ExecuteError::Start { vcpus, source })?;
     let bench = Bench::new(&machine, host, Guest::Plain(program, &plan.options.ghost), door);
     let crowded = vcpus > host.fingerprint().host_cpus;
     let monitor = Monitor::new(&machine, program, plan, crowded, bench);
