@@ -19,6 +19,7 @@
 //! | [`image`] | what a payload's ELF file says about itself: version, cases, wait sites |
 //! | [`mtrr`] | what cases program into MTRRs |
 //! | [`programme`] | what a programme of many rendezvous programs, by its seed |
+//! | [`record`] | the flags of call records, by call layer |
 //! | [`pause`] | pause points, and where a scenario holds a vCPU |
 //! | [`fault`] | injected faults |
 //! | [`port`] | doorbells |
@@ -39,6 +40,7 @@ pub mod mtrr;
 pub mod pause;
 pub mod port;
 pub mod programme;
+pub mod record;
 pub mod shared;
 pub mod text;
 pub mod vcpu;

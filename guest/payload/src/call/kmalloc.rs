@@ -9,6 +9,7 @@ use core::sync::atomic::{Ordering, fence};
 
 use stallbench_abi::event::{AllocSite, EventKind, Fallback};
 use stallbench_abi::knob::{self, ARCH, CALL, flip};
+use stallbench_abi::record::kmalloc::{ALLOC, RELEASE, WAIT};
 use stallbench_rt::arena::Held;
 use stallbench_rt::list::Link;
 use stallbench_rt::mask::Mask;
@@ -19,13 +20,6 @@ use super::record::{CallMany, CallSingle};
 use super::{Call, CallError, Function, arch, online};
 use crate::root::root;
 use crate::{flip as flips, pool, rcu};
-
-/// Somebody waits for the callback to end (`CSD_FLAG_WAIT`).
-const WAIT: u32 = 1;
-/// The record is the pool's (`CSD_FLAG_ALLOC`).
-const ALLOC: u32 = 2;
-/// Somebody waits for the record to be copied (the proposed `CSD_FLAG_RELEASE`).
-const RELEASE: u32 = 4;
 
 fn is_2_6_28() -> bool {
     boot::word(&CALL) == knob::call::KMALLOC_2_6_28

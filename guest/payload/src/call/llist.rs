@@ -6,6 +6,7 @@
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use stallbench_abi::knob::{self, CSD_DEBUG};
+use stallbench_abi::record::percpu::{LOCK, SYNC};
 use stallbench_rt::arena::Held;
 use stallbench_rt::list::{self, Stack};
 use stallbench_rt::mask::Mask;
@@ -15,10 +16,6 @@ use super::record::{self, CallSingle};
 use super::{Call, CallError, arch, online};
 use crate::root::root;
 
-/// The record is in use (`CSD_FLAG_LOCK`).
-pub(super) const LOCK: u32 = 0x01;
-/// Its sender waits (`CSD_TYPE_SYNC`); without it the record is asynchronous (`CSD_TYPE_ASYNC`).
-const SYNC: u32 = 0x10;
 /// Turns after which a call counts as not answered (`smp.csd_lock_timeout`, five seconds in the original).
 const CSD_DEBUG_TURNS: u64 = 2000;
 

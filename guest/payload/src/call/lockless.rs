@@ -13,10 +13,11 @@
 use core::sync::atomic::{Ordering, fence};
 
 use stallbench_abi::knob::{REFS, refs};
+use stallbench_abi::record::percpu::LOCK;
 use stallbench_rt::mask::{Mask, SharedMask};
 use stallbench_rt::{boot, cpu, pause_point, this, wait_until};
 
-use super::percpu_lock::{LOCK, lock_many, unlock};
+use super::percpu_lock::{lock_many, unlock};
 use super::record::CallMany;
 use super::{Call, CallError, arch, online};
 use crate::root::root;

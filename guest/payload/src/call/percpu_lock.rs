@@ -6,6 +6,7 @@
 
 use core::sync::atomic::{Ordering, fence};
 
+use stallbench_abi::record::percpu::LOCK;
 use stallbench_rt::arena::Held;
 use stallbench_rt::list::Link;
 use stallbench_rt::mask::Mask;
@@ -15,9 +16,6 @@ use super::inbox::{self, Inbox};
 use super::record::{CallMany, CallSingle};
 use super::{Call, CallError, arch, online};
 use crate::root::root;
-
-/// The record is in use (`CSD_FLAG_LOCK`).
-pub(super) const LOCK: u32 = 1;
 
 /// csd_lock(): waits until the earlier call that uses the record is through.
 fn lock_single(record: &CallSingle) {

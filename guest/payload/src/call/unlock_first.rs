@@ -5,6 +5,7 @@
 
 use core::sync::atomic::Ordering;
 
+use stallbench_abi::record::percpu::SYNCHRONOUS;
 use stallbench_rt::arena::Held;
 use stallbench_rt::mask::Mask;
 use stallbench_rt::{list, this};
@@ -13,9 +14,6 @@ use super::llist::{self, add, lock, take_own, unlock, wait_for_many};
 use super::record::CallSingle;
 use super::{Call, CallError, arch};
 use crate::root::root;
-
-/// Its sender waits for the callback (`CSD_FLAG_SYNCHRONOUS`).
-const SYNCHRONOUS: u32 = 2;
 
 /// smp_call_function_single().
 pub(super) fn single(target: usize, call: Call) -> Result<(), CallError> {

@@ -1,6 +1,7 @@
 //! `print`: structures by name, each number with its meaning.
 
 mod contract;
+mod record;
 
 use serde_json::{Map, Value, json};
 
@@ -84,7 +85,12 @@ fn own(session: &Session, arguments: &Arguments<'_>, name: &str, place: Option<&
     let fields = session.types().fields(structure).into_iter().filter_map(|field| {
         let start = usize::try_from(field.offset).ok()?;
         let bytes = bytes.get(start..start + field.size as usize)?;
-        Some((field.path, in_words(session, bytes)))
+        let number = number_of(bytes);
+        let words = match record::meaning(session, &structure.path, &field.path, number) {
+            Some(meaning) => format!("{number:#x} ({meaning})"),
+            None => in_words(session, number, bytes.len()),
+        };
+        Some((field.path, words))
     });
     Ok(answer(&heading(session, structure, at.value()), fields.collect()))
 }
@@ -96,10 +102,14 @@ fn heading(session: &Session, structure: &Structure, at: u64) -> String {
     format!("{} at {}", structure.path, session.shown(at))
 }
 
+/// The number of as many bytes.
+fn number_of(bytes: &[u8]) -> u64 {
+    bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
 /// A number, and what it could be the address of.
-fn in_words(session: &Session, bytes: &[u8]) -> String {
-    let number = bytes.iter().rev().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
-    match bytes.len() {
+fn in_words(session: &Session, number: u64, size: usize) -> String {
+    match size {
         8 => session.shown(number),
         _ if number < 10 => number.to_string(),
         _ => format!("{number} ({number:#x})"),
@@ -128,7 +138,11 @@ fn number(value: u64) -> String {
 
 #[cfg(test)]
 mod test {
+    use serde_json::json;
     use stallbench_abi::arena::{Life, MARK, Mark};
+    use stallbench_abi::boot::{BootBlock, MAGIC};
+    use stallbench_abi::knob::{CALL, call};
+    use stallbench_abi::layout::BOOT_BLOCK;
     use stallbench_abi::vcpu::VcpuPage;
 
     use crate::sample::{WORDS, answer, refusal, session_with, text};
@@ -197,6 +211,32 @@ mod test {
         assert!(text.starts_with("stallbench_payload::call::record::CallSingle at 0x4000e0 (arena+0xe0)\n"), "{text}");
         assert!(text.contains("  flags"), "{text}");
         assert!(crate::sample::text("print --types CallSingle").contains("call::record::CallSingle"));
+    }
+
+    #[test]
+    fn fields_of_a_call_record_are_words_of_its_layer() {
+        let of = |layer: u8, flags: u32| {
+            let mut session = session_with(|machine| {
+                let mut block = BootBlock { magic: MAGIC, vcpus: 2, ..BootBlock::default() };
+                block.knobs[CALL.number as usize] = layer.into();
+                machine.memory.put(BOOT_BLOCK, &block);
+                // Flags, who called, whom.
+                let program = machine.payload.clone();
+                let types = crate::types::Types::of(&program);
+                let fields = types.fields(types.named("record::CallSingle")[0]);
+                let offset = |path: &str| fields.iter().find(|field| field.path == path).expect("it is there").offset;
+                [("flags", flags), ("caller", 2), ("target", 0)]
+                    .iter()
+                    .for_each(|(path, value)| machine.memory.put(0x40_0800 + offset(path), value));
+            });
+            answer(&mut session, "print record::CallSingle 0x400800").expect("it has an answer").data
+        };
+        let data = of(call::RELEASE, 6);
+        assert_eq!((&data["flags"], &data["caller"]), (&json!("0x6 (ALLOC RELEASE)"), &json!("0x2 (vcpu1)")));
+        assert_eq!(data["target"], "0x0 (none)");
+        assert_eq!(of(call::LLIST, 0x11)["flags"], "0x11 (LOCK SYNC)");
+        assert_eq!(of(call::PERCPU_LOCK, 3)["flags"], "0x3 (LOCK unknown 0x2)");
+        assert_eq!(of(200, 3)["flags"], "3");
     }
 
     #[test]
