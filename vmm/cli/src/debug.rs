@@ -109,6 +109,7 @@ fn open(path: &Path) -> Result<Dump, Failure> {
 
 /// Greets with what can be known at a glance, and follows what is typed.
 fn at_prompt(mut follower: impl Follower) -> Result<Exit, Failure> {
+    follower.set_ask(Box::new(prompt::ask));
     follow(&mut follower, "about; vcpus", false)?;
     let mut failure = None;
     let each = |follower: &mut _, line: &str| match follow(follower, line, false) {

@@ -7,7 +7,7 @@ use thiserror::Error;
 use crate::answer::Answer;
 use crate::complete;
 use crate::line::commands;
-use crate::session::Session;
+use crate::session::{Ask, Session};
 
 /// Takes what a command came to: its words, and its answer or the line that says why there is none. `Break` leaves the rest of the
 /// line. What happened to the machine meanwhile comes before, without words: it is the answer to no command.
@@ -36,6 +36,10 @@ pub trait Follower {
 
     /// Whether somebody has said `quit`.
     fn is_over(&self) -> bool;
+
+    /// Has `ask` say yes or no where a command is about to change the guest. Without, and where nobody here can be asked, such a
+    /// command wants a word for it.
+    fn set_ask(&mut self, _ask: Ask) {}
 }
 
 impl Follower for Session {
@@ -72,6 +76,10 @@ impl Follower for Session {
 
     fn is_over(&self) -> bool {
         self.is_over()
+    }
+
+    fn set_ask(&mut self, ask: Ask) {
+        self.set_ask(ask);
     }
 }
 

@@ -10,7 +10,7 @@ use rustyline::highlight::Highlighter;
 use rustyline::hint::Hinter;
 use rustyline::history::FileHistory;
 use rustyline::validate::Validator;
-use rustyline::{CompletionType, Config, Context, Editor, Helper};
+use rustyline::{CompletionType, Config, Context, DefaultEditor, Editor, Helper};
 
 use crate::follow::Follower;
 
@@ -51,6 +51,14 @@ pub fn prompt<F: Follower>(follower: F, mut follow: impl FnMut(&mut F, &str) -> 
         let _ = editor.save_history(&history);
     }
     Ok(())
+}
+
+/// Asks at a terminal. Only what begins with a y is a yes; Ctrl-C is none.
+pub fn ask(question: &str) -> bool {
+    let config = Config::builder().auto_add_history(false).build();
+    let answer =
+        DefaultEditor::with_config(config).and_then(|mut editor| editor.readline(&format!("{question} [y/N] ")));
+    answer.is_ok_and(|answer| answer.trim_start().to_lowercase().starts_with('y'))
 }
 
 /// Where the history is kept, where it can be: below the directory for state (XDG base directory specification).

@@ -35,7 +35,12 @@ pub(super) fn figures(host: &HostKvm, guest: &Guest, name: &str, runs: usize) ->
         read.push(began.elapsed());
     }
     Ok(vec![
-        Figure::times("dump-stopped-4", "stop all, read everything, copy memory, go on, 4 spinning vCPUs", Some("2 ms"), kept),
+        Figure::times(
+            "dump-stopped-4",
+            "stop all, read everything, copy memory, go on, 4 spinning vCPUs",
+            Some("2 ms"),
+            kept,
+        ),
         Figure::times("dump-4", "the same, and the dump's file in memory", Some("20 ms"), written),
         Figure::times("dump-read-4", "read that dump", None, read),
         Figure::bytes("dump-size-4", "size of it", Some("1 MB"), file.len() as u64),

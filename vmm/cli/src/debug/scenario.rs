@@ -6,9 +6,9 @@ use std::thread;
 use std::time::Duration;
 
 use stallbench_core::HostKvm;
-use stallbench_debug::Session;
 use stallbench_debug::follow::{Follower, Lost, Tell};
 use stallbench_debug::live::LiveTarget;
+use stallbench_debug::{Ask, Session};
 use stallbench_runner::control::{Attached, Control};
 use stallbench_runner::dump::Keep;
 use stallbench_runner::execute::ExecuteError;
@@ -130,5 +130,9 @@ impl Follower for OneRun {
 
     fn is_over(&self) -> bool {
         self.session.is_over()
+    }
+
+    fn set_ask(&mut self, ask: Ask) {
+        self.session.set_ask(ask);
     }
 }

@@ -37,11 +37,11 @@ fn run(session: &mut Session, arguments: Arguments<'_>) -> Result<Answer, Comman
     match proof {
         None => {}
         Some(Ok((words, proof))) => {
-            let _ = writeln!(text, "{} {words}", style::heading("proof:"));
+            let _ = writeln!(text, "{} {}", style::heading("now:"), words.trim_end());
             data["proof"] = proof;
         }
         Some(Err(error)) => {
-            let _ = writeln!(text, "{} {error}", style::heading("no proof:"));
+            let _ = writeln!(text, "{} no proof: {error}", style::heading("now:"));
             data["no_proof"] = json!(error.to_string());
         }
     }
@@ -149,7 +149,7 @@ mod test {
         let lively = Lively::new();
         let mut session = lively.session();
         let proved = answer(&mut session, "verdict").expect("it has an answer");
-        assert!(plain(&proved.text).ends_with("proof: 4 states, closed\n"), "{}", proved.text);
+        assert!(plain(&proved.text).ends_with("now: 4 states, closed\n"), "{}", proved.text);
         assert_eq!(proved.data["proof"]["states"], 4);
         lively.inner().state = State::Gone;
         let gone = answer(&mut session, "verdict").expect("it has an answer");
