@@ -150,6 +150,20 @@ mod test {
     }
 
     #[test]
+    fn caller_of_a_function_that_has_not_begun_is_on_the_stack() {
+        let (many, start) = (address("stallbench_payload::call::many"), address("stallbench_main"));
+        for (rip, slot) in [(many, 0), (many + 1, 8)] {
+            let mut session = session_with(|machine| {
+                let registers = machine.machine.vcpus[0].registers.as_mut().expect("made so");
+                (registers.rip, registers.rsp, registers.rbp) = (rip, STACK, 0);
+                machine.memory.put(STACK + slot, &(start + 5));
+            });
+            let text = answer(&mut session, "bt 0").expect("it has an answer").text;
+            assert!(text.contains("#1 ") && text.contains("stallbench_main+0x5") && !text.contains("#2 "), "{text}");
+        }
+    }
+
+    #[test]
     fn interrupt_is_crossed_by_the_frame_that_its_stub_saved() {
         let inside = address("stallbench_interrupted") + 0x20;
         let frame = vcpu::Frame { vector: 0xfb, rip: sample::rip(), rbp: 0, ..vcpu::Frame::default() };

@@ -10,9 +10,11 @@ use std::path::Path;
 use serde_json::{Value, json};
 use stallbench_abi::layout::PAGE;
 use stallbench_state::dump::Dump;
-use stallbench_state::machine::VcpuState;
+use stallbench_state::machine::{Group, VcpuState};
 use stallbench_state::memory::Memory;
 
+use super::lapic::events_in_words;
+use super::vcpus::state;
 use super::{Command, Needs, Takes};
 use crate::answer::{Answer, hex};
 use crate::arguments::Arguments;
@@ -102,8 +104,8 @@ fn of_vcpu(session: &Session, here: &VcpuState, there: &VcpuState) -> Vec<String
     let mut lines = Vec::new();
     group(session, &here.registers, &there.registers, &GENERAL, &mut lines);
     group(session, &here.system, &there.system, &SYSTEM, &mut lines);
-    other(&here.mp_state, &there.mp_state, "state", &mut lines);
-    other(&here.events, &there.events, "events", &mut lines);
+    other(&state(here), &state(there), "state", &mut lines);
+    other(&events(session, here), &events(session, there), "events", &mut lines);
     match (&here.apic, &there.apic) {
         (Ok(a), Ok(b)) if a != b => {
             let requested = |apic: &stallbench_state::apic::LocalApic| {
@@ -119,7 +121,7 @@ fn of_vcpu(session: &Session, here: &VcpuState, there: &VcpuState) -> Vec<String
                 lines.extend((a != b).then(|| format!("{name}: {a:#x} -> {b:#x}")));
             }
         }
-        _ => other(&here.apic.as_ref().map(|_| ()), &there.apic.as_ref().map(|_| ()), "local APIC", &mut lines),
+        (a, b) => other(&read_or_not(a), &read_or_not(b), "local APIC", &mut lines),
     }
     if let (Some(Ok(a)), Some(Ok(b))) = (&here.mtrr, &there.mtrr) {
         lines.extend(a.differences(b).iter().map(|d| format!("{}: {:#x} -> {:#x}", d.register, d.here, d.there)));
@@ -149,10 +151,18 @@ fn group<G, E: std::fmt::Display>(
 }
 
 /// What is shown as it is.
-fn other<T: PartialEq + std::fmt::Debug>(here: &T, there: &T, what: &str, lines: &mut Vec<String>) {
+fn other(here: &str, there: &str, what: &str, lines: &mut Vec<String>) {
     if here != there {
-        lines.push(format!("{what}: {here:?} -> {there:?}"));
+        lines.push(format!("{what}: {here} -> {there}"));
     }
+}
+
+fn events(session: &Session, vcpu: &VcpuState) -> String {
+    vcpu.events.as_ref().map_or_else(ToString::to_string, |events| events_in_words(session, events))
+}
+
+fn read_or_not<G>(group: &Group<G>) -> String {
+    group.as_ref().map_or_else(ToString::to_string, |_| "read".to_owned())
 }
 
 /// A word of memory that differs.

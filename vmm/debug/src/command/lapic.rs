@@ -147,7 +147,7 @@ fn timer_in_words(entry: u32) -> String {
     format!("{}, {mode}", entry_in_words(entry))
 }
 
-fn events_in_words(session: &Session, events: &Events) -> String {
+pub(super) fn events_in_words(session: &Session, events: &Events) -> String {
     let mut words: Vec<String> = Vec::new();
     words.extend((events.nmi_pending > 0).then(|| format!("{} NMI pending", events.nmi_pending)));
     words.extend(events.nmi_injected.then(|| "an NMI is being taken".into()));

@@ -15,6 +15,9 @@ use crate::session::Session;
 const MOST: usize = 128;
 /// The label behind which interrupt stubs of the runtime save registers and call their handler.
 const STUB: &str = "stallbench_interrupted";
+/// `push rbp`, with which functions begin, and `ret`, with which they end.
+const PUSH_RBP: u8 = 0x55;
+const RET: u8 = 0xc3;
 
 /// How a frame came to be where it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +52,7 @@ pub(super) fn trace(session: &Session, vcpu: &VcpuState) -> Result<Trace, Comman
     let registers = vcpu.registers.as_ref().map_err(unread)?;
     let linear = Linear::of(session.memory(), vcpu)?;
     let mut frames = vec![Frame { rip: registers.rip, kind: Kind::Innermost }];
+    frames.extend(without_own(session, &linear, registers.rip, registers.rsp));
     let mut rbp = registers.rbp;
     let end = loop {
         if frames.len() == MOST {
@@ -66,12 +70,30 @@ pub(super) fn trace(session: &Session, vcpu: &VcpuState) -> Result<Trace, Comman
             && is_in_stub(session, *rip)
         {
             match interrupted(session, &linear, &mut rbp, &frames) {
-                Ok(frame) => frames.push(frame),
+                Ok((frame, rsp)) => {
+                    let caller = without_own(session, &linear, frame.rip, rsp);
+                    frames.push(frame);
+                    frames.extend(caller);
+                }
                 Err(end) => break Some(end),
             }
         }
     };
     Ok(Trace { frames, end })
+}
+
+/// The caller of a function that is at its very beginning or end, where RBP is the frame pointer of that caller's.
+fn without_own(session: &Session, linear: &Linear<'_>, rip: u64, rsp: u64) -> Option<Frame> {
+    let (_, offset) = session.symbols().at(rip)?;
+    let byte = |at: u64| linear.read_exact(Address::Linear(at), 1).ok()?.first().copied();
+    let returns_to = match offset {
+        0 => rsp,
+        1 if byte(rip - 1) == Some(PUSH_RBP) => rsp.checked_add(8)?,
+        _ if byte(rip) == Some(RET) => rsp,
+        _ => return None,
+    };
+    let rip = linear.read_u64(returns_to)?;
+    session.symbols().at(rip.wrapping_sub(1)).map(|_| Frame { rip, kind: Kind::Called })
 }
 
 /// The caller's frame and its frame pointer; `None` at the proper end, where a frame pointer is 0.
@@ -96,8 +118,14 @@ fn is_in_stub(session: &Session, rip: u64) -> bool {
     session.symbols().at(rip).is_some_and(|(symbol, _)| symbol.name == STUB)
 }
 
-/// What a stub interrupted: the frame that it saved lies behind its handler's return address. Leaves its frame pointer.
-fn interrupted(session: &Session, linear: &Linear<'_>, rbp: &mut u64, frames: &[Frame]) -> Result<Frame, String> {
+/// What a stub interrupted, and its stack pointer: the frame that it saved lies behind its handler's return address. Leaves its
+/// frame pointer.
+fn interrupted(
+    session: &Session,
+    linear: &Linear<'_>,
+    rbp: &mut u64,
+    frames: &[Frame],
+) -> Result<(Frame, u64), String> {
     let at = *rbp;
     let bytes = linear.read_exact(Address::Linear(at), Saved::SIZE);
     let saved = bytes.ok().and_then(|bytes| Saved::read(&bytes));
@@ -110,5 +138,5 @@ fn interrupted(session: &Session, linear: &Linear<'_>, rbp: &mut u64, frames: &[
         0..32 => format!("exception {}, error code {:#x}", session.vector(saved.vector), saved.error),
         vector => format!("vector {}", session.vector(vector)),
     };
-    Ok(Frame { rip: saved.rip, kind: Kind::Interrupted(what) })
+    Ok((Frame { rip: saved.rip, kind: Kind::Interrupted(what) }, saved.rsp))
 }
