@@ -17,8 +17,9 @@ use crate::observe::MsrAccess;
 use crate::stop::{Armed, Hit};
 use crate::watch::Writer;
 
-/// Steps that may end where they began: on some processors the first touch of a page ends one.
-const TRIES: u32 = 2;
+/// Steps that may end where they began: on some processors the first touch of each page, tables included, ends one. Five were seen in
+/// a row; an instruction that jumps to itself goes round as often.
+pub(super) const TRIES: u32 = 16;
 
 /// What the thread of a vCPU keeps of stops.
 #[derive(Debug, Default)]
@@ -33,6 +34,8 @@ pub(super) struct Stopping {
     pub(super) before: Before,
     /// The last step was a `hlt`.
     pub(super) halted: bool,
+    /// Somebody visits it.
+    pub(super) is_visited: bool,
 }
 
 impl Vcpu {
@@ -53,6 +56,8 @@ impl Vcpu {
     /// A breakpoint or a step, of whoever asked for it.
     pub(super) fn debugged(&mut self, dr6: u64) -> State {
         match self.stopping.armed.clone() {
+            // Who visits it sees where it stands.
+            Some(_) if self.stopping.is_visited => return State::Running,
             Some(armed) if armed.steps() => return self.has_stepped(&armed),
             Some(armed) => return self.came_to(&armed, dr6),
             None => {}

@@ -207,10 +207,9 @@ impl Vcpu {
         self.entered = true;
         match exit {
             Exit::Interrupted => self.interrupted = true,
-            Exit::Again | Exit::Serial => {}
+            Exit::Again => {}
             Exit::Yield => turns.give_up(&self.link),
-            Exit::Nothing => self.count_ignored(),
-            Exit::Msr(msr) => self.accessed(msr),
+            access @ (Exit::Serial | Exit::Nothing | Exit::Msr(_)) => self.serve(access),
             Exit::Debug { dr6 } => return self.debugged(dr6),
             Exit::Doorbell(doorbell) => return self.rung(doorbell),
             Exit::Ended(status) => return self.ended(status),
@@ -219,8 +218,13 @@ impl Vcpu {
         State::Running
     }
 
-    fn count_ignored(&self) {
-        self.shared.ignored_accesses.fetch_add(1, Ordering::Relaxed);
+    /// Does what is to be done at an access that concerns nobody else.
+    fn serve(&mut self, access: Exit) {
+        match access {
+            Exit::Msr(msr) => self.accessed(msr),
+            Exit::Nothing => _ = self.shared.ignored_accesses.fetch_add(1, Ordering::Relaxed),
+            _ => {}
+        }
     }
 
     fn rung(&self, doorbell: Doorbell) -> State {

@@ -11,6 +11,7 @@ use kvm_bindings::{kvm_guest_debug, kvm_regs};
 use stallbench_state::machine::Registers;
 use thiserror::Error;
 
+use super::debugged::TRIES;
 use super::exit::{self, Exit};
 use super::{State, Vcpu};
 use crate::board::Order;
@@ -136,7 +137,8 @@ impl Visited<'_> {
         Err(StepError::Endless)
     }
 
-    /// Executes one instruction that somebody looks at: at its end the vCPU stands before one that is known.
+    /// Executes one instruction that somebody looks at: all of it, and at its end the vCPU stands before one that is known. Of one that
+    /// goes where it began, with all registers as they were, some turns.
     pub(crate) fn step_over(&mut self) -> Result<Registers, StepError> {
         if !self.runs {
             return Err(StepError::NotRunning);
@@ -144,9 +146,47 @@ impl Visited<'_> {
         if self.vcpu.waits() {
             return Err(StepError::Waits);
         }
-        let stepped = self.step();
+        let before = self.registers()?;
+        let mut stepped = self.step_through();
+        for _ in 1..TRIES {
+            if stepped != Ok(before) {
+                break;
+            }
+            stepped = self.step_through();
+        }
         self.vcpu.know_where_it_stands();
         stepped
+    }
+
+    /// As [`Self::step`], of the guest's own accord: what the instruction accesses is done, and told.
+    fn step_through(&mut self) -> Result<Registers, StepError> {
+        for _ in 0..ENTRIES {
+            match self.enter()? {
+                Exit::Debug { .. } => {
+                    self.vcpu.tell_step();
+                    return self.registers();
+                }
+                Exit::Interrupted if self.is_abandoned() => return Err(StepError::Endless),
+                Exit::Interrupted | Exit::Again => {}
+                Exit::Fault(fault) => return Err(self.died(fault)),
+                Exit::Ended(status) => return Err(self.ended(status)),
+                access => return self.access(access),
+            }
+        }
+        Err(StepError::Endless)
+    }
+
+    /// Does what an instruction accesses, which ends it.
+    fn access(&mut self, access: Exit) -> Result<Registers, StepError> {
+        let state = match access {
+            Exit::Doorbell(doorbell) => self.vcpu.rung(doorbell),
+            access => {
+                self.vcpu.serve(access);
+                State::Attending
+            }
+        };
+        self.runs = [state, self.vcpu.complete_access()].iter().all(|state| *state != State::Parked);
+        self.registers()
     }
 
     /// Puts stops into force when the machine goes on.
@@ -190,13 +230,16 @@ impl Vcpu {
         let visiting = self.shared.visitor.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(visitor) = visiting else { return before };
         let runs = before == State::Attending && !self.is_kept_out();
+        self.stopping.is_visited = true;
         let mut visited = Visited { vcpu: self, runs, stepped: false };
         visitor.lock().unwrap_or_else(PoisonError::into_inner).visit(&mut visited);
-        match visited {
+        let state = match visited {
             Visited { runs: false, .. } if runs => State::Parked,
             Visited { stepped: true, .. } => self.end_steps(before),
             _ => before,
-        }
+        };
+        self.stopping.is_visited = false;
+        state
     }
 
     /// Debugs the vCPU as before.
