@@ -322,26 +322,71 @@ fn run_that_is_none_is_one_line() {
     }
 }
 
+/// A terminal that is gone when this is dropped.
+struct Terminal {
+    process: Process,
+    output: std::process::ChildStdout,
+    seen: String,
+}
+
+impl Terminal {
+    /// A view on a dump, behind a line with its process; the shell says how it ended.
+    fn with_view() -> Self {
+        let view = format!("echo process $$; exec \"{BINARY}\" debug --dump \"{DEADLOCK}\" --tui");
+        let command = format!("stty rows 20 cols 100; sh -c '{view}'; echo left with $?");
+        let mut script = Command::new("script");
+        let mut process = Process::start(script.args(["-qec", &command, "/dev/null"]));
+        let output = process.0.stdout.take().unwrap();
+        Self { process, output, seen: String::new() }
+    }
+
+    /// Reads until that is there, and gives all before it.
+    fn until(&mut self, what: &str) -> String {
+        let mut part = [0; 4096];
+        loop {
+            if let Some((before, after)) = self.seen.split_once(what) {
+                let (before, after) = (before.to_owned(), after.to_owned());
+                self.seen = after;
+                return before;
+            }
+            let length = self.output.read(&mut part).unwrap();
+            assert!(length > 0, "no {what} in: {}", self.seen);
+            self.seen.push_str(&text(&part[..length]));
+        }
+    }
+
+    /// The process of the view, which shows something.
+    fn pid(&mut self) -> String {
+        self.until("process ");
+        let pid = self.until("\r\n");
+        self.until("vcpu0 at ");
+        pid
+    }
+}
+
+/// What gives a terminal back: the other screen is left, the cursor shown.
+const GIVEN_BACK: &str = "\u{1b}[?1049l\u{1b}[?25h";
+
 #[test]
 fn view_wants_a_terminal_and_gives_it_back() {
     let error = kept_out(&["debug", "--dump", DEADLOCK, "--tui"]);
     assert!(error.contains("--tui: standard input and output are not a terminal"), "{error}");
-    let command = format!("stty rows 20 cols 100; '{BINARY}' debug --dump '{DEADLOCK}' --tui; echo left with $?");
-    let mut command_of_terminal = Command::new("script");
-    let mut terminal = Process::start(command_of_terminal.args(["-qec", &command, "/dev/null"]));
-    let mut output = terminal.0.stdout.take().unwrap();
-    let (mut seen, mut part) = (String::new(), [0; 4096]);
-    let mut read_until = |what: &str| {
-        while !seen.contains(what) {
-            let length = output.read(&mut part).unwrap();
-            assert!(length > 0, "no {what} in: {seen}");
-            seen.push_str(&text(&part[..length]));
-        }
-    };
-    read_until("vcpu0 at ");
-    terminal.say("q");
-    // The other screen is left, and the cursor shown, before the shell goes on.
-    read_until("\u{1b}[?1049l");
-    read_until("left with 0");
-    assert_eq!(terminal.end().0, Some(0));
+    let mut terminal = Terminal::with_view();
+    terminal.pid();
+    terminal.process.say("q");
+    terminal.until(GIVEN_BACK);
+    terminal.until("left with 0");
+    let mut terminal = Terminal::with_view();
+    let pid = terminal.pid();
+    assert!(Command::new("kill").args(["-s", "TERM", &pid]).status().unwrap().success());
+    terminal.until(GIVEN_BACK);
+    terminal.until("left with 130");
+}
+
+#[test]
+fn view_ends_with_its_terminal() {
+    let mut terminal = Terminal::with_view();
+    let pid = terminal.pid();
+    drop(terminal);
+    wait_until("the view ends", || !Path::new("/proc").join(&pid).exists());
 }

@@ -15,6 +15,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ratatui::crossterm::event::{self, Event};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use serde_json::Value;
 
 use crate::answer::Answer;
@@ -46,15 +48,32 @@ pub fn show(follower: &mut impl Follower, terminate: &AtomicBool) -> io::Result<
         let mut terminal = ratatui::try_init()?;
         let of_terminal = move || {
             let _restore = Restore;
-            let poll = |timeout| if event::poll(timeout)? { event::read().map(Some) } else { Ok(None) };
             let show = |screen: &mut Screen| terminal.draw(|frame| draw::draw(frame, screen)).map(drop);
-            watch(show, poll, &wires, terminate)
+            watch(show, heard, &wires, terminate)
         };
         // What a thread that cannot be started was to own is dropped with it.
         let screen = thread::Builder::new().name("screen".into()).spawn_scoped(scope, of_terminal)?;
         follow(follower, &ends);
         screen.join().unwrap_or_else(|_| Err(io::Error::other("its thread died")))
     })
+}
+
+/// What the terminal says next, if it does in time.
+///
+/// Whether it is still there is asked first: crossterm reads one that is gone for ever.
+fn heard(timeout: Duration) -> io::Result<Option<Event>> {
+    let stdin = io::stdin();
+    let mut input = [PollFd::new(&stdin, PollFlags::IN)];
+    // The slices of a second that are waited here fit.
+    let timeout = Timespec { tv_sec: 0, tv_nsec: timeout.subsec_nanos().into() };
+    match poll(&mut input, Some(&timeout)) {
+        Ok(_) | Err(Errno::INTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    if input[0].revents().intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL) {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it is gone"));
+    }
+    if event::poll(Duration::ZERO)? { event::read().map(Some) } else { Ok(None) }
 }
 
 /// Gives the terminal back as it was.
