@@ -11,6 +11,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use super::socket::{Listening, own_user, peer};
 use super::wire::Reply;
 use crate::target::Target;
@@ -20,7 +22,7 @@ mod visit;
 
 use visit::Visit;
 
-/// How long a client may take to read that nothing comes any more.
+/// How long a client may take to read that nothing comes any more, and how long the next one waits for one that has left.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How often the host is asked again where it would not accept anybody: out of file descriptors, for one.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -145,7 +147,7 @@ impl Shared {
         if user != own_user() {
             return Err(format!("only user {} may come in, and you are user {user}", own_user()));
         }
-        let mut door = self.door();
+        let mut door = self.wait_for_leaving();
         if let Some((other, _)) = &door.inside {
             return Err(format!("process {other} is in, and one can be at a time"));
         }
@@ -157,10 +159,24 @@ impl Shared {
         Ok(())
     }
 
+    /// Who has hung up is out in a moment: what he asked for last is left.
+    fn wait_for_leaving(&self) -> MutexGuard<'_, Door> {
+        let is_leaving = |door: &mut Door| door.inside.as_ref().is_some_and(|(_, stream)| has_hung_up(stream));
+        let door = self.changed.wait_timeout_while(self.door(), FAREWELL, is_leaving);
+        door.unwrap_or_else(PoisonError::into_inner).0
+    }
+
     pub(super) fn leave(&self) {
         self.door().inside = None;
         self.changed.notify_all();
     }
+}
+
+/// Whether the other end will say nothing more.
+fn has_hung_up(stream: &UnixStream) -> bool {
+    let mut polled = [PollFd::new(stream, PollFlags::RDHUP)];
+    let no_time = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut polled, Some(&no_time)).is_ok() && !polled[0].revents().is_empty()
 }
 
 /// Why nothing comes any more where nothing is wrong.

@@ -40,18 +40,6 @@ impl Bench {
         Client::attach(&self.path, Arc::default())
     }
 
-    /// A client as soon as the one before is out.
-    fn attach_next(&self) -> Client {
-        let until = Instant::now() + DEADLINE;
-        loop {
-            match self.attach() {
-                Ok(client) => return client,
-                Err(error) if Instant::now() > until => panic!("{error}"),
-                Err(_) => thread::yield_now(),
-            }
-        }
-    }
-
     fn raw(&self) -> Raw {
         let stream = UnixStream::connect(&self.path).expect("somebody listens");
         stream.set_read_timeout(Some(DEADLINE)).expect("a time-out");
@@ -113,7 +101,10 @@ fn second_is_told_who_is_in_and_comes_in_after_him() {
     let error = bench.attach().expect_err("one is in").to_string();
     assert!(error.ends_with(&format!(": process {} is in, and one can be at a time", std::process::id())), "{error}");
     drop(first);
-    assert_eq!(followed(&mut bench.attach_next(), "vcpu 1").expect("it is let in").len(), 1);
+    assert_eq!(
+        followed(&mut bench.attach().expect("the one before has left"), "vcpu 1").expect("it is let in").len(),
+        1
+    );
 }
 
 #[test]
@@ -138,9 +129,9 @@ fn nonsense_is_a_line_and_the_client_stays() {
 fn who_leaves_in_mid_line_or_is_lost_lets_the_next_in() {
     let bench = of_sample();
     bench.raw().say(b"{\"line\":\"vc");
-    followed(&mut bench.attach_next(), "vcpu").expect("it is let in");
-    drop(bench.attach_next());
-    drop(bench.attach_next());
+    followed(&mut bench.attach().expect("the one before has left"), "vcpu").expect("it is let in");
+    drop(bench.attach().expect("the one before has left"));
+    drop(bench.attach().expect("the one before has left"));
 }
 
 #[test]
