@@ -223,6 +223,33 @@ fn interrupt_stops_the_machine_and_is_not_the_end_of_who_asked() {
 }
 
 #[test]
+fn dump_of_a_run_that_goes_on_is_one_as_any_other() {
+    if !has_kvm() {
+        return;
+    }
+    let bench = Bench::new();
+    let run = bench.run(LONG);
+    let dump = |file: &str| {
+        let mut command = Command::new(BINARY);
+        command.args(["dump", "--attach"]).arg(bench.0.path()).arg(file).current_dir(bench.0.path());
+        command.output().unwrap()
+    };
+    let first = dump("it's a.core");
+    assert_eq!(first.status.code(), Some(0), "{}", text(&first.stderr));
+    let written = fs::read(bench.path("it's a.core")).unwrap();
+    let again = dump("it's a.core");
+    assert_eq!((again.status.code(), text(&again.stderr).lines().count()), (Some(2), 1), "{}", text(&again.stderr));
+    assert_eq!(fs::read(bench.path("it's a.core")).unwrap(), written, "it is not overwritten");
+    assert_passed(run.end());
+    let mut debugger = Command::new(BINARY);
+    let looked = debugger.args(["debug", "--json", "-c", "about; vcpus", "--dump"]).arg(bench.path("it's a.core"));
+    let looked = looked.output().unwrap();
+    let lines: Vec<Value> = text(&looked.stdout).lines().map(value).collect();
+    assert!(lines[0]["data"]["run"].as_str().unwrap().starts_with("mtrr/repeated@vcpus=2"), "{lines:?}");
+    assert_eq!(lines[1]["data"].as_array().unwrap().len(), 2);
+}
+
+#[test]
 fn client_stays_from_run_to_run_until_the_last_is_over() {
     if !has_kvm() {
         return;
