@@ -9,6 +9,7 @@
 //! The monitor of a run has a bench whether somebody may come or not, and asks it at every poll. While the machine stands still the
 //! monitor waits here, and the guest is charged no time.
 
+use std::error::Error;
 use std::time::{Duration, Instant};
 
 use stallbench_core::{HostKvm, Machine, MachineEvent, Paused};
@@ -253,7 +254,13 @@ impl<'m> Bench<'m> {
     }
 }
 
-/// What a machine said, as somebody who asked is told it.
-pub(super) fn refused(error: impl std::fmt::Display) -> LiveError {
-    LiveError::Refused(format!("failed to {error}"))
+/// What a machine said, with all reasons, as somebody who asked is told it.
+pub(super) fn refused(error: impl Error) -> LiveError {
+    let mut text = format!("failed to {error}");
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(&format!(": {error}"));
+        source = error.source();
+    }
+    LiveError::Refused(text)
 }
