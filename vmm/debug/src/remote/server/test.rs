@@ -108,6 +108,34 @@ fn second_is_told_who_is_in_and_comes_in_after_him() {
 }
 
 #[test]
+fn protocol_is_as_documented() {
+    const DOCUMENT: &str = include_str!("../../../../../docs/attach.md");
+    let bench = of_sample();
+    let stream = UnixStream::connect(&bench.path).expect("somebody listens");
+    stream.set_read_timeout(Some(DEADLINE)).expect("a time-out");
+    let mut raw = Raw(BufReader::new(stream));
+    let said = DOCUMENT.lines().filter_map(|line| line.split_once(": ").filter(|(who, _)| !who.contains(' ')));
+    let mut followed = 0;
+    for (who, line) in said {
+        match who {
+            "client" => raw.say(format!("{line}\n").as_bytes()),
+            "server" => {
+                let mut documented: Value = serde_json::from_str(line).expect("JSON");
+                let mut answered = raw.line();
+                // That of the process, and of the release.
+                for line in [&mut documented, &mut answered] {
+                    line.as_object_mut().expect("an object").retain(|key, _| !matches!(key.as_str(), "pid" | "tool"));
+                }
+                assert_eq!(answered, documented);
+            }
+            _ => continue,
+        }
+        followed += 1;
+    }
+    assert_eq!((followed, raw.line()), (12, Value::Null), "and the end");
+}
+
+#[test]
 fn nonsense_is_a_line_and_the_client_stays() {
     let bench = of_sample();
     let mut raw = bench.raw();
