@@ -57,6 +57,8 @@ pub(crate) fn value(session: &Session, text: &str) -> Result<u64, CommandError> 
     match number(text) {
         Some(value) => Ok(value),
         None => match session.symbols().named(text) {
+            // A word of the case goes before the last part of some function's path.
+            Ok(symbol) if symbol.name != text => Ok(place::data(session, text).map_or(symbol.address, |(at, _)| at)),
             Ok(symbol) => Ok(symbol.address),
             Err(error @ CommandError::UnknownSymbol { .. }) => place::named(session, text)?.ok_or(error),
             Err(error) => Err(error),

@@ -80,6 +80,18 @@ mod test {
 
     use crate::address::value;
     use crate::sample::{session, session_with};
+    use crate::session::Session;
+
+    /// A machine whose case names a word.
+    fn named(word: &str) -> Session {
+        let mut name = [0; 16];
+        name[..word.len()].copy_from_slice(word.as_bytes());
+        session_with(|machine| {
+            let mut page = GhostPage::default();
+            page.words[1] = NamedWord { name, address: 0x40_0064, width: 4, reserved: 0 };
+            machine.memory.put(GHOST, &page);
+        })
+    }
 
     #[test]
     fn line_of_the_source_is_a_place() {
@@ -100,15 +112,13 @@ mod test {
 
     #[test]
     fn word_that_the_case_names_is_a_place() {
-        let mut name = [0; 16];
-        name[..4].copy_from_slice(b"gate");
-        let session = session_with(|machine| {
-            let mut page = GhostPage::default();
-            page.words[1] = NamedWord { name, address: 0x40_0064, width: 4, reserved: 0 };
-            machine.memory.put(GHOST, &page);
-        });
+        let session = named("gate");
         assert_eq!(value(&session, "gate").expect("it is named"), 0x40_0064);
+        assert_eq!(value(&session, "gate+4").expect("it is named"), 0x40_0068);
         assert!(value(&session, "gates").is_err());
+        let unnamed = crate::sample::session();
+        let function = value(&unnamed, "dispatch").expect("a function");
+        assert_ne!(value(&named("dispatch"), "dispatch").expect("it is named"), function);
     }
 
     #[test]

@@ -3,10 +3,11 @@
 use serde_json::json;
 
 use super::{ALL, Command, Needs, Takes, named};
-use crate::answer::{Answer, columns, row};
+use crate::answer::Answer;
 use crate::arguments::Arguments;
 use crate::error::CommandError;
 use crate::session::Session;
+use crate::style;
 
 pub(super) const COMMAND: Command = Command {
     name: "help",
@@ -34,9 +35,18 @@ fn run(_: &mut Session, mut arguments: Arguments<'_>) -> Result<Answer, CommandE
 }
 
 fn list() -> Answer {
-    let rows: Vec<_> = ALL.iter().map(|command| row([command.usage, command.summary])).collect();
-    let data: Vec<_> = ALL.iter().map(|command| json!({"usage": command.usage, "summary": command.summary})).collect();
-    Answer::new(columns(&rows) + ADDRESSES, json!(data))
+    let is_live = |command: &&Command| command.needs == Needs::Live;
+    let (live, any): (Vec<_>, Vec<_>) = ALL.iter().partition(is_live);
+    let width = ALL.iter().map(|command| command.usage.len()).max().unwrap_or(0);
+    let line = |command: &&Command| format!("{:width$}  {}\n", command.usage, command.summary);
+    let of = |commands: &[&Command]| commands.iter().map(line).collect::<String>();
+    let in_data = |command: &Command| {
+        let is_live = command.needs == Needs::Live;
+        json!({"usage": command.usage, "summary": command.summary, "live": is_live})
+    };
+    let data: Vec<_> = ALL.iter().map(in_data).collect();
+    let live_heading = style::heading("Of a machine that can run on, and of no dump");
+    Answer::new(format!("{}\n{live_heading}\n{}{ADDRESSES}", of(&any), of(&live)), json!(data))
 }
 
 fn of(command: &Command) -> Answer {

@@ -11,7 +11,9 @@ use std::fmt::Write;
 use serde_json::{Map, Value, json};
 
 use super::disas;
+use crate::address::Address;
 use crate::answer::{Answer, hex};
+use crate::linear::Linear;
 use crate::live::{State, Stop, Why};
 use crate::session::Session;
 use crate::style;
@@ -70,11 +72,22 @@ fn at_stop(session: &mut Session, number: u32, vcpu: Option<usize>) -> String {
     let who = vcpu.map_or_else(|| "a vCPU".to_owned(), |vcpu| format!("vcpu{vcpu}"));
     let what = match stop {
         Some(Stop::Execute { linear, .. }) => format!("has come to {}", session.shown(linear)),
-        Some(Stop::Access { linear, reads: true, .. }) => format!("has read or written {}", session.shown(linear)),
-        Some(Stop::Access { linear, reads: false, .. }) => format!("has written {}", session.shown(linear)),
+        Some(Stop::Access { linear, size, reads }) => {
+            let did = if reads { "read or written" } else { "written" };
+            format!("has {did} {}, which holds {}", session.shown(linear), held(session, linear, size))
+        }
         None => "has come to it".into(),
     };
     format!("stop {number}: {who} {what}\n")
+}
+
+/// What a watched word holds now.
+fn held(session: &Session, linear: u64, size: usize) -> String {
+    let mapped = session.vcpu_numbered(0).and_then(|vcpu| Linear::of(session.memory(), vcpu));
+    match mapped.and_then(|memory| memory.read_exact(Address::Linear(linear), size)) {
+        Ok(bytes) => format!("{:#x}", bytes.iter().rev().fold(0_u64, |number, byte| number << 8 | u64::from(*byte))),
+        Err(_) => "nothing that can be read".into(),
+    }
 }
 
 /// Where a vCPU stands, and the instruction that comes next there.

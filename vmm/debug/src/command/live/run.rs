@@ -140,7 +140,7 @@ mod test {
             answer(&mut session, "run").expect_err("gone").to_string(),
             "there is no machine: its run is over, or has not begun"
         );
-        assert_eq!(lively.inner().asked, ["run", "run until progress", "run", "run"]);
+        assert_eq!(lively.inner().asked, ["run", "run until progress", "run", "prove", "run"]);
     }
 
     #[test]
