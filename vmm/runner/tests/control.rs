@@ -1,5 +1,6 @@
 //! Runs of this machine's /dev/kvm that somebody looks into: held, stepped, stopped, changed and left again.
 
+use std::borrow::Cow;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -17,6 +18,7 @@ use stallbench_runner::scenario::{Case, Catalogue, Problem, Request, Run, Select
 use stallbench_state::dump::About;
 use stallbench_state::machine::MpState;
 use stallbench_state::memory::Memory;
+use stallbench_state::program::Program;
 
 /// No wait of a test is longer.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -247,4 +249,80 @@ fn stall_is_proved_when_somebody_asks() {
         assert!(text.contains("culprit: vcpu0 in call_many: wait=0 became wait=1"), "{text}");
     });
     assert_eq!(outcome.verdict.word(), "stall");
+}
+
+/// The image, but that every vCPU that comes to its entry rings a doorbell for ever.
+fn flooding() -> Program {
+    // mov edx, 0x5b10; mov eax, 2 (done); out dx, eax; jmp back to it.
+    const FLOOD: &[u8] = &[0xba, 0x10, 0x5b, 0, 0, 0xb8, 2, 0, 0, 0, 0xef, 0xeb, 0xfd];
+    let (mut bytes, entry) = (program().bytes().to_vec(), program().entry());
+    let segment =
+        program().segments().iter().find(|segment| segment.address <= entry && entry < segment.address + segment.size);
+    let at = segment.map(|segment| segment.file.start + (entry - segment.address) as usize).expect("a segment");
+    bytes[at..at + FLOOD.len()].copy_from_slice(FLOOD);
+    Program::parse(Cow::Owned(bytes)).expect("an image")
+}
+
+#[test]
+fn guest_that_floods_doorbells_is_stopped_and_stepped_as_any_other() {
+    let control = Control::new();
+    let mut live = control.attach(true).expect("nobody is in");
+    let plan = RunPlan { budget: Duration::from_secs(1), ..plan(&cell("mtrr/percpu-lock@vcpus=2"), &control) };
+    thread::scope(|scope| {
+        let (host, program) = (HostKvm::open().expect("/dev/kvm"), flooding());
+        let entry = program.entry();
+        let run = scope.spawn(move || execute(&host, &program, &plan, &AtomicBool::new(false)));
+        assert!(control.wait_for_machine(DEADLINE));
+        let (number, _) = live.add(Stop::Execute { linear: entry + 11, vcpu: None }).expect("a stop");
+        for _ in 0..200 {
+            assert_eq!((to_the_stop(&mut live, number), rip(&mut live, 0)), (0, entry + 11));
+        }
+        live.remove(number).expect("a stop");
+        for rip_behind in [10, 11, 10, 11] {
+            live.step(0).expect("a step");
+            assert_eq!(rip(&mut live, 0), entry + rip_behind);
+        }
+        for _ in 0..20 {
+            live.run(Until::default()).expect("it goes on");
+            live.look().expect("a look at a machine that runs");
+            live.stop().expect("it stands still");
+        }
+        to_the_end(live);
+        let outcome = run.join().unwrap_or_else(|panic| resume_unwind(panic)).expect("an outcome");
+        assert_eq!(outcome.verdict.word(), "budget");
+    });
+}
+
+#[test]
+fn word_is_watched_as_the_host_can_and_the_run_comes_to_what_it_comes_to() {
+    let outcome = watched("mtrr/percpu-lock@vcpus=2", |mut live| {
+        let gate = Stop::Access { linear: 0x40_0064, size: 4, reads: false };
+        let (number, how) = live.add(gate).expect("a stop");
+        let host = HostKvm::open().expect("/dev/kvm");
+        let expected = if host.watches_writes().expect("an answer") { How::Breakpoint } else { How::Stepping };
+        assert_eq!((how, live.stops()), (expected, vec![(number, gate, how)]));
+        assert_eq!(to_the_stop(&mut live, number), 0, "vcpu0 opens and shuts the gate");
+        assert!(matches!(
+            live.add(Stop::Access { linear: 0x40_0066, size: 4, reads: false }),
+            Err(LiveError::Refused(_))
+        ));
+        to_the_end(live);
+    });
+    assert_eq!(outcome.verdict.word(), "pass");
+}
+
+#[test]
+fn look_at_a_machine_that_runs_lets_it_go_on() {
+    let outcome = watched("mtrr/percpu-lock@vcpus=4", |mut live| {
+        live.run(Until::default()).expect("it goes on");
+        let mut looks = 0;
+        while live.state() == State::Running {
+            let dump = live.look().expect("a look");
+            assert_eq!(dump.machine.vcpus.len(), 4);
+            looks += 1;
+        }
+        assert!(looks > 0);
+        live.run(Until::default()).expect("it goes on");
+    });
+    assert_eq!((outcome.verdict.word(), outcome.interventions.len()), ("pass", 0));
 }

@@ -24,6 +24,8 @@ use super::interventions::Interventions;
 use crate::execute::stop::STOP_DEADLINE;
 use crate::outcome::RunOutcome;
 
+/// How much slower a machine is, at least, each of whose instructions is stepped: what it is charged of the time.
+const STEPPED: u32 = 100;
 /// How late an interrupt is seen while the machine stands still.
 const SLICE: Duration = Duration::from_millis(20);
 
@@ -78,6 +80,11 @@ impl<'m> Bench<'m> {
     /// How long the machine has stood still for who was in.
     pub(crate) fn stood(&self) -> Duration {
         self.stood
+    }
+
+    /// One of how many parts of its time the guest is charged now.
+    pub(crate) fn share(&self) -> u32 {
+        if self.hits.is_stepping() { STEPPED } else { 1 }
     }
 
     /// What was done to the machine from outside, a fragment each.

@@ -41,6 +41,11 @@ impl Hits {
         self.taken.is_some()
     }
 
+    /// Whether every instruction is stepped.
+    pub(super) fn is_stepping(&self) -> bool {
+        self.all.iter().any(|one| one.how == How::Stepping)
+    }
+
     /// The stops as the machine has them.
     fn in_force(&self) -> Stops {
         let instruction = |one: &Numbered| match one.stop {
@@ -50,7 +55,7 @@ impl Hits {
         Stops {
             execute: self.all.iter().filter_map(instruction).collect(),
             access: self.all.iter().filter_map(|one| one.watched).collect(),
-            stepping: self.all.iter().any(|one| one.how == How::Stepping),
+            stepping: self.is_stepping(),
         }
     }
 

@@ -251,6 +251,7 @@ impl<'m> Monitor<'m> {
         if self.bench.is_due() {
             let is_changed = self.bench.serve(self.quiet.kept_out(), interrupted);
             self.patience.forgo();
+            self.patience.slow_down(self.bench.share());
             if is_changed {
                 return Poll::Changed;
             }

@@ -16,6 +16,8 @@ const MOST: Duration = Duration::from_millis(100);
 pub(super) struct Patience {
     last: Instant,
     charged: Duration,
+    /// One of so many parts of the time is charged.
+    share: u32,
 }
 
 /// Something that takes long, and has begun.
@@ -28,7 +30,7 @@ pub(super) struct Work {
 impl Patience {
     /// From that moment on.
     pub(super) fn since(began: Instant) -> Self {
-        Self { last: began, charged: Duration::ZERO }
+        Self { last: began, charged: Duration::ZERO, share: 1 }
     }
 
     /// To be called at every poll.
@@ -52,22 +54,30 @@ impl Patience {
         self.last = Instant::now();
     }
 
+    /// From now on one of so many parts of the time is charged, for the guest is kept from getting more done in it.
+    pub(super) fn slow_down(&mut self, share: u32) {
+        if share != self.share {
+            self.tick();
+            self.share = share;
+        }
+    }
+
     /// What is charged up to now.
     pub(super) fn now(&self) -> Duration {
         self.at(Instant::now())
     }
 
     fn tick_at(&mut self, now: Instant) {
-        *self = Self { last: now, charged: self.at(now) };
+        *self = Self { last: now, charged: self.at(now), ..*self };
     }
 
     fn end_work_at(&mut self, now: Instant, cpu_time: Duration) {
         let passed = now.saturating_duration_since(self.last);
-        *self = Self { last: now, charged: self.charged + passed.min(MOST + cpu_time) };
+        *self = Self { last: now, charged: self.charged + passed.min(MOST + cpu_time) / self.share, ..*self };
     }
 
     fn at(&self, now: Instant) -> Duration {
-        self.charged + now.saturating_duration_since(self.last).min(MOST)
+        self.charged + now.saturating_duration_since(self.last).min(MOST) / self.share
     }
 }
 
@@ -118,6 +128,18 @@ mod test {
         assert_eq!(charged(3 * second, 3 * second), 3 * second);
         assert_eq!(charged(3 * second, 6 * second), 3 * second, "several threads");
         assert_eq!(charged(3600 * second, second), second + MOST, "stopped in between");
+    }
+
+    #[test]
+    fn guest_that_is_slowed_down_is_charged_a_part() {
+        let began = Instant::now();
+        let mut patience = Patience::since(began);
+        let now = poll(&mut patience, began, 10);
+        patience.share = 100;
+        let now = poll(&mut patience, now, 100);
+        assert_eq!(patience.at(now), 11 * POLL);
+        patience.share = 1;
+        assert_eq!(patience.at(now + POLL), 12 * POLL, "what is charged stays");
     }
 
     #[test]

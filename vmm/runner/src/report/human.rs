@@ -101,7 +101,7 @@ impl<W: Write> Report for Human<W> {
         if let Some(group) = &mut self.group {
             group.summary.count(result);
             group.summary.wall += result.outcome.wall;
-            if !result.is_as_expected() {
+            if !result.is_as_expected() || !result.outcome.interventions.is_empty() {
                 let _ = writeln!(group.blocks, "{}", block(result, true));
             }
         }
@@ -641,6 +641,20 @@ mod test {
         assert!(text.contains("PASS   2 vCPUs   38 ms   NOT AS EXPECTED"), "{text}");
         assert!(text.contains("not as expected: pass, expected stall deadlock"), "{text}");
         assert!(text.contains("because the callee waits for the gate"), "{text}");
+    }
+
+    #[test]
+    fn intervention_is_told_whatever_the_verdict_is_and_however_many_runs_there_are() {
+        let mut text = Vec::new();
+        let mut report = Human::new(&mut text);
+        report.begin(&Start { scenarios: 13, ..crate::report::test::start() }).unwrap();
+        let interventions = vec!["vcpu1: an nmi sent by the debugger".to_owned()];
+        let outcome = RunOutcome { interventions, ..sample::outcome(Verdict::Pass) };
+        report.result(&RunResult::new(sample::run(2), outcome)).unwrap();
+        report.end(&Summary::default()).unwrap();
+        let text = plain(std::str::from_utf8(&text).unwrap());
+        assert!(text.contains("as expected   after interventions\n"), "{text}");
+        assert!(text.contains("  intervention: vcpu1: an nmi sent by the debugger\n"), "{text}");
     }
 
     #[test]

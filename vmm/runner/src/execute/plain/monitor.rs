@@ -217,6 +217,7 @@ impl<'m> Monitor<'m> {
         if self.bench.is_due() {
             self.bench.serve(VcpuSet::default(), interrupted);
             self.patience.forgo();
+            self.patience.slow_down(self.bench.share());
         }
         if self.asked.is_due() {
             let work = self.patience.begin_work();
