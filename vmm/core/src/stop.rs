@@ -6,7 +6,9 @@
 //! ([`Stops::stepping`]), which sees who changes a word, and takes the machine some tens of times as long. A vCPU that comes to one sends [`MachineEvent::Stopped`](crate::MachineEvent)
 //! and stands still until that event has been taken and the machine goes on from a later pause; the others run on meanwhile.
 //!
-//! What is stepped by a visit stops nowhere: whoever steps a vCPU sees where it comes.
+//! A visit that steps a vCPU comes past no stop either: its step is refused there ([`StepError::AtStop`](crate::StepError)), and the
+//! vCPU comes to the stop when the machine goes on. Only [`Paused::step`](crate::Paused::step) does, since whoever asks for that sees
+//! where the vCPU stands.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -125,7 +127,7 @@ pub(crate) enum Slot {
 #[derive(Debug, Default)]
 pub(crate) struct Armed {
     stops: Stops,
-    /// What the words held when they were last looked at, if all are looked at behind each step.
+    /// What the words held when they were last looked at.
     values: Mutex<Vec<[u8; 8]>>,
     /// For whom it is to step.
     floor: Floor,

@@ -52,7 +52,14 @@ impl<'a> Paused<'a> {
         machine.seats.iter().for_each(|seat| seat.kick(Requests::ATTEND));
         let answers = board.collect(deadline);
         let late: Vec<_> = (0..answers.len()).filter(|&vcpu| answers[vcpu].is_none()).collect();
+        paused.look_at_words();
         if late.is_empty() { Ok(paused) } else { Err(PauseError::Late(late)) }
+    }
+
+    /// Takes what watched words hold for what they held at the last look: what was done to them so far, no vCPU will be blamed for.
+    fn look_at_words(&self) {
+        let armed = self.machine.armed.lock().unwrap_or_else(PoisonError::into_inner);
+        armed.changed(&self.machine.shared.memory);
     }
 
     /// Reads the state of all vCPUs, each by its own thread.
@@ -111,10 +118,7 @@ impl<'a> Paused<'a> {
 
 impl Drop for Paused<'_> {
     fn drop(&mut self) {
-        // What was done to memory meanwhile, no vCPU did.
-        let armed = self.machine.armed.lock().unwrap_or_else(PoisonError::into_inner);
-        armed.changed(&self.machine.shared.memory);
-        drop(armed);
+        self.look_at_words();
         self.machine.shared.board.post(Order::Run);
     }
 }

@@ -108,6 +108,23 @@ impl Vcpu {
         self.stopping.known = self.rip().map(|(linear, _)| linear);
     }
 
+    /// Whether it stands at a stop that nobody was told of: it will when it goes on.
+    pub(super) fn is_at_stop(&self) -> bool {
+        let Some(armed) = &self.stopping.armed else { return false };
+        let at = self.rip().map(|(linear, _)| linear).filter(|linear| self.stopping.known != Some(*linear));
+        at.is_some_and(|linear| armed.executes(self.index, linear))
+    }
+
+    /// Behind a step of a visit: whether it has changed a word that is a stop, which is told then.
+    pub(super) fn has_touched(&self) -> bool {
+        let Some(armed) = &self.stopping.armed else { return false };
+        armed.changed(&self.shared.memory).is_some_and(|word| {
+            let behind = self.rip().map_or(0, |(_, rip)| rip);
+            self.hit(Hit::Access { word, behind });
+            true
+        })
+    }
+
     /// A debug exit while stops are in force.
     fn came_to(&mut self, armed: &Armed, dr6: u64) -> State {
         let Some((linear, rip)) = self.rip() else { return State::Running };

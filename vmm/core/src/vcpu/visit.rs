@@ -42,6 +42,9 @@ pub enum StepError {
     /// It halts, is about to, or has not been started.
     #[error("step a vcpu that waits for an interrupt")]
     Waits,
+    /// It would go on from a stop of the machine that nobody was told of, or has just touched a word that is one; that is told.
+    #[error("step a vcpu past a stop")]
+    AtStop,
     /// KVM refused.
     #[error("step it: {ioctl}: errno {errno}")]
     Refused {
@@ -113,17 +116,20 @@ impl Visited<'_> {
     /// Executes one instruction, and gives the registers behind it. `hlt` is not to be stepped: it would wait in the kernel.
     ///
     /// Of an instruction with a `rep` prefix this may be a turn only, and on some processors a step at the first touch of a page
-    /// executes nothing at all: RIP is what it was then.
+    /// executes nothing at all: RIP is what it was then. No stop of the machine is missed: [`StepError::AtStop`].
     pub fn step(&mut self) -> Result<Registers, StepError> {
         if !self.runs {
             return Err(StepError::NotRunning);
+        }
+        if self.vcpu.is_at_stop() {
+            return Err(StepError::AtStop);
         }
         for _ in 0..ENTRIES {
             match self.enter()? {
                 Exit::Debug { .. } => {
                     // An observer is told of every instruction of its procedure, whoever steps it.
                     self.vcpu.tell_step();
-                    return self.registers();
+                    return if self.vcpu.has_touched() { Err(StepError::AtStop) } else { self.registers() };
                 }
                 Exit::Interrupted if self.is_abandoned() => return Err(StepError::Endless),
                 Exit::Interrupted | Exit::Again => {}

@@ -238,7 +238,39 @@ fn step_over_an_access_does_it_as_the_guest_would() {
 }
 
 #[test]
-fn visit_that_steps_stops_nowhere_and_leaves_the_stops_in_force() {
+fn visit_that_steps_comes_past_no_stop_that_was_not_told() {
+    let Some(host) = host() else { return };
+    let machine = paused_at_start(&host, 1, COUNTING, &at(&[INC, JMP]));
+    for rip in [INC, JMP, INC, JMP] {
+        assert_eq!(next_stop(&machine), (0, Hit::Execute { rip }));
+        let paused = machine.pause(DEADLINE).expect("a pause");
+        let steps = paused.visit(Steps::new(30), DEADLINE).expect("a visit");
+        assert_eq!(steps.refused, [(0, StepError::AtStop)]);
+        assert_eq!(machine.next_event(Duration::ZERO), None);
+    }
+}
+
+#[test]
+fn visit_that_steps_tells_of_a_word_that_it_changed() {
+    let Some(host) = host() else { return };
+    let word = Word { linear: PRIVATE, physical: private(0), size: 8 };
+    let stepping = !host.watches_writes().expect("an answer");
+    let stops = Stops { access: vec![Watched { word, reads: false }], stepping, ..Stops::default() };
+    let machine = paused_at_start(&host, 1, COUNTING, &stops);
+    for turn in 0..5 {
+        let behind = JMP;
+        assert_eq!(next_stop(&machine), (0, Hit::Access { word: 0, behind }));
+        let paused = machine.pause(DEADLINE).expect("a pause");
+        let steps = paused.visit(Steps::new(30), DEADLINE).expect("a visit");
+        assert_eq!((steps.refused, count(&machine)), (vec![(0, StepError::AtStop)], 2 * turn + 2));
+        paused.resume();
+        assert_eq!(next_stop(&machine), (0, Hit::Access { word: 0, behind }));
+        go_on(&machine);
+    }
+}
+
+#[test]
+fn visit_that_steps_passes_a_stop_that_was_told_and_leaves_it_in_force() {
     let Some(host) = host() else { return };
     let machine = paused_at_start(&host, 1, COUNTING, &at(&[INC]));
     for turn in 0..3 {

@@ -11,7 +11,7 @@ use crate::{StepError, Visited, Visitor};
 pub(super) struct Steps {
     count: usize,
     pub(super) seen: Vec<(usize, Vec<Registers>)>,
-    refused: Vec<(usize, StepError)>,
+    pub(super) refused: Vec<(usize, StepError)>,
 }
 
 impl Steps {
