@@ -67,6 +67,14 @@ pub enum CommandError {
         /// The first of them.
         first: String,
     },
+    /// A vCPU that does not get on by itself.
+    #[error("vcpu{vcpu} {state}, and takes no step")]
+    TakesNoStep {
+        /// The vCPU.
+        vcpu: usize,
+        /// Why, as a verb and what follows.
+        state: &'static str,
+    },
     /// There is no such pause point.
     #[error("no pause point {name}{near}")]
     UnknownPoint {

@@ -1,5 +1,6 @@
 //! The guest's own file: a program that keeps the contract, any other, or one that cannot be read.
 
+use stallbench_abi::layout::PAGE;
 use stallbench_stall::code::Code;
 use stallbench_state::program::{Payload, PlainProgram, Program, ProgramError, SiteInfo, Symbol};
 
@@ -38,6 +39,13 @@ impl Guest {
             Self::Plain(program) => Some(program.bytes()),
             Self::Unreadable(_) => None,
         }
+    }
+
+    /// The variable of a plain guest in which an address lies, or the label in its page: `token`, `table+0x8`.
+    pub(crate) fn object(&self, address: u64) -> Option<String> {
+        let Self::Plain(program) = self else { return None };
+        let (name, offset) = program.object(address).filter(|(_, offset)| *offset < PAGE)?;
+        Some(if offset == 0 { name } else { format!("{name}+{offset:#x}") })
     }
 
     /// Functions and labels, by ascending address.

@@ -184,7 +184,8 @@ impl Session {
     /// What an address or a value that looks like one means: a function, or a part of memory.
     pub(crate) fn meaning(&self, value: u64) -> Option<String> {
         let region = || self.guest.contract().and_then(|_| region::at(value, self.vcpus().len()));
-        self.symbols().place(value).or_else(region)
+        let object = || self.guest.object(value);
+        self.symbols().place(value).or_else(region).or_else(object)
     }
 
     /// An address with its meaning: `0x4000e0 (arena+0xe0)`.

@@ -137,3 +137,87 @@ impl Session {
         if ask(question) { Ok(()) } else { Err(CommandError::Declined) }
     }
 }
+
+#[cfg(test)]
+mod test {
+    use std::ops::ControlFlow;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use crate::answer::Answer;
+    use crate::command::ALL;
+    use crate::follow::Follower;
+    use crate::sample::live::Lively;
+
+    /// Words that stand behind commands, and should not.
+    const WORDS: &[&str] = &[
+        "0",
+        "1",
+        "2",
+        "7",
+        "255",
+        "256",
+        "all",
+        "vcpu1",
+        "--yes",
+        "--reads",
+        "--background",
+        "progress",
+        "$rip",
+        "$rsp-8",
+        "$cr3",
+        "$xyz",
+        "0x4000e0",
+        "phys:0x4000e0",
+        "0xffffffffffffffff",
+        "0x8000000000000000+8",
+        "18446744073709551616",
+        "-1",
+        "",
+        "_start",
+        "kmalloc.rs:60",
+        ":::1",
+        "gate",
+        "q",
+        "b",
+        "8",
+        "mark",
+        "record::CallSingle",
+        "call_many/sent",
+        "/dev/null",
+    ];
+
+    #[test]
+    fn any_words_are_answered_or_refused_in_one_line() {
+        let lively = Lively::new();
+        let mut session = lively.session();
+        session.set_directory("/nonexistent".as_ref());
+        let interrupt = Arc::new(AtomicBool::new(false));
+        session.set_interrupt(Arc::clone(&interrupt));
+        // splitmix64
+        let mut seed = 5_u64;
+        let mut below = |end: usize| {
+            seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mixed = (seed ^ seed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            (mixed ^ mixed >> 27) as usize % end
+        };
+        for _ in 0..2000 {
+            let name = ALL[below(ALL.len())].name;
+            if matches!(name, "quit" | "end") {
+                continue;
+            }
+            let words: Vec<_> = (0..below(4)).map(|_| format!("'{}'", WORDS[below(WORDS.len())])).collect();
+            let line = format!("{name} {}", words.join(" "));
+            // Nothing else stops this machine.
+            interrupt.store(true, Ordering::Relaxed);
+            let mut told = 0;
+            let mut tell = |_: &str, came: Result<Answer, String>| {
+                told += 1;
+                assert!(came.as_ref().err().is_none_or(|error| error.lines().count() == 1), "{line}: {came:?}");
+                ControlFlow::Continue(())
+            };
+            Follower::follow(&mut session, &line, &mut tell).expect("it is here");
+            assert!(told > 0, "{line}");
+        }
+    }
+}

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use serde_json::{Map, Value, json};
-use stallbench_state::machine::VcpuState;
+use stallbench_state::machine::{MpState, VcpuState};
 
 use super::here;
 use crate::answer::{Answer, hex};
@@ -33,6 +33,9 @@ fn run(session: &mut Session, mut arguments: Arguments<'_>) -> Result<Answer, Co
     let count = arguments.count("the count", MOST)?.unwrap_or(1);
     arguments.end()?;
     let before = session.vcpu_numbered(vcpu)?.clone();
+    if let Some(state) = standing(&before).filter(|_| session.state() != Some(State::Running)) {
+        return Err(CommandError::TakesNoStep { vcpu, state });
+    }
     let (done, error) = steps(session, vcpu, count)?;
     session.has_told(State::Stopped(Why::Stepped { vcpu }));
     session.refresh()?;
@@ -54,6 +57,15 @@ fn run(session: &mut Session, mut arguments: Arguments<'_>) -> Result<Answer, Co
         ("error".into(), json!(error.map(|error| error.to_string()))),
     ]));
     Ok(Answer::new(text, Value::Object(data)))
+}
+
+/// Why a vCPU that stands still would go on standing.
+fn standing(vcpu: &VcpuState) -> Option<&'static str> {
+    match vcpu.mp_state {
+        Ok(MpState::Halted) => Some("is halted until an interrupt comes"),
+        Ok(MpState::Uninitialized | MpState::InitReceived) => Some("has not been started"),
+        _ => None,
+    }
 }
 
 /// How many steps were made, and why no more.
@@ -81,6 +93,7 @@ fn changed(before: &VcpuState, after: &VcpuState) -> Vec<(&'static str, u64, u64
 #[cfg(test)]
 mod test {
     use serde_json::json;
+    use stallbench_state::machine::MpState;
 
     use crate::live::{LiveError, State};
     use crate::sample::answer;
@@ -108,6 +121,9 @@ mod test {
         let data = answer(&mut session, "step 0 9").expect("it has an answer").data;
         assert_eq!((&data["steps"], &data["error"]), (&json!(3), &json!("waits for an interrupt")));
         assert_eq!(answer(&mut session, "step").expect_err("no more").to_string(), "waits for an interrupt");
+        lively.inner().machine.machine.vcpus[1].mp_state = Ok(MpState::Halted);
+        let error = answer(&mut session, "step 1").expect_err("it is halted").to_string();
+        assert_eq!(error, "vcpu1 is halted until an interrupt comes, and takes no step");
         lively.inner().state = State::Running;
         let error = answer(&mut session, "step").expect_err("it runs").to_string();
         assert_eq!(error, LiveError::Running.to_string());
