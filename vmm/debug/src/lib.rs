@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`target`] | what commands are asked of |
 //! | [`live`] | a machine that can run on: what it is asked, and the copy of it that commands look at |
+//! | [`gdb`] | the same machine for gdb, by its remote protocol |
 //! | [`session`] | a target, the vCPU that is looked at, and what was read of the guest's file so far |
 //! | [`command`] | the commands, a file each |
 //! | [`answer`] | what a command says, for people and for programs |
@@ -26,6 +27,7 @@ pub mod command;
 mod complete;
 pub mod error;
 pub mod follow;
+pub mod gdb;
 mod guest;
 mod line;
 mod linear;

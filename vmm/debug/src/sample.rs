@@ -23,6 +23,7 @@ use stallbench_state::mtrr::MtrrState;
 use crate::answer::Answer;
 use crate::error::CommandError;
 use crate::session::Session;
+pub(crate) use crate::style::plain;
 use crate::target::Target;
 
 /// The words that the vCPUs wait for, by vCPU: to become 0, each in the arena.
@@ -138,14 +139,6 @@ pub(crate) fn text(line: &str) -> String {
 /// The one line that it leads to where it has no answer.
 pub(crate) fn refusal(line: &str) -> String {
     answer(&mut session(), line).expect_err("it has no answer").to_string()
-}
-
-/// A text without its colours.
-pub(crate) fn plain(text: &str) -> String {
-    text.split('\u{1b}')
-        .enumerate()
-        .map(|(i, part)| if i == 0 { part } else { part.split_once('m').map_or("", |p| p.1) })
-        .collect()
 }
 
 /// A session on that machine after something was done to it.

@@ -45,6 +45,15 @@ pub fn printable(text: &str) -> String {
     text.chars().map(shown).collect()
 }
 
+/// A text of an answer without its colours.
+pub(crate) fn plain(text: &str) -> String {
+    let mut parts = text.split('\u{1b}');
+    let first = parts.next();
+    // What begins a colour ends with this letter.
+    let rest = parts.map(|part| part.split_once('m').map_or("", |(_, text)| text));
+    first.into_iter().chain(rest).collect()
+}
+
 fn shown(character: char) -> char {
     if character.is_control() { '?' } else { character }
 }
