@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
+use stallbench_debug::gdb::Address;
 use stallbench_debug::tui::{self, Ended};
 use stallbench_debug::{Answer, Follower, Session, printable, prompt};
 use stallbench_state::dump::Dump;
 
 use crate::exit::{Exit, Failure};
 use crate::run::What;
-use crate::{guest, interrupt, output};
+use crate::{gdb, guest, interrupt, output};
 
 mod attached;
 mod scenario;
@@ -62,6 +63,9 @@ pub(crate) struct Arguments {
     /// Show it on the whole terminal, again and again: vCPUs, waits, IPIs and exits a second
     #[arg(long, conflicts_with_all = ["command", "json"])]
     tui: bool,
+    /// Let gdb look at it: `unix:PATH`, `HOST:PORT`, or `:PORT` of this machine alone (docs/gdb.md)
+    #[arg(long, value_name = "ADDRESS", value_parser = gdb::parse, conflicts_with_all = ["command", "json", "tui", "attach"])]
+    gdb: Option<Address>,
     #[command(flatten)]
     what: What,
 }
@@ -71,10 +75,17 @@ pub(crate) fn debug(arguments: &Arguments) -> Result<Exit, Failure> {
         return Err(Failure::usage("--tui: standard input and output are not a terminal"));
     }
     match (&arguments.dump, &arguments.attach) {
+        (Some(dump), _) if let Some(address) = &arguments.gdb => {
+            gdb::look_at(address, &mut Session::new(Box::new(open(dump)?)))
+        }
         (Some(dump), _) => talk(Session::new(Box::new(open(dump)?)), arguments),
         (None, Some(run)) => talk(attach(run)?, arguments),
         (None, None) if arguments.what.is_empty() => {
             Err(Failure::usage("a scenario, --payload, --dump or --attach is missing"))
+        }
+        (None, None) if let Some(address) = &arguments.gdb => {
+            let listener = gdb::listen(address)?;
+            scenario::look_into(&arguments.what, |run| run.with_gdb(&listener))
         }
         (None, None) => scenario::look_into(&arguments.what, |run| talk(run, arguments)),
     }

@@ -4,6 +4,7 @@ mod bench;
 mod debug;
 mod dump;
 mod exit;
+mod gdb;
 mod guest;
 mod host;
 mod interrupt;

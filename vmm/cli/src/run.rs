@@ -1,6 +1,7 @@
 //! `stallbench run`: real guests on real KVM, in the order asked for, on several threads.
 
 mod control;
+mod gdb;
 mod plain;
 mod plan;
 mod progress;
@@ -13,6 +14,7 @@ use std::thread;
 
 use clap::Args;
 use stallbench_core::HostKvm;
+use stallbench_debug::gdb::Address;
 use stallbench_runner::control::Control;
 use stallbench_runner::dump::{Dumps, Keep, Moment, OnRequest, Requests, When};
 use stallbench_runner::evidence::Evidence;
@@ -46,6 +48,9 @@ pub(crate) struct Arguments {
     /// Let `stallbench debug --attach PATH` look into the runs while they last: a new socket there, for this user alone. Means --jobs 1
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
+    /// Wait for gdb before the first instruction: at `unix:PATH`, `HOST:PORT`, or `:PORT` of this machine alone (docs/gdb.md). One run must be selected
+    #[arg(long, value_name = "ADDRESS", value_parser = crate::gdb::parse, conflicts_with = "control")]
+    gdb: Option<Address>,
     /// human, jsonl=FILE or junit=FILE, '-' for standard output; repeatable [default: human]
     #[arg(long, value_name = "REPORT")]
     report: Vec<Kind>,
@@ -62,6 +67,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     }
     plan::check_out(arguments)?;
     control::check(arguments)?;
+    let listener = gdb::listen(arguments, &selection)?;
     let host = HostKvm::open()?;
     selection.check_host(host.max_vcpus())?;
     let evidence = plan::evidence(arguments, subject.bytes())?;
@@ -71,14 +77,21 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     interrupt::ask_on_quit(&requests)?;
     let progress = Progress::new(selection.len());
     let reports = open_reports(&kinds, evidence.as_ref());
-    let control = arguments.control.as_ref().map(|_| Control::new());
+    let control = (arguments.control.is_some() || listener.is_some()).then(Control::new);
     let socket = arguments.control.as_deref().zip(control.as_ref());
     let server = socket.map(|(path, control)| control::serve(path, control)).transpose()?;
+    let of_gdb = listener.zip(control.as_ref()).map(|(listener, control)| gdb::serve(listener, control, &interrupted));
+    let of_gdb = of_gdb.transpose()?.zip(control.clone());
     let session =
         Session { arguments, subject, selection, host, evidence, dumps, requests, interrupted, control, progress };
     let ended = session.run(reports);
     // Whoever is in gets to know, once all is reported.
     drop(server);
+    if let Some((gdb, control)) = of_gdb {
+        control.close();
+        // A thread that panicked has said so.
+        let _ = gdb.join();
+    }
     ended
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use stallbench_core::HostKvm;
 use stallbench_debug::follow::{Follower, Lost, Tell};
+use stallbench_debug::gdb::Listener;
 use stallbench_debug::live::LiveTarget;
 use stallbench_debug::{Ask, Session};
 use stallbench_runner::control::{Attached, Control};
@@ -15,6 +16,7 @@ use stallbench_runner::execute::ExecuteError;
 use stallbench_runner::scenario::Run;
 
 use crate::exit::{Exit, Failure};
+use crate::gdb;
 use crate::interrupt::OfCommands;
 use crate::run::{Common, Running, What, about};
 
@@ -104,6 +106,13 @@ impl OneRun {
         let mut session = Session::new(Box::new(target));
         session.set_interrupt(Arc::clone(&interrupts.flag));
         Ok(Some(Self { session, interrupts, is_over: Arc::clone(is_over) }))
+    }
+
+    /// Lets gdb at it, in the place of commands.
+    pub(super) fn with_gdb(mut self, listener: &Listener) -> Result<Exit, Failure> {
+        let Self { session, interrupts, .. } = &mut self;
+        let interrupted = Arc::clone(&interrupts.flag);
+        Ok(gdb::exit(interrupts.during(|| gdb::serve(listener, session, &interrupted))))
     }
 }
 

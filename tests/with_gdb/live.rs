@@ -1,0 +1,209 @@
+//! Machines that run: gdb stops them, steps them and changes them, and a run that is left to itself ends as it would without.
+
+use std::process::Output;
+use std::{fs, str};
+
+use crate::client::Client;
+use crate::gdb::gdb_is_missing;
+use crate::missing::kvm_is_missing;
+use crate::server::{Server, has, stallbench};
+
+/// A deadlock with 4 vCPUs, and a pass.
+const DEADLOCK: &str = "mtrr/stack-broadcast@vcpus=4";
+const SMALLEST: &str = "call/smallest@vcpus=2";
+/// What the others run in it.
+const HANDLER: &str = "stallbench_payload::mtrr::rendezvous::ipi_handler";
+/// A word that a plain guest counts up for ever, and where it does.
+const WORD: u64 = 0x10_2000;
+const CODE: u64 = 0x10_0000;
+
+/// A plain guest: `incl WORD; nop; jmp CODE`.
+fn counter() -> Vec<u8> {
+    let word = (WORD as u32).to_le_bytes();
+    let code = [&[0xff, 0x04, 0x25][..], &word, &[0x90, 0xeb, 0xf6]].concat();
+    let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0\0\0".to_vec();
+    file.extend([CODE, 64, 0].map(u64::to_le_bytes).concat());
+    file.extend([0, 0, 64, 56, 1, 64, 0, 0].map(u16::to_le_bytes).concat());
+    file.extend([1_u32, 7].map(u32::to_le_bytes).concat());
+    file.extend([120, CODE, CODE, code.len() as u64, 0x3000, 1].map(u64::to_le_bytes).concat());
+    file.extend(code);
+    file
+}
+
+/// Runs the counter on one vCPU.
+fn counting() -> Server {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("counter.elf");
+    fs::write(&file, counter()).unwrap();
+    let plain = ["run", "--payload", file.to_str().unwrap(), "--vcpus", "1", "--budget", "2000", "--dump", "never"];
+    Server::start(&plain)
+}
+
+fn said(output: &Output) -> &str {
+    str::from_utf8(&output.stdout).unwrap()
+}
+
+/// A line of a report that says which verdict it is, without its times.
+fn verdict(output: &Output) -> Vec<&str> {
+    let line = said(output).lines().nth(1).unwrap();
+    line.split("   ").filter(|part| !part.ends_with(" ms")).collect()
+}
+
+#[test]
+fn run_under_gdb_ends_as_it_does_without() {
+    if gdb_is_missing() || kvm_is_missing() {
+        return;
+    }
+    let cases = [
+        (&[DEADLOCK][..], HANDLER, "exited normally"),
+        (&[SMALLEST], "stallbench_payload::call::many", "exited normally"),
+        (&[DEADLOCK, "--set", "call=percpu-lock"], HANDLER, "exited with code 0144"),
+    ];
+    for (run, function, exited) in cases {
+        let run = [&["run", "--dump", "never"], run].concat();
+        let alone = stallbench(&run);
+        let server = Server::start(&run);
+        let stop = format!("break {function}");
+        let last = ["stepi", "stepi", "info threads", "delete", "continue", "bt 1", "continue"];
+        let gdb = server.gdb(&[&["info threads", &stop, "continue", "p $_thread"], &last[..]].concat());
+        has(&gdb, &["runs at _start", "Breakpoint 1, ", "the run is over; `continue` ends the machine", exited]);
+        let under = server.end();
+        assert_eq!(under.status.code(), alone.status.code(), "{}", said(&under));
+        assert_eq!(verdict(&under), verdict(&alone));
+        // What the report says is told to gdb too.
+        has(&gdb, &verdict(&under));
+    }
+}
+
+#[test]
+fn breakpoint_names_the_vcpu_that_came_there() {
+    if gdb_is_missing() || kvm_is_missing() {
+        return;
+    }
+    let server = Server::start(&["run", DEADLOCK]);
+    // Each of the other vCPUs runs the function, and each once.
+    let hit = ["continue", "p $_thread - 1", "monitor vcpus", "x/i $pc"];
+    let stop = format!("break {HANDLER}");
+    let gdb = server.gdb(&[&[&*stop][..], &hit, &hit, &hit, &["detach"]].concat());
+    let mut vcpus: Vec<_> = gdb.split(" \"vcpu").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+    vcpus.sort_unstable();
+    assert_eq!(vcpus, ["1", "2", "3"], "{gdb}");
+    assert_eq!(server.end().status.code(), Some(0), "the run goes on without gdb");
+}
+
+#[test]
+fn what_is_written_is_there_and_the_report_tells_of_it() {
+    if gdb_is_missing() || kvm_is_missing() {
+        return;
+    }
+    let server = counting();
+    let word = format!("set {{int}}{WORD:#x} = 77");
+    let commands = [
+        "stepi",
+        "stepi",
+        "p $pc",
+        "set var $r15 = 0x1234",
+        "p/x $r15",
+        "set var $cr3 = 0",
+        &word,
+        "stepi",
+        "stepi",
+        "x/wd 0x102000",
+        "set {char}0x7fffffff0000 = 1",
+        "x/x 0x7fffffff0000",
+        "monitor lapic",
+        "monitor mtrr",
+        "monitor write 0x102000 1",
+        "kill",
+    ];
+    let gdb = server.gdb(&commands);
+    let parts = [
+        "0x100008",
+        "= 0x1234",
+        "E.only general registers can be written",
+        "0x102000:\t78",
+        "Cannot access memory at address 0x7fffffff0000",
+        "--yes",
+        "killed]",
+    ];
+    has(&gdb, &parts);
+    let output = server.end();
+    assert_eq!(output.status.code(), Some(130), "gdb has ended it");
+}
+
+#[test]
+fn watchpoint_stops_behind_the_write_as_this_host_can() {
+    if gdb_is_missing() || kvm_is_missing() {
+        return;
+    }
+    let server = counting();
+    let word = format!("*(char[4] *){WORD:#x}");
+    let watch = format!("watch {word}");
+    let gdb =
+        server.gdb(&[&watch, "continue", "p/x $pc", "delete", "hbreak *0x100008", "continue", "p/x $pc", "detach"]);
+    let parts = ["Hardware watchpoint 1", "New value = \"\\001", "= 0x100007", "Breakpoint 2, ", "= 0x100008"];
+    has(&gdb, &parts);
+    assert_eq!(server.end().status.code(), Some(100), "it never ends, and nobody said so");
+}
+
+#[test]
+fn vcpu_that_waits_for_an_interrupt_is_stepped_over_its_wait() {
+    if gdb_is_missing() || kvm_is_missing() {
+        return;
+    }
+    let server = Server::start(&["run", SMALLEST]);
+    let begins = ["thread 2", "stepi", "thread 1", "break stallbench_payload::call::many", "continue", "delete"];
+    let gdb = server.gdb(&[&begins[..], &["thread 2", "x/i $pc-1", "stepi", "p 1+1", "continue", "continue"]].concat());
+    has(&gdb, &["hlt", "vcpu1 waits for an interrupt: all vCPUs run until it is over", "= 2", "exited normally"]);
+    assert_eq!(server.end().status.code(), Some(0));
+}
+
+#[test]
+fn client_interrupts_leaves_or_vanishes_and_the_run_goes_on() {
+    if kvm_is_missing() {
+        return;
+    }
+    for farewell in ["D", ""] {
+        let server = counting();
+        let mut client = Client::let_in(&server.socket());
+        assert!(client.ask("qSupported:multiprocess+").contains("vContSupported+"));
+        client.send(b"$vCont;c#a8\x03");
+        let stopped = client.answer();
+        assert!(stopped.starts_with("T02thread:p01.01;"), "{stopped}");
+        assert_eq!(client.ask(&format!("Z0,{:x},1", CODE + 7)), "OK");
+        match farewell {
+            "" => client.send(b"$m10"),
+            packet => assert_eq!(client.ask(packet), "OK"),
+        }
+        drop(client);
+        let output = server.end();
+        assert_eq!(output.status.code(), Some(100), "{farewell}");
+        assert!(said(&output).contains("STALL deadlock") && !said(&output).contains("intervention"), "{output:?}");
+    }
+}
+
+#[test]
+fn debugger_serves_gdb_in_the_place_of_commands() {
+    if gdb_is_missing() || kvm_is_missing() {
+        return;
+    }
+    let server = Server::start(&["debug", DEADLOCK]);
+    let gdb = server.gdb(&["info threads", "stepi", "monitor about", "detach"]);
+    has(&gdb, &["\"vcpu3\" (not started", DEADLOCK]);
+    assert_eq!(server.end().status.code(), Some(0));
+}
+
+#[test]
+fn gdb_looks_into_one_run() {
+    if kvm_is_missing() {
+        return;
+    }
+    for (more, why) in [(&["call"][..], "runs are selected"), (&[SMALLEST, "--repeat", "2"], "2 runs are selected")] {
+        let output = stallbench(&[&["run", "--gdb", ":0"], more].concat());
+        assert_eq!(output.status.code(), Some(2));
+        let line = str::from_utf8(&output.stderr).unwrap();
+        assert!(line.contains(why) && line.lines().count() == 1, "{line}");
+    }
+    let both = stallbench(&["run", SMALLEST, "--gdb", ":0", "--control", "socket"]);
+    assert_eq!(both.status.code(), Some(2));
+}
