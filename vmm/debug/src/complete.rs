@@ -2,6 +2,7 @@
 
 use crate::command::structures;
 use crate::command::{self, Takes};
+use crate::place;
 use crate::registers;
 use crate::session::Session;
 
@@ -43,8 +44,13 @@ fn of(session: &Session, takes: Takes, word: &str) -> Vec<String> {
         Takes::Vcpu => (0..session.vcpus().len()).map(|vcpu| vcpu.to_string()).chain(["all".to_owned()]).collect(),
         Takes::Structure => structures(session),
         Takes::Address if word.starts_with('$') => registers::names().map(|name| format!("${name}")).collect(),
-        Takes::Address => session.symbols().all().iter().flat_map(|symbol| parts(&symbol.name)).collect(),
+        Takes::Address => place::words(session).into_iter().chain(symbols(session)).collect(),
     }
+}
+
+/// The paths of symbols, and their last parts.
+fn symbols(session: &Session) -> impl Iterator<Item = String> {
+    session.symbols().all().iter().flat_map(|symbol| parts(&symbol.name))
 }
 
 /// The path of a symbol, and its last part.

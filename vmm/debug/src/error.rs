@@ -158,7 +158,7 @@ pub enum CommandError {
     #[error("nothing was done")]
     Declined,
     /// Nobody can be asked.
-    #[error("{question} There is no terminal to answer: say --yes behind the command")]
+    #[error("{question} Nobody can be asked here: say --yes behind the command")]
     Unconfirmed {
         /// What would be asked.
         question: String,

@@ -1,10 +1,14 @@
 //! Places by names that are no functions: lines of the source, words that the case names, data of a plain guest, wait sites.
 
+use stallbench_abi::layout::GHOST;
+use stallbench_abi::shared::{GhostPage, NamedWord};
 use stallbench_abi::text;
+use stallbench_state::memory::read_plain;
 
 use crate::error::CommandError;
 use crate::guest::Guest;
 use crate::session::Session;
+use crate::style::printable;
 
 /// Most places that are named where there are several.
 const MOST: usize = 6;
@@ -54,8 +58,7 @@ fn code_of(session: &Session, file: &str, line: u32) -> Vec<u64> {
 pub(crate) fn data(session: &Session, name: &str) -> Option<(u64, Option<usize>)> {
     match session.guest() {
         Guest::Contract(_) => {
-            let words = session.published().ghost.words;
-            let word = words.iter().find(|word| word.address != 0 && text::of(&word.name) == name)?;
+            let word = named_words(session).find(|word| text::of(&word.name) == name)?;
             Some((word.address, Some(if word.width == 8 { 8 } else { 4 })))
         }
         Guest::Plain(program) => {
@@ -64,6 +67,33 @@ pub(crate) fn data(session: &Session, name: &str) -> Option<(u64, Option<usize>)
         }
         Guest::Unreadable(_) => None,
     }
+}
+
+/// The names of words of data, for completion.
+pub(crate) fn words(session: &Session) -> Vec<String> {
+    match session.guest() {
+        Guest::Contract(_) => named_words(session).map(|word| printable(text::of(&word.name))).collect(),
+        Guest::Plain(program) => program.objects().into_iter().map(|object| object.name).collect(),
+        Guest::Unreadable(_) => Vec::new(),
+    }
+}
+
+/// An address as [`Session::shown`], with the name before it that the case has for it.
+pub(crate) fn shown(session: &Session, address: u64) -> String {
+    let name = match session.guest() {
+        Guest::Contract(_) => named_words(session).find(|word| word.address == address),
+        Guest::Plain(_) | Guest::Unreadable(_) => None,
+    };
+    match name {
+        Some(word) => format!("{} at {}", printable(text::of(&word.name)), session.shown(address)),
+        None => session.shown(address),
+    }
+}
+
+/// The words that the case names in its reports.
+fn named_words(session: &Session) -> impl Iterator<Item = NamedWord> + use<> {
+    let ghost: GhostPage = read_plain(session.memory(), GHOST).unwrap_or_default();
+    ghost.words.into_iter().filter(|word| word.address != 0)
 }
 
 /// Where the spins of a function of the protocol begin.
@@ -79,6 +109,7 @@ mod test {
     use stallbench_abi::shared::{GhostPage, NamedWord};
 
     use crate::address::value;
+    use crate::follow::Follower;
     use crate::sample::{session, session_with};
     use crate::session::Session;
 
@@ -116,6 +147,8 @@ mod test {
         assert_eq!(value(&session, "gate").expect("it is named"), 0x40_0064);
         assert_eq!(value(&session, "gate+4").expect("it is named"), 0x40_0068);
         assert!(value(&session, "gates").is_err());
+        assert_eq!(super::shown(&session, 0x40_0064), "gate at 0x400064 (arena+0x64)");
+        assert_eq!(session.complete("watch ga"), (6, vec!["gate".to_owned()]));
         let unnamed = crate::sample::session();
         let function = value(&unnamed, "dispatch").expect("a function");
         assert_ne!(value(&named("dispatch"), "dispatch").expect("it is named"), function);

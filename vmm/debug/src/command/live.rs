@@ -15,6 +15,7 @@ use crate::address::Address;
 use crate::answer::{Answer, hex};
 use crate::linear::Linear;
 use crate::live::{State, Stop, Why};
+use crate::place;
 use crate::session::Session;
 use crate::style;
 
@@ -74,7 +75,7 @@ fn at_stop(session: &mut Session, number: u32, vcpu: Option<usize>) -> String {
         Some(Stop::Execute { linear, .. }) => format!("has come to {}", session.shown(linear)),
         Some(Stop::Access { linear, size, reads }) => {
             let did = if reads { "read or written" } else { "written" };
-            format!("has {did} {}, which holds {}", session.shown(linear), held(session, linear, size))
+            format!("has {did} {}, which holds {}", place::shown(session, linear), held(session, linear, size))
         }
         None => "has come to it".into(),
     };

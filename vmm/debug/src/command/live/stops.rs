@@ -102,7 +102,7 @@ fn in_words(session: &Session, number: u32, stop: Stop, how: How) -> String {
         Stop::Access { linear, size, reads } => {
             let what = if reads { "a read or a write" } else { "a write" };
             let bytes = if size == 1 { "1 byte".to_owned() } else { format!("{size} bytes") };
-            format!("stop {number}: behind {what} of {bytes} at {}; seen {how}\n", session.shown(linear))
+            format!("stop {number}: behind {what} of {bytes}, {}; seen {how}\n", place::shown(session, linear))
         }
     }
 }
@@ -172,7 +172,7 @@ mod test {
         let watched = said(&mut session, "watch 0x4000e0");
         assert_eq!(
             watched,
-            "stop 3: behind a write of 4 bytes at 0x4000e0 (arena+0xe0); seen by stepping every instruction\n"
+            "stop 3: behind a write of 4 bytes, 0x4000e0 (arena+0xe0); seen by stepping every instruction\n"
         );
         assert!(
             said(&mut session, "watch 0x4000e0 q --reads").starts_with("stop 4: behind a read or a write of 8 bytes")
@@ -208,7 +208,7 @@ mod test {
     #[test]
     fn byte_that_is_aligned_to_no_more_is_watched_by_itself() {
         let mut session = Lively::new().session();
-        assert!(said(&mut session, "watch 0x4000e1").contains("a write of 1 byte at"));
+        assert!(said(&mut session, "watch 0x4000e1").contains("a write of 1 byte,"));
         assert!(said(&mut session, "watch 0x4000e2").contains("a write of 2 bytes"));
     }
 }
