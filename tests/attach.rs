@@ -15,7 +15,6 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_stallbench");
-const DEADLOCK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/dumps/deadlock.core");
 /// How long anything here may take.
 const DEADLINE: Duration = Duration::from_secs(120);
 /// A run of some seconds that passes.
@@ -349,71 +348,17 @@ fn run_that_is_none_is_one_line() {
     }
 }
 
-/// A terminal that is gone when this is dropped.
-struct Terminal {
-    process: Process,
-    output: std::process::ChildStdout,
-    seen: String,
-}
-
-impl Terminal {
-    /// A view on a dump, behind a line with its process; the shell says how it ended.
-    fn with_view() -> Self {
-        let view = format!("echo process $$; exec \"{BINARY}\" debug --dump \"{DEADLOCK}\" --tui");
-        let command = format!("stty rows 20 cols 100; sh -c '{view}'; echo left with $?");
-        let mut script = Command::new("script");
-        let mut process = Process::start(script.args(["-qec", &command, "/dev/null"]));
-        let output = process.0.stdout.take().unwrap();
-        Self { process, output, seen: String::new() }
-    }
-
-    /// Reads until that is there, and gives all before it.
-    fn until(&mut self, what: &str) -> String {
-        let mut part = [0; 4096];
-        loop {
-            if let Some((before, after)) = self.seen.split_once(what) {
-                let (before, after) = (before.to_owned(), after.to_owned());
-                self.seen = after;
-                return before;
-            }
-            let length = self.output.read(&mut part).unwrap();
-            assert!(length > 0, "no {what} in: {}", self.seen);
-            self.seen.push_str(&text(&part[..length]));
-        }
-    }
-
-    /// The process of the view, which shows something.
-    fn pid(&mut self) -> String {
-        self.until("process ");
-        let pid = self.until("\r\n");
-        self.until("vcpu0 at ");
-        pid
-    }
-}
-
-/// What gives a terminal back: the other screen is left, the cursor shown.
-const GIVEN_BACK: &str = "\u{1b}[?1049l\u{1b}[?25h";
-
 #[test]
-fn view_wants_a_terminal_and_gives_it_back() {
-    let error = kept_out(&["debug", "--dump", DEADLOCK, "--tui"]);
-    assert!(error.contains("--tui: standard input and output are not a terminal"), "{error}");
-    let mut terminal = Terminal::with_view();
-    terminal.pid();
-    terminal.process.say("q");
-    terminal.until(GIVEN_BACK);
-    terminal.until("left with 0");
-    let mut terminal = Terminal::with_view();
-    let pid = terminal.pid();
-    assert!(Command::new("kill").args(["-s", "TERM", &pid]).status().unwrap().success());
-    terminal.until(GIVEN_BACK);
-    terminal.until("left with 130");
-}
-
-#[test]
-fn view_ends_with_its_terminal() {
-    let mut terminal = Terminal::with_view();
-    let pid = terminal.pid();
-    drop(terminal);
-    wait_until("the view ends", || !Path::new("/proc").join(&pid).exists());
+fn interrupt_of_the_run_ends_it_though_somebody_holds_its_machine() {
+    if !has_kvm() {
+        return;
+    }
+    let bench = Bench::new();
+    let run = bench.run(LONG);
+    let (mut client, _answers) = bench.holder();
+    assert!(Command::new("kill").args(["-s", "INT", &run.0.id().to_string()]).status().unwrap().success());
+    assert_eq!(run.end().0, Some(130));
+    let _ = client.0.stdin.as_mut().unwrap().write_all(b"vcpus\n");
+    let (code, _, error) = client.end();
+    assert_eq!((code, error.as_str()), (Some(2), "error: the last run is over\n"));
 }

@@ -29,7 +29,7 @@ pub(super) struct Vcpu {
     pub(super) is_stuck: bool,
     /// What it waits for, whole.
     pub(super) wait: Option<String>,
-    /// Counters of the kernel: name, value, and a second.
+    /// Counters of the kernel that are not zero: name, value, and a second.
     pub(super) statistics: Vec<(String, String, String)>,
 }
 
@@ -94,11 +94,13 @@ fn awaited(wait: &Value) -> Option<String> {
     Some(format!(": for {} at {} {}{whom}{doing}", word?, address?, until?))
 }
 
+/// The counters of the kernel that have counted something.
 fn statistics(vcpu: &Value) -> Vec<(String, String, String)> {
     let rates = &vcpu["statistic_rates"];
     let rate = |name: &str| rates[name].as_f64().map_or_else(nothing, |rate| format!("{rate:.0}"));
     let of = |(name, value): (&String, &Value)| (printable(name), number(value), rate(name));
-    vcpu["statistics"].as_object().map(|all| all.iter().map(of).collect()).unwrap_or_default()
+    let counted = |(_, value): &(&String, &Value)| value.as_u64() != Some(0);
+    vcpu["statistics"].as_object().map(|all| all.iter().filter(counted).map(of).collect()).unwrap_or_default()
 }
 
 /// The verdict of a result, with its kind and whether it is the expected one.
@@ -146,7 +148,7 @@ mod test {
         let view = json!({"run": "a/b", "state": "running", "stuck": [1], "vcpus": [{
             "vcpu": 1, "state": "runnable", "interrupts_enabled": false, "progress": 12, "doing": "waits\u{1b}[2J",
             "rip": "0x10", "symbol": null, "wait": {"word": "gate", "address": "0x20", "until": "to become 1",
-            "awaits": [0], "awaited_do": "running its callback"}, "statistics": {"exits": 70}, "statistic_rates": {"exits": 3.4},
+            "awaits": [0], "awaited_do": "running its callback"}, "statistics": {"exits": 70, "hypercalls": 0}, "statistic_rates": {"exits": 3.4},
             "rates": {"progress": 5.0, "interrupts": 1.2, "ipis": 0.4, "exits": 3.4, "cpu": 0.5},
         }], "result": {"verdict": "stall", "kind": "deadlock"}});
         let frame = Frame::of(&view);
