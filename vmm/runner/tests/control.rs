@@ -125,28 +125,6 @@ fn machine_that_is_held_at_its_start_has_executed_nothing_and_then_ends_as_ever(
 }
 
 #[test]
-fn time_that_a_machine_is_held_is_not_charged() {
-    let control = Control::new();
-    let mut live = control.attach(true).expect("nobody is in");
-    let budget = Duration::from_millis(1500);
-    let plan = RunPlan { budget, ..plan(&cell("mtrr/percpu-lock@vcpus=2"), &control) };
-    thread::scope(|scope| {
-        let host = HostKvm::open().expect("/dev/kvm");
-        let run = scope.spawn(move || execute(&host, program(), &plan, &AtomicBool::new(false)));
-        assert!(control.wait_for_machine(DEADLINE));
-        wait(&mut live);
-        let held = Instant::now();
-        while held.elapsed() < 2 * budget {
-            live.look().expect("a look");
-        }
-        to_the_end(live);
-        let outcome = run.join().unwrap_or_else(|panic| resume_unwind(panic)).expect("an outcome");
-        assert_eq!(outcome.verdict.word(), "pass");
-        assert!(outcome.wall < budget, "{:?}", outcome.wall);
-    });
-}
-
-#[test]
 fn vcpu_stops_where_it_was_asked_to_and_goes_on_by_steps() {
     let outcome = watched("mtrr/stack-broadcast@vcpus=4", |mut live| {
         let (number, how) = live.add(at("ipi_handler")).expect("a stop");
@@ -267,15 +245,20 @@ fn flooding() -> Program {
 fn guest_that_floods_doorbells_is_stopped_and_stepped_as_any_other() {
     let control = Control::new();
     let mut live = control.attach(true).expect("nobody is in");
-    let plan = RunPlan { budget: Duration::from_secs(1), ..plan(&cell("mtrr/percpu-lock@vcpus=2"), &control) };
+    let plan = RunPlan { budget: Duration::from_secs(2), ..plan(&cell("mtrr/percpu-lock@vcpus=2"), &control) };
     thread::scope(|scope| {
         let (host, program) = (HostKvm::open().expect("/dev/kvm"), flooding());
         let entry = program.entry();
         let run = scope.spawn(move || execute(&host, &program, &plan, &AtomicBool::new(false)));
         assert!(control.wait_for_machine(DEADLINE));
         let (number, _) = live.add(Stop::Execute { linear: entry + 11, vcpu: None }).expect("a stop");
-        for _ in 0..200 {
+        // Held for longer than its budget, which is not charged for that.
+        for _ in 0..60 {
+            let held = Instant::now();
             assert_eq!((to_the_stop(&mut live, number), rip(&mut live, 0)), (0, entry + 11));
+            while held.elapsed() < Duration::from_millis(50) {
+                live.look().expect("a look");
+            }
         }
         live.remove(number).expect("a stop");
         for rip_behind in [10, 11, 10, 11] {
@@ -290,6 +273,7 @@ fn guest_that_floods_doorbells_is_stopped_and_stepped_as_any_other() {
         to_the_end(live);
         let outcome = run.join().unwrap_or_else(|panic| resume_unwind(panic)).expect("an outcome");
         assert_eq!(outcome.verdict.word(), "budget");
+        assert!(outcome.wall < Duration::from_secs(10), "{:?}", outcome.wall);
     });
 }
 
