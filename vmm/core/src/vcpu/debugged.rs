@@ -9,7 +9,7 @@ use std::sync::Arc;
 use kvm_bindings::kvm_guest_debug;
 
 use super::exit::Msr;
-use super::stepping::Before;
+use super::stepping::{Before, Page};
 use super::turns::Turns;
 use super::{State, Vcpu, capture, exit};
 use crate::event::{Fault, MachineEvent};
@@ -32,6 +32,8 @@ pub(super) struct Stopping {
     passing: Option<u32>,
     /// Where the last step began, if all are steps.
     pub(super) before: Before,
+    /// The page of code that the last step was in.
+    pub(super) page: Option<Page>,
     /// The last step was a `hlt`.
     pub(super) halted: bool,
     /// Somebody visits it.

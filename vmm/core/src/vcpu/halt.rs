@@ -22,13 +22,16 @@ impl Vcpu {
         capture::mp_state(&self.fd) == Ok(MpState::Runnable)
     }
 
-    /// Whether its instruction is `hlt`, and it may execute that (SDM 2A: at CPL 0).
+    /// Whether its instruction is `hlt`, and it may execute that.
     pub(super) fn halts(&self) -> bool {
-        let (Ok(registers), Ok(system)) = self.registers() else { return false };
         let mut byte = [0];
-        let read = self.read(linear(&registers, &system), &mut byte);
+        self.rip().is_some_and(|(linear, _)| self.read(linear, &mut byte)) && self.halts_at(byte[0])
+    }
+
+    /// Whether that is so where its instruction begins with this byte (SDM 2A: `hlt` takes CPL 0).
+    pub(super) fn halts_at(&self, byte: u8) -> bool {
         // CPL is the privilege of SS (SDM 3A 3.4.5, the DPL of its descriptor).
-        read && byte[0] == HLT && system.ss.access >> 5 & 3 == 0
+        byte == HLT && self.registers().1.is_ok_and(|system| system.ss.access >> 5 & 3 == 0)
     }
 
     /// Does what the `hlt` does that it is about to execute: it waits, behind it. `None`: KVM refused.

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use kvm_bindings::kvm_guest_debug;
+use stallbench_abi::layout::PAGE;
 use stallbench_state::machine::{Registers, SystemRegisters};
 use stallbench_state::memory::Memory;
 
@@ -36,6 +37,16 @@ const FRAME: u64 = 40;
 pub(super) struct Before {
     rip: u64,
     rsp: u64,
+    /// The first byte of its instruction.
+    byte: u8,
+}
+
+/// A page of code, and where it lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Page {
+    cr3: u64,
+    linear: u64,
+    physical: u64,
 }
 
 impl Vcpu {
@@ -49,6 +60,7 @@ impl Vcpu {
             };
         }
         let _floor = armed.floor().take();
+        self.stopping.page = None;
         for _ in 0..STEPS {
             let state = self.step_once(armed, turns);
             if state != State::Running || self.interrupted || self.stopping.halted {
@@ -65,7 +77,8 @@ impl Vcpu {
             self.stopping.known = Some(linear);
             return self.hit(Hit::Execute { rip });
         }
-        if self.halts() && self.halt().is_some() {
+        self.note_where_it_stands();
+        if self.halts_at(self.stopping.before.byte) && self.halt().is_some() {
             self.stopping.known = None;
             self.stopping.halted = true;
             return State::Running;
@@ -73,7 +86,6 @@ impl Vcpu {
         if let Err(state) = self.ask_for_step() {
             return state;
         }
-        self.note_where_it_stands();
         match self.enter(turns) {
             State::Running if self.access_pending => self.end_access(armed),
             state => state,
@@ -81,9 +93,20 @@ impl Vcpu {
     }
 
     fn note_where_it_stands(&mut self) {
-        if let (Ok(Registers { rip, rsp, .. }), _) = self.registers() {
-            self.stopping.before = Before { rip, rsp };
-        }
+        let (Ok(registers), Ok(system)) = self.registers() else { return };
+        let byte = self.rip().and_then(|(linear, _)| self.byte_of_code(system.cr3, linear)).unwrap_or_default();
+        self.stopping.before = Before { rip: registers.rip, rsp: registers.rsp, byte };
+    }
+
+    /// A byte of code. Its page is taken to lie where it did some steps before.
+    fn byte_of_code(&mut self, cr3: u64, linear: u64) -> Option<u8> {
+        let page = linear & !(PAGE - 1);
+        let known = self.stopping.page.filter(|known| (known.cr3, known.linear) == (cr3, page));
+        let found = || self.translate(page).map(|physical| Page { cr3, linear: page, physical });
+        let known = known.or_else(found)?;
+        self.stopping.page = Some(known);
+        let mut byte = [0];
+        self.shared.memory.read(known.physical + linear % PAGE, &mut byte).then_some(byte[0])
     }
 
     /// For each step anew, see `crate::observe`.
@@ -120,10 +143,13 @@ impl Vcpu {
     /// at the step, or what `pushf` pushed (KVM keeps it only out of what it reads itself).
     fn hide_trap_flag(&self) -> Option<()> {
         let (Ok(registers), Ok(system)) = self.registers() else { return None };
-        let Before { rip, rsp } = self.stopping.before;
+        let Before { rip, rsp, byte } = self.stopping.before;
         if follows(rip, registers.rip) {
-            let mut byte = [0];
-            return (self.read(rip, &mut byte) && byte[0] == PUSHF).then(|| self.clear_trap_flag(registers.rsp))?;
+            return (byte == PUSHF).then(|| self.clear_trap_flag(registers.rsp))?;
+        }
+        // A jump, a call or a return: a frame is larger.
+        if registers.rsp.abs_diff(rsp) <= 8 {
+            return None;
         }
         let mut gates = vec![0; usize::from(system.idt.limit.min(0xfff)) + 1];
         // The first instruction of a handler has been executed as well, on a host that shows handlers at all.
