@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use kvm_bindings::kvm_guest_debug;
 use stallbench_abi::layout::PAGE;
-use stallbench_state::machine::{Registers, SystemRegisters};
+use stallbench_state::machine::SystemRegisters;
 use stallbench_state::memory::Memory;
 
 use super::turns::Turns;
