@@ -1,13 +1,15 @@
 //! Dumps: everything can be looked at, and nothing changed.
 
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
+use std::process::{Command, Stdio};
 use std::{fs, str};
 
 use crate::client::Client;
 use crate::gdb::gdb_is_missing;
-use crate::server::{Server, has, shelved, stallbench};
+use crate::server::{BINARY, Server, has, shelved, stallbench};
 
 #[test]
 fn gdb_sees_every_vcpu_of_a_dump() {
@@ -114,7 +116,7 @@ fn noise_is_answered_and_gdb_comes_after_it() {
     let mut noise = Client::new(&server.socket());
     noise.send(b"GET / HTTP/1.1\r\n\r\n\0\xff\x03\x03$$$##$bad#00");
     assert_eq!(noise.byte(), Some(b'-'), "a damaged packet is asked for again");
-    drop(noise);
+    // Whoever says nothing of gdb gives way.
     let mut client = Client::let_in(&server.socket());
     assert!(client.ask("qSupported:multiprocess+").contains("PacketSize="));
     assert_eq!(client.ask("Hgp1.2"), "OK");
@@ -122,6 +124,7 @@ fn noise_is_answered_and_gdb_comes_after_it() {
         assert!(client.ask(body).starts_with('E'), "{body}");
     }
     assert_eq!(client.ask("m400064,1"), "00");
+    assert_eq!(noise.byte(), None, "it has given way");
     assert_eq!(Client::new(&server.socket()).byte(), None, "one at a time");
     assert_eq!(client.ask("qAttached"), "1");
     client.send(b"$m4000");
@@ -178,4 +181,24 @@ fn socket_is_its_owners_and_replaces_that_of_a_process_that_is_gone() {
     assert_eq!(output.status.code(), Some(0));
     let hint = "waiting for gdb: gdb -ex 'target remote ";
     assert!(str::from_utf8(&output.stderr).unwrap().starts_with(hint), "{output:?}");
+}
+
+#[test]
+fn port_is_any_that_is_free_and_one_for_others_is_warned_of() {
+    for (asked, lines) in [(":0", 1), ("0.0.0.0:0", 2)] {
+        let dump = shelved("livelock");
+        let mut command = Command::new(BINARY);
+        command.args(["debug", "--dump", dump.to_str().unwrap(), "--gdb", asked]).stderr(Stdio::piped());
+        let mut process = command.spawn().unwrap();
+        let said: Vec<_> = BufReader::new(process.stderr.take().unwrap()).lines().take(lines).collect();
+        let said: Vec<_> = said.into_iter().map(Result::unwrap).collect();
+        assert_eq!(said[0].starts_with("warning: --gdb 0.0.0.0:"), lines == 2, "{said:?}");
+        let port = said[lines - 1].split('\'').nth(1).unwrap().rsplit(':').next().unwrap().parse().unwrap();
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.write_all(b"$?#3f$k#6b").unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        assert!(answer.starts_with(b"+$T05thread:"), "{answer:?}");
+        assert_eq!(process.wait().unwrap().code(), Some(0));
+    }
 }

@@ -207,3 +207,30 @@ fn gdb_looks_into_one_run() {
     let both = stallbench(&["run", SMALLEST, "--gdb", ":0", "--control", "socket"]);
     assert_eq!(both.status.code(), Some(2));
 }
+
+/// A line without its numbers, and white space as one space.
+fn shape(line: &str) -> String {
+    let word = |word: &str| word.chars().filter(|c| !c.is_ascii_hexdigit()).collect::<String>();
+    line.split_whitespace().map(word).filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn session_of_the_document_prints_what_the_document_says() {
+    const DOCUMENT: &str = include_str!("../../docs/gdb.md");
+    if gdb_is_missing() || kvm_is_missing() {
+        return;
+    }
+    let between = |start: &str, end: &str| DOCUMENT.split(start).nth(1).unwrap().split(end).next().unwrap();
+    let run = between("```console\n$ stallbench ", "--gdb").split_whitespace().collect::<Vec<_>>();
+    let lines: Vec<_> = between("```text\n$ gdb -ex 'target remote gdb'\n", "```").lines().collect();
+    let commands: Vec<_> = lines.iter().filter_map(|line| line.strip_prefix("(gdb) ")).collect();
+    assert!(commands.len() > 9, "it is found: {commands:?}");
+    let server = Server::start(&run);
+    let gdb = server.gdb(&commands);
+    let printed: String = gdb.lines().map(|line| shape(line) + "\n").collect();
+    for line in lines.iter().filter(|line| !line.starts_with("(gdb) ")) {
+        assert!(printed.contains(&shape(line)), "'{line}' is not in:\n{gdb}");
+    }
+    assert!(!gdb.contains("not defined") && !gdb.contains("No symbol"), "{gdb}");
+    assert_eq!(server.end().status.code(), Some(0));
+}

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-const BINARY: &str = env!("CARGO_BIN_EXE_stallbench");
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_stallbench");
 /// Long enough for any host; no test waits so long unless it fails.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(90);
 
@@ -89,7 +89,9 @@ pub(crate) fn gdb(commands: &[&str]) -> String {
     gdb.args(["--signal=KILL", &DEADLINE.as_secs().to_string(), "gdb", "-batch", "-nx"]);
     gdb.args(["-ex", "set confirm off", "-ex", "set width 0"]);
     gdb.args(commands.iter().flat_map(|command| ["-ex", command]));
-    let output = gdb.stdin(Stdio::null()).output().unwrap();
+    // In the source tree, where it finds the lines of the guest.
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+    let output = gdb.current_dir(root).stdin(Stdio::null()).output().unwrap();
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(output.status.code().is_some(), "gdb took longer than {DEADLINE:?}:\n{said}");
     said

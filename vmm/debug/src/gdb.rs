@@ -29,7 +29,7 @@ mod threads;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gdbstub::stub::DisconnectReason;
 
@@ -38,12 +38,16 @@ use client::{Client, Next};
 use conversation::Conversation;
 pub use error::GdbError;
 pub use listener::Listener;
+use listener::Stream;
 use machine::Machine;
 
 use crate::session::Session;
 
 /// How often it is looked whether a client has come, or the machine has gone.
 const TICK: Duration = Duration::from_millis(10);
+
+/// How long somebody may say nothing before others are let in.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// How it ended with gdb.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,8 +67,11 @@ pub fn serve(listener: &Listener, session: &mut Session, interrupted: &AtomicBoo
     let interrupt = Arc::new(AtomicBool::new(false));
     session.set_interrupt(Arc::clone(&interrupt));
     let mut conversation = Conversation::new(Machine::new(session));
-    while let Some(mut client) = next_client(listener, &mut conversation, &interrupt, interrupted) {
-        let ended = converse(&mut conversation, &mut client, listener, interrupted);
+    let mut waiting = None;
+    while let Some(stream) = waiting.take().or_else(|| next_client(listener, &mut conversation, interrupted)) {
+        let Ok(mut client) = Client::new(stream, Arc::clone(&interrupt)) else { continue };
+        let mut others = Others { listener, waiting: &mut waiting, since: Instant::now() };
+        let ended = converse(&mut conversation, &mut client, &mut others, interrupted);
         // Somebody who never spoke gdb's language was not gdb.
         if conversation.is_gdb || ended != Ended::Left {
             return ended;
@@ -74,18 +81,10 @@ pub fn serve(listener: &Listener, session: &mut Session, interrupted: &AtomicBoo
     Ended::Interrupted
 }
 
-fn next_client(
-    listener: &Listener,
-    conversation: &mut Conversation<'_>,
-    interrupt: &Arc<AtomicBool>,
-    interrupted: &AtomicBool,
-) -> Option<Client> {
+fn next_client(listener: &Listener, conversation: &mut Conversation<'_>, interrupted: &AtomicBool) -> Option<Stream> {
     while !interrupted.load(Ordering::Relaxed) && !conversation.machine.is_gone() {
         match listener.accept() {
-            Ok(Some(stream)) => match Client::new(stream, Arc::clone(interrupt)) {
-                Ok(client) => return Some(client),
-                Err(_) => continue,
-            },
+            Ok(Some(stream)) => return Some(stream),
             // A host that cannot now, out of descriptors say, may later.
             Ok(None) | Err(_) => thread::park_timeout(TICK),
         }
@@ -96,7 +95,7 @@ fn next_client(
 fn converse(
     conversation: &mut Conversation<'_>,
     client: &mut Client,
-    listener: &Listener,
+    others: &mut Others<'_>,
     interrupted: &AtomicBool,
 ) -> Ended {
     loop {
@@ -124,11 +123,28 @@ fn converse(
         if interrupted.load(Ordering::Relaxed) {
             return Ended::Interrupted;
         }
-        turn_away(listener);
+        if others.come(conversation.is_gdb) {
+            return Ended::Left;
+        }
     }
 }
 
-/// One at a time: whoever else comes sees the end at once.
-fn turn_away(listener: &Listener) {
-    drop(listener.accept());
+/// Who comes while somebody is in.
+struct Others<'l> {
+    listener: &'l Listener,
+    waiting: &'l mut Option<Stream>,
+    since: Instant,
+}
+
+impl Others<'_> {
+    /// gdb is in alone: whoever else comes sees the end at once. Somebody who is in for a while and has not spoken gdb's language
+    /// gives way: whether somebody waits for that.
+    fn come(&mut self, is_gdb: bool) -> bool {
+        if !is_gdb && self.since.elapsed() < GRACE {
+            return false;
+        }
+        let other = self.listener.accept().ok().flatten();
+        *self.waiting = other.filter(|_| !is_gdb);
+        self.waiting.is_some()
+    }
 }
