@@ -96,8 +96,10 @@ impl Vcpu {
 
     /// Puts stops into force, in the place of those before.
     pub(super) fn arm(&mut self, armed: &Arc<Armed>) -> Result<(), kvm_ioctls::Error> {
-        // Whether the host can do that too, shows here.
-        self.fd.set_guest_debug(&armed.debug_step())?;
+        // Whether the host can pass them too, shows here: interrupts are held back since Linux 5.16 only.
+        if !armed.is_empty() && !armed.steps() {
+            self.fd.set_guest_debug(&armed.debug_step())?;
+        }
         self.debug = armed.debug(self.index);
         self.fd.set_guest_debug(&self.debug)?;
         self.stopping.passing = None;

@@ -6,6 +6,7 @@ use stallbench_state::machine::Registers;
 
 use super::*;
 use crate::observe::{Moment, MsrAccess, MsrRange, ObserveError, Observer, Place, Procedure};
+use crate::{Hit, StopError, Stops};
 
 const MTRR_BASES: &[MsrRange] = &[MsrRange { first: 0x200, count: 16 }];
 
@@ -103,6 +104,30 @@ fn procedure_is_told_instruction_by_instruction_and_nothing_around_it() {
     let numbers: Vec<_> = diary.steps().iter().map(|(_, moment)| moment.number).collect();
     let within = diary.accesses()[1].moment.number;
     assert!(numbers.is_sorted() && numbers.contains(&(within - 1)) && numbers.contains(&(within + 1)));
+}
+
+#[test]
+fn stops_go_with_told_accesses_and_not_with_a_stepped_procedure() {
+    let Some(host) = host() else { return };
+    let read = IMAGE + WRITE.len() as u64;
+    let stops = Stops { execute: vec![(read, None)], ..Stops::default() };
+    let diary = Arc::new(Diary::default());
+    for steps in [false, true] {
+        let procedure = Procedure { entries: vec![IMAGE], exits: vec![read] };
+        let mut machine = machine(&host, 1, &[WRITE, READ, code::DONE, code::HLT]);
+        let procedure = steps.then_some(procedure);
+        machine.observe(&host, MTRR_BASES, procedure, Arc::clone(&diary) as _).expect("it can be observed");
+        let set = machine.start_paused(DEADLINE).expect("threads").set_stops(&stops);
+        assert_eq!(matches!(set, Err(StopError::Taken(_))), steps, "{set:?}");
+        if !steps {
+            let at = Hit::Execute { rip: read };
+            assert_eq!(machine.next_event(DEADLINE), Some(MachineEvent::Stopped { vcpu: 0, at }));
+            assert_eq!(diary.accesses().len(), 1);
+            machine.pause(DEADLINE).expect("a pause").resume();
+        }
+        wait_for(&machine, Doorbell::DONE);
+    }
+    assert_eq!(diary.accesses().len(), 4);
 }
 
 #[test]
