@@ -96,7 +96,7 @@ impl Vcpu {
 
     /// Puts stops into force, in the place of those before.
     pub(super) fn arm(&mut self, armed: &Arc<Armed>) -> Result<(), kvm_ioctls::Error> {
-        // Whether the host can pass them too, shows here: interrupts are held back since Linux 5.16 only.
+        // Whether the host can pass them too, shows here: not every kernel can hold interrupts back.
         if !armed.is_empty() && !armed.steps() {
             self.fd.set_guest_debug(&armed.debug_step())?;
         }
