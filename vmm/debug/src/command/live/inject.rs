@@ -75,7 +75,7 @@ fn release(session: &mut Session, mut arguments: Arguments<'_>) -> Result<Answer
     let who: Vec<_> = released.iter().map(|vcpu| format!("vcpu{vcpu}")).collect();
     let text = match who.is_empty() {
         true => format!("nobody is held at {name}"),
-        false => format!("{} goes on from {name}", who.join(", ")),
+        false => format!("{} {} on from {name}", who.join(", "), if who.len() == 1 { "goes" } else { "go" }),
     };
     Ok(Answer::new(text, json!({"point": name, "released": released})))
 }
