@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use std::ffi::OsStr;
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -11,15 +12,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+mod clock;
+
 use serde_json::Value;
 use tempfile::TempDir;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_stallbench");
 /// How long anything here may take.
 const DEADLINE: Duration = Duration::from_secs(120);
-/// A run of some seconds that passes.
-const LONG: &[&str] = &["mtrr/repeated", "--vcpus", "2", "--set", "rounds=400", "--set", "events=calls"];
-
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
@@ -76,10 +76,15 @@ impl Bench {
         self.0.path().join(name)
     }
 
+    /// A run of some seconds that passes, whose socket is there.
+    fn long_run(&self) -> Process {
+        self.run(&clock::options(self.0.path()))
+    }
+
     /// A run whose socket is there.
-    fn run(&self, what: &[&str]) -> Process {
+    fn run(&self, what: &[impl AsRef<OsStr>]) -> Process {
         let mut command = Command::new(BINARY);
-        command.arg("run").args(what).args(["--budget", "60000", "--control"]).arg(self.path("control"));
+        command.arg("run").args(what).arg("--control").arg(self.path("control"));
         let mut run = Process::start(command.current_dir(self.0.path()));
         wait_until("the socket is there", || {
             assert!(run.0.try_wait().unwrap().is_none(), "the run is over already");
@@ -130,7 +135,7 @@ fn second_is_told_who_is_in_and_who_leaves_lets_the_run_go_on() {
         return;
     }
     let bench = Bench::new();
-    let run = bench.run(LONG);
+    let run = bench.long_run();
     let (mut client, mut answers) = bench.holder();
     let second = bench.attach(&["-c", "vcpus"]).output().unwrap();
     let who = format!("process {} is in", client.0.id());
@@ -155,7 +160,7 @@ fn run_goes_on_however_its_client_is_lost() {
         return;
     }
     let bench = Bench::new();
-    let run = bench.run(LONG);
+    let run = bench.long_run();
     let (mut client, _answers) = bench.holder();
     client.0.kill().unwrap();
     client.0.wait().unwrap();
@@ -177,7 +182,7 @@ fn client_of_a_run_that_is_killed_is_told_and_its_socket_is_replaced() {
         return;
     }
     let bench = Bench::new();
-    let mut run = bench.run(LONG);
+    let mut run = bench.long_run();
     let (mut client, _answers) = bench.holder();
     run.0.kill().unwrap();
     run.0.wait().unwrap();
@@ -188,7 +193,7 @@ fn client_of_a_run_that_is_killed_is_told_and_its_socket_is_replaced() {
     let dead = bench.attach(&["-c", "vcpus"]).output().unwrap();
     assert!(text(&dead.stderr).contains("nobody listens there; its run is over"), "{}", text(&dead.stderr));
     assert!(fs::metadata(bench.path("control")).unwrap().file_type().is_socket());
-    assert_passed(bench.run(&["mtrr/percpu-lock@vcpus=4"]).end());
+    assert_passed(bench.long_run().end());
 }
 
 #[test]
@@ -197,7 +202,7 @@ fn interrupt_stops_the_machine_and_is_not_the_end_of_who_asked() {
         return;
     }
     let bench = Bench::new();
-    let run = bench.run(LONG);
+    let run = bench.long_run();
     let mut client = Process::start(&mut bench.attach(&["--json"]));
     client.say("about\nrun\n");
     let mut answers = BufReader::new(client.0.stdout.take().unwrap());
@@ -227,7 +232,7 @@ fn dump_of_a_run_that_goes_on_is_one_as_any_other() {
         return;
     }
     let bench = Bench::new();
-    let run = bench.run(LONG);
+    let run = bench.long_run();
     let dump = |file: &str| {
         let mut command = Command::new(BINARY);
         command.args(["dump", "--attach"]).arg(bench.0.path()).arg(file).current_dir(bench.0.path());
@@ -244,7 +249,7 @@ fn dump_of_a_run_that_goes_on_is_one_as_any_other() {
     let looked = debugger.args(["debug", "--json", "-c", "about; vcpus", "--dump"]).arg(bench.path("it's a.core"));
     let looked = looked.output().unwrap();
     let lines: Vec<Value> = text(&looked.stdout).lines().map(value).collect();
-    assert!(lines[0]["data"]["run"].as_str().unwrap().starts_with("mtrr/repeated@vcpus=2"), "{lines:?}");
+    assert!(lines[0]["data"]["run"].as_str().unwrap().starts_with("payload/clock@vcpus=2"), "{lines:?}");
     assert_eq!(lines[1]["data"].as_array().unwrap().len(), 2);
 }
 
@@ -254,7 +259,7 @@ fn client_stays_from_run_to_run_until_the_last_is_over() {
         return;
     }
     let bench = Bench::new();
-    let run = bench.run(&["mtrr/repeated", "--vcpus", "2", "--repeat", "2", "--set", "rounds=100"]);
+    let run = bench.run(&[clock::options(bench.0.path()), ["--repeat", "2"].map(str::to_owned).into()].concat());
     let mut client = Process::start(&mut bench.attach(&["--json"]));
     client.say(&"run\n".repeat(6));
     let (code, out, error) = client.end();
@@ -279,7 +284,7 @@ fn another_user_is_not_let_in() {
     let binary = bench.path("stallbench");
     fs::copy(BINARY, &binary).unwrap();
     fs::set_permissions(bench.0.path(), Permissions::from_mode(0o755)).unwrap();
-    let run = bench.run(LONG);
+    let run = bench.long_run();
     let come_in = || {
         let mut command = Command::new(&binary);
         command.args(["debug", "-c", "vcpus", "--attach"]).arg(bench.path("control")).current_dir(bench.0.path());
@@ -354,7 +359,7 @@ fn interrupt_of_the_run_ends_it_though_somebody_holds_its_machine() {
         return;
     }
     let bench = Bench::new();
-    let run = bench.run(LONG);
+    let run = bench.long_run();
     let (mut client, _answers) = bench.holder();
     assert!(Command::new("kill").args(["-s", "INT", &run.0.id().to_string()]).status().unwrap().success());
     assert_eq!(run.end().0, Some(130));

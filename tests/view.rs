@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+mod clock;
 mod terminal;
 
 use terminal::Terminal;
@@ -121,9 +122,8 @@ fn view_of_a_scenario_goes_from_its_start_to_its_verdict() {
 /// A run of some seconds with its socket.
 fn run(directory: &Path) -> Child {
     let mut command = Command::new(BINARY);
-    command.args(["run", "mtrr/repeated", "--vcpus", "2", "--set", "rounds=400", "--set", "events=calls"]);
     let socket = directory.join("control");
-    command.args(["--budget", "60000", "--control"]).arg(&socket).stdout(Stdio::null()).current_dir(directory);
+    command.arg("run").args(clock::options(directory)).arg("--control").arg(&socket).stdout(Stdio::null());
     let run = command.spawn().unwrap();
     wait_until("the socket is there", || UnixStream::connect(&socket).is_ok());
     run
