@@ -154,7 +154,8 @@ fn watch(
         if waits == 0 && !screen.is_lost() && Instant::now() >= next {
             asked = Instant::now();
             next = asked + FRAME;
-            waits += usize::from(wires.lines.send("view").is_ok());
+            wires.lines.send("view").map_err(|_| io::Error::other("nobody follows commands any more"))?;
+            waits += 1;
         }
         if std::mem::take(&mut is_new) {
             show(&mut screen)?;

@@ -147,3 +147,11 @@ fn keys_are_followed_and_what_is_lost_is_told_until_somebody_leaves() {
 fn view_ends_when_it_is_told_to() {
     assert_eq!(watched(vec![json!({"vcpus": []}); 9], Vec::new(), true).0, Ended::Terminated);
 }
+
+#[test]
+fn view_ends_where_who_follows_commands_has_panicked() {
+    let (wires, ends) = wires();
+    drop(ends);
+    let error = watch(|_| Ok(()), |_| Ok(None), &wires, &AtomicBool::new(false)).expect_err("nobody is there");
+    assert_eq!(error.to_string(), "nobody follows commands any more");
+}
