@@ -147,6 +147,21 @@ fn watchpoint_stops_behind_the_write_as_this_host_can() {
 }
 
 #[test]
+fn one_vcpu_is_one_thread_of_its_dump_too() {
+    if gdb_is_missing() || kvm_is_missing() {
+        return;
+    }
+    let server = counting();
+    let gdb = server.gdb(&["info threads", "break *0x100007", "continue", "monitor dump one.core", "detach"]);
+    has(&gdb, &["* 1    Thread 1.1 \"vcpu0\" (runnable", "Breakpoint 1, "]);
+    let file = server.directory.path().join("one.core");
+    let dump = Server::start(&["debug", "--dump", file.to_str().unwrap()]);
+    let looked = dump.gdb(&["info threads", "x/i $pc", "x/wd 0x102000", "thread 2"]);
+    has(&looked, &["* 1    Thread 1.1 \"vcpu0\"", "=> 0x100007:\tnop", "0x102000:\t1", "Unknown thread 2"]);
+    assert_eq!((dump.end().status.code(), server.end().status.code()), (Some(0), Some(100)));
+}
+
+#[test]
 fn vcpu_that_waits_for_an_interrupt_is_stepped_over_its_wait() {
     if gdb_is_missing() || kvm_is_missing() {
         return;

@@ -24,6 +24,7 @@ use crate::error::CommandError;
 use crate::linear::Linear;
 use crate::live::{Live, LiveError};
 use crate::session::Session;
+use crate::style::printable;
 
 /// EINVAL, EFAULT and EIO, as gdb's protocol numbers them.
 pub(super) const INVALID: u8 = 22;
@@ -32,6 +33,9 @@ const FAILED: u8 = 5;
 
 /// What is said where something would change a machine that cannot run on.
 pub(super) const READ_ONLY: &str = "this is a dump: it can be looked at, and no more";
+
+/// Lines that wait for gdb: a report has a few for each vCPU.
+const MOST_NOTICES: usize = 1024;
 
 /// The machine.
 #[derive(Debug)]
@@ -62,8 +66,16 @@ impl<'s> Machine<'s> {
         if std::mem::take(&mut self.is_old) {
             self.threads = None;
             if let Err(error) = self.session.refresh() {
-                self.notices.push(error.to_string());
+                self.note(&error.to_string());
             }
+        }
+    }
+
+    /// Has gdb print a line once it listens. What it is told already, or too much, is left out.
+    pub(super) fn note(&mut self, line: &str) {
+        let line = printable(line);
+        if !self.notices.contains(&line) && self.notices.len() < MOST_NOTICES {
+            self.notices.push(line);
         }
     }
 

@@ -21,6 +21,9 @@ use crate::live::{LiveError, State, Stop, Until, Why};
 /// Why the machine stands still, as gdb is told.
 pub(super) type Stopped = MultiThreadStopReason<u64>;
 
+/// Addresses that gdb is told of.
+const MOST_TOLD: usize = 64;
+
 /// `hlt`.
 const HLT: u8 = 0xf4;
 
@@ -47,7 +50,7 @@ enum Action {
 impl Resume {
     /// Whether it was not told of before.
     pub(super) fn is_news(&mut self, address: u64) -> bool {
-        self.told.insert(address)
+        self.told.len() < MOST_TOLD && self.told.insert(address)
     }
 }
 
@@ -64,7 +67,7 @@ impl Machine<'_> {
             // The end of the run went by with it.
             Err(LiveError::Gone) | Ok(()) => None,
             Err(error) => {
-                self.notices.push(error.to_string());
+                self.note(&error.to_string());
                 Some(self.stopped(Signal(0), None))
             }
         }
@@ -80,7 +83,7 @@ impl Machine<'_> {
         let linear = self.behind_wait(vcpu).ok_or(refused)?;
         let (number, _) = self.live()?.add(Stop::Execute { linear, vcpu: Some(vcpu) })?;
         self.resume.behind = Some(number);
-        self.notices.push(format!("vcpu{vcpu} waits for an interrupt: all vCPUs run until it is over"));
+        self.note(&format!("vcpu{vcpu} waits for an interrupt: all vCPUs run until it is over"));
         self.live()?.run(Until::default())
     }
 
@@ -119,7 +122,7 @@ impl Machine<'_> {
     /// Stops the machine, because gdb asked.
     pub(super) fn interrupt(&mut self) -> Stopped {
         if let Err(error) = self.live().and_then(|live| live.stop()) {
-            self.notices.push(error.to_string());
+            self.note(&error.to_string());
         }
         self.stopped(Signal::SIGINT, None)
     }
@@ -139,12 +142,12 @@ impl Machine<'_> {
             Why::At { number, vcpu } if behind == Some(number) => self.stopped(Signal::SIGTRAP, vcpu),
             Why::At { number, vcpu } => self.at_stop(number, vcpu),
             Why::Progress { vcpu } => {
-                self.notices.push(format!("vcpu{vcpu} made progress"));
+                self.note(&format!("vcpu{vcpu} made progress"));
                 self.stopped(Signal(0), Some(vcpu))
             }
             Why::End { text, result } => {
-                self.notices.extend(text.lines().map(str::to_owned));
-                self.notices.push("the run is over; `continue` ends the machine".into());
+                text.lines().for_each(|line| self.note(line));
+                self.note("the run is over; `continue` ends the machine");
                 self.resume.code = Some(exit_code(&result));
                 self.stopped(Signal(0), None)
             }
@@ -161,7 +164,7 @@ impl Machine<'_> {
             Some((Kind::Hardware, _)) => Stopped::HwBreak(tid),
             Some((Kind::Watch(kind), addr)) => Stopped::Watch { tid, kind, addr },
             None => {
-                self.notices.push(format!("stop {number} of `monitor break`"));
+                self.note(&format!("stop {number} of `monitor break`"));
                 self.stopped(Signal(0), vcpu)
             }
         }

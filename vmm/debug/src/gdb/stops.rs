@@ -12,9 +12,6 @@ use crate::live::{How, LiveError, Stop};
 /// Most bytes that one watchpoint of gdb may have: what four breakpoints of a processor see.
 const MOST_WATCHED: u64 = 32;
 
-/// Reasons that are kept for gdb.
-const MOST_NOTICES: usize = 16;
-
 /// What gdb calls it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -73,23 +70,21 @@ impl Machine<'_> {
         for number in &planted.numbers {
             let removed = self.live().and_then(|live| live.remove(*number));
             if let Err(error @ LiveError::Refused(_)) = removed {
-                self.notices.push(error.to_string());
+                self.note(&error.to_string());
             }
         }
     }
 
     /// gdb does not show why a breakpoint was refused: it is told so as soon as it listens.
     fn refuse_stop(&mut self, why: String) {
-        if !self.notices.contains(&why) && self.notices.len() < MOST_NOTICES {
-            self.notices.push(why.clone());
-        }
+        self.note(&why);
         self.refusal = Some(why);
     }
 
     /// Says once that a stop makes the machine slow.
     fn tell(&mut self, kind: Kind, address: u64, how: How) {
         if how == How::Stepping && matches!(kind, Kind::Watch(_)) && self.resume.is_news(address) {
-            self.notices.push(format!("{address:#x} is watched {how}: the machine runs a thousand times slower"));
+            self.note(&format!("{address:#x} is watched {how}: the machine runs a thousand times slower"));
         }
     }
 }
