@@ -60,7 +60,7 @@ because = "the callback ends by itself"
 fn unknown_commands_and_options_are_refused() {
     refused(&["explode"], &["unrecognized subcommand 'explode'"]);
     refused(&["run", "--shard", "1/2"], &["unexpected argument '--shard'"]);
-    refused(&["run", "--gdb", "x"], &["unexpected argument '--gdb'"]);
+    refused(&["run", "--gdb", "x"], &["invalid value 'x' for '--gdb <ADDRESS>'"]);
 }
 
 #[test]
