@@ -310,3 +310,29 @@ fn look_at_a_machine_that_runs_lets_it_go_on() {
     });
     assert_eq!((outcome.verdict.word(), outcome.interventions.len()), ("pass", 0));
 }
+
+#[test]
+fn vcpu_that_is_held_at_a_pause_point_is_let_go() {
+    let outcome = watched("rendezvous/three-pairs@vcpus=4", |mut live| {
+        let point = "stop_two_cpus/queued";
+        assert!(matches!(live.release("stop_two_cpus/queue"), Err(LiveError::Refused(why)) if why.contains(point)));
+        assert_eq!(live.release(point), Ok(vec![]), "nobody has come there yet");
+        let vcpu = loop {
+            live.run(Until::default()).expect("it goes on");
+            live.stop().expect("it stands still");
+            if let Some(vcpu) = live.release(point).expect("an answer").first() {
+                break *vcpu;
+            }
+        };
+        assert!(!live.release(point).expect("an answer").contains(&vcpu), "it is let go already");
+        live.interrupt(vcpu, 0xfb).expect("an interrupt");
+        to_the_end(live);
+    });
+    // Who was let go early may have missed those that it was to meet.
+    assert!(["stall", "pass"].contains(&outcome.verdict.word()), "{:?}", outcome.verdict);
+    let all = &outcome.interventions;
+    assert!(
+        all.len() > 1 && all.last().is_some_and(|last| last.ends_with("vector 0xfb sent by the debugger")),
+        "{all:?}"
+    );
+}
