@@ -1,6 +1,6 @@
 //! How the machine goes on, and why it stops again, in gdb's words.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use gdbstub::target::ext::base::multithread::{
     MultiThreadResume, MultiThreadSchedulerLocking, MultiThreadSchedulerLockingOps, MultiThreadSingleStep,
     MultiThreadSingleStepOps,
 };
-use stallbench_state::machine::MpState;
+use stallbench_state::machine::{MpState, VcpuState};
 
 use super::machine::Machine;
 use super::stops::Kind;
@@ -37,6 +37,8 @@ pub(super) struct Resume {
     code: Option<u8>,
     /// The stop behind an instruction that waits for an interrupt, while it does.
     behind: Option<u32>,
+    /// The breakpoints that gdb was told of since the machine last ran, by vCPU.
+    reported: BTreeMap<usize, u64>,
     /// Addresses that gdb has been told are watched slowly.
     told: BTreeSet<u64>,
 }
@@ -59,8 +61,16 @@ impl Machine<'_> {
     pub(super) fn go(&mut self) -> Option<Stopped> {
         let action = self.resume.action.take()?;
         self.remember_end();
+        if matches!(action, Action::Continue)
+            && let Some(stopped) = self.untold()
+        {
+            return Some(stopped);
+        }
         let done = match action {
-            Action::Continue => self.live().and_then(|live| live.run(Until::default())),
+            Action::Continue => {
+                self.resume.reported.clear();
+                self.live().and_then(|live| live.run(Until::default()))
+            }
             Action::Step(vcpu) => self.step(vcpu),
         };
         match done {
@@ -71,6 +81,22 @@ impl Machine<'_> {
                 Some(self.stopped(Signal(0), None))
             }
         }
+    }
+
+    /// A vCPU that stands at a breakpoint, and gdb has not heard of it: of several that come to theirs at once it is told of one, and
+    /// it takes its breakpoints away and sets them anew in between.
+    fn untold(&mut self) -> Option<Stopped> {
+        let breaks = |rip| self.planted.iter().find(|planted| planted.is_at(rip)).map(|planted| planted.kind);
+        let of = |vcpu: &VcpuState| {
+            let rip = vcpu.registers.as_ref().ok().filter(|_| vcpu.mp_state == Ok(MpState::Runnable))?.rip;
+            let is_news = self.resume.reported.get(&vcpu.index) != Some(&rip);
+            Some((vcpu.index, rip, breaks(rip)?)).filter(|_| is_news)
+        };
+        let (vcpu, rip, kind) = self.session.vcpus().iter().find_map(of)?;
+        self.resume.reported.insert(vcpu, rip);
+        self.resume.at = vcpu;
+        let tid = self.thread();
+        Some(if kind == Kind::Hardware { Stopped::HwBreak(tid) } else { Stopped::SwBreak(tid) })
     }
 
     /// A vCPU that waits for an interrupt cannot be stepped while all others stand still: they run until it has had one.
@@ -159,6 +185,9 @@ impl Machine<'_> {
         let known = planted.map(|planted| (planted.kind, planted.address));
         self.resume.at = vcpu.unwrap_or(self.resume.at);
         let tid = self.thread();
+        if let Some((Kind::Software | Kind::Hardware, address)) = known {
+            self.resume.reported.insert(self.resume.at, address);
+        }
         match known {
             Some((Kind::Software, _)) => Stopped::SwBreak(tid),
             Some((Kind::Hardware, _)) => Stopped::HwBreak(tid),

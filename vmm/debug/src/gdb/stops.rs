@@ -90,6 +90,11 @@ impl Machine<'_> {
 }
 
 impl Planted {
+    /// Whether it is a breakpoint at that address.
+    pub(super) fn is_at(&self, address: u64) -> bool {
+        !matches!(self.kind, Kind::Watch(_)) && self.address == address
+    }
+
     fn is(&self, kind: Kind, address: u64, length: u64) -> bool {
         (self.kind, self.address, self.length) == (kind, address, length)
     }
