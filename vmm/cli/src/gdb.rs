@@ -11,8 +11,8 @@ use crate::{interrupt, output};
 /// Listens, before anything runs.
 pub(crate) fn listen(address: &Address) -> Result<Listener, Failure> {
     let listener = Listener::bind(address).map_err(|error| Failure::new(Exit::Usage, &error).context("--gdb"))?;
-    if listener.is_open_to_others() {
-        output::diagnostic(&format!("warning: --gdb {address}: whoever reaches that port controls the guest"));
+    if let Some(who) = listener.is_open_to() {
+        output::diagnostic(&format!("warning: --gdb {address}: {who} can control the guest; unix:PATH is yours alone"));
     }
     Ok(listener)
 }

@@ -69,6 +69,7 @@ pub fn serve(listener: &Listener, session: &mut Session, interrupted: &AtomicBoo
     let mut conversation = Conversation::new(Machine::new(session));
     let mut waiting = None;
     while let Some(stream) = waiting.take().or_else(|| next_client(listener, &mut conversation, interrupted)) {
+        conversation.machine.is_by_tcp = stream.is_tcp();
         let Ok(mut client) = Client::new(stream, Arc::clone(&interrupt)) else { continue };
         let mut others = Others { listener, waiting: &mut waiting, since: Instant::now() };
         let ended = converse(&mut conversation, &mut client, &mut others, interrupted);

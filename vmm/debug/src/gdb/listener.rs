@@ -55,12 +55,13 @@ impl Listener {
         &self.address
     }
 
-    /// Whether anybody beyond this machine may reach it.
-    pub fn is_open_to_others(&self) -> bool {
-        match &self.socket {
-            Socket::Unix(..) => false,
-            Socket::Tcp(listener) => listener.local_addr().map_or(true, |address| !address.ip().is_loopback()),
-        }
+    /// Who else may come there, as words; nobody where it is a socket that only its owner opens.
+    pub fn is_open_to(&self) -> Option<&'static str> {
+        let Socket::Tcp(listener) = &self.socket else { return None };
+        Some(match listener.local_addr() {
+            Ok(address) if address.ip().is_loopback() => "every user of this machine",
+            _ => "whoever reaches that port",
+        })
     }
 
     /// The client that waits to be let in, if there is one.
@@ -157,6 +158,11 @@ impl Stream {
             Self::Unix(stream) => stream.try_clone().map(Self::Unix),
             Self::Tcp(stream) => stream.try_clone().map(Self::Tcp),
         }
+    }
+
+    /// Whether it came by a port, where nobody knows which user it is.
+    pub(super) fn is_tcp(&self) -> bool {
+        matches!(self, Self::Tcp(_))
     }
 
     /// Ends what goes either way; whoever reads sees the end.

@@ -52,13 +52,15 @@ pub(super) struct Machine<'s> {
     description: String,
     /// What is looked at may differ from the machine by now.
     pub(super) is_old: bool,
+    /// Who is in came by a TCP port: nobody knows which user that is.
+    pub(super) is_by_tcp: bool,
 }
 
 impl<'s> Machine<'s> {
     pub(super) fn new(session: &'s mut Session) -> Self {
         let (resume, description) = (Resume::default(), description());
         let (planted, notices, refusal, threads) = Default::default();
-        Self { session, resume, planted, notices, refusal, threads, description, is_old: false }
+        Self { session, resume, planted, notices, refusal, threads, description, is_old: false, is_by_tcp: false }
     }
 
     /// Looks again where the machine may have changed. If that fails gdb goes on with what it has.

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use gdbstub::target::ext::monitor_cmd::{ConsoleOutput, MonitorCmd};
 
 use super::machine::Machine;
+use crate::command::{Takes, named};
 use crate::line::commands;
 use crate::style::plain;
 
@@ -33,6 +34,9 @@ impl Machine<'_> {
         if words.first().is_some_and(|name| name == "quit") {
             return "`detach` lets the machine go on, `kill` ends its run\n".into();
         }
+        if self.is_by_tcp && takes_files(words) {
+            return format!("error: {NO_FILES}\n");
+        }
         match self.session.run(words) {
             Ok(answer) => plain(&answer.text),
             Err(error) => format!("error: {}\n", crate::style::printable(&error.to_string())),
@@ -43,6 +47,15 @@ impl Machine<'_> {
     fn places(&self) -> Vec<Option<u64>> {
         self.session.vcpus().iter().map(|vcpu| vcpu.registers.as_ref().ok().map(|registers| registers.rip)).collect()
     }
+}
+
+/// Files are read and written as the user that the run belongs to, and anybody may come to a port.
+const NO_FILES: &str = "no files by TCP, for any user may be there: wait for gdb at unix:PATH";
+
+/// Whether a command with its words names a file.
+fn takes_files(words: &[String]) -> bool {
+    let name = words.first().filter(|_| words.len() > 1);
+    name.and_then(|name| named(name).ok()).is_some_and(|command| command.takes == Takes::File)
 }
 
 /// gdb asks for registers again only after a command of its own.

@@ -66,6 +66,39 @@ fn what_is_no_packet_costs_no_more_than_an_error() {
     assert!(conversation.over().is_none());
 }
 
+/// What `monitor` prints.
+fn monitor(conversation: &mut Conversation<'_>, line: &str) -> String {
+    let hex: String = line.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let answer = conversation.take(Frame::Packet(format!("qRcmd,{hex}").into_bytes()));
+    let mut frames = Frames::default();
+    let mut said = Vec::new();
+    for frame in answer.iter().filter_map(|byte| frames.push(*byte)) {
+        let Frame::Packet(body) = frame else { continue };
+        let (pairs, _) = body.strip_prefix(b"O").unwrap_or_default().as_chunks::<2>();
+        said.extend(pairs.iter().filter_map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()));
+    }
+    String::from_utf8_lossy(&said).into_owned()
+}
+
+#[test]
+fn files_are_for_who_came_by_a_socket_of_the_user() {
+    let mut session = sample::session();
+    let mut conversation = conversation(&mut session);
+    asked(&mut conversation, "qSupported:multiprocess+");
+    for line in ["diff /nonexistent/a", "dump /nonexistent/a", "payload /nonexistent/a", "vcpu; payload /nonexistent/a"]
+    {
+        conversation.machine.is_by_tcp = true;
+        let said = monitor(&mut conversation, line);
+        assert!(said.contains("no files by TCP") && said.contains("unix:PATH"), "{line}: {said}");
+        conversation.machine.is_by_tcp = false;
+        let said = monitor(&mut conversation, line);
+        assert!(!said.contains("no files by TCP") && said.contains("error: "), "{line}: {said}");
+    }
+    conversation.machine.is_by_tcp = true;
+    assert!(monitor(&mut conversation, "help dump").starts_with("dump FILE"));
+    assert!(monitor(&mut conversation, "vcpu 1").contains("vcpu1"));
+}
+
 #[test]
 fn threads_are_listed_in_parts() {
     let mut session = sample::session();
