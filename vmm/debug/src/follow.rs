@@ -1,6 +1,8 @@
 //! Lines of commands, followed one command after the other: by a session here, or by one behind a socket.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use thiserror::Error;
 
@@ -27,6 +29,9 @@ pub trait Follower {
     ///
     /// [`Lost`], if there is nobody any more who could follow it. Never so of a session here.
     fn follow(&mut self, line: &str, tell: &mut Tell<'_>) -> Result<(), Lost>;
+
+    /// Where another thread interrupts what is followed, by setting it.
+    fn interrupt(&self) -> Arc<AtomicBool>;
 
     /// What the last word of a line could become, and at which byte it begins.
     fn complete(&self, line: &str) -> (usize, Vec<String>);
@@ -64,6 +69,10 @@ impl Follower for Session {
         }
         self.forget_interrupt();
         Ok(())
+    }
+
+    fn interrupt(&self) -> Arc<AtomicBool> {
+        self.interrupt()
     }
 
     fn complete(&self, line: &str) -> (usize, Vec<String>) {

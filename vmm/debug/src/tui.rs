@@ -43,17 +43,32 @@ pub enum Ended {
 ///
 /// What the terminal said.
 pub fn show(follower: &mut impl Follower, terminate: &AtomicBool) -> io::Result<Ended> {
+    // From here on: also where only half of what is done to the terminal can be done, or there is no thread.
+    let restore = Restore;
+    let mut terminal = ratatui::try_init()?;
+    beside(follower, move |wires| {
+        let _restore = restore;
+        let show = |screen: &mut Screen| terminal.draw(|frame| draw::draw(frame, screen)).map(drop);
+        watch(show, heard, wires, terminate)
+    })
+}
+
+/// Follows what a screen asks for, which has a thread of its own, until the screen is gone. Then what is followed is interrupted.
+fn beside<T: Send>(follower: &mut impl Follower, screen: impl FnOnce(&Wires) -> io::Result<T> + Send) -> io::Result<T> {
+    let (wires, ends) = wires();
+    let (flag, is_done) = (follower.interrupt(), AtomicBool::new(false));
+    let work = || {
+        let _interrupt = Interrupt { flag: &flag, is_done: &is_done };
+        let wires = wires;
+        screen(&wires)
+    };
     thread::scope(|scope| {
-        let (wires, ends) = wires();
-        let mut terminal = ratatui::try_init()?;
-        let of_terminal = move || {
-            let _restore = Restore;
-            let show = |screen: &mut Screen| terminal.draw(|frame| draw::draw(frame, screen)).map(drop);
-            watch(show, heard, &wires, terminate)
-        };
         // What a thread that cannot be started was to own is dropped with it.
-        let screen = thread::Builder::new().name("screen".into()).spawn_scoped(scope, of_terminal)?;
-        follow(follower, &ends);
+        let screen = thread::Builder::new().name("screen".into()).spawn_scoped(scope, work)?;
+        {
+            let (_done, ends) = (Done(&is_done), ends);
+            follow(follower, &ends);
+        }
         screen.join().unwrap_or_else(|_| Err(io::Error::other("its thread died")))
     })
 }
@@ -82,6 +97,31 @@ struct Restore;
 impl Drop for Restore {
     fn drop(&mut self) {
         ratatui::restore();
+    }
+}
+
+/// Interrupts what is followed when the screen is gone, for it may wait for somebody who never answers: again and again, since who
+/// begins with a command takes back what was set before.
+struct Interrupt<'a> {
+    flag: &'a AtomicBool,
+    is_done: &'a AtomicBool,
+}
+
+impl Drop for Interrupt<'_> {
+    fn drop(&mut self) {
+        while !self.is_done.load(Ordering::SeqCst) {
+            self.flag.store(true, Ordering::SeqCst);
+            thread::park_timeout(SLICE);
+        }
+    }
+}
+
+/// Nothing is followed any more.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use stallbench_debug::Follower;
 use stallbench_debug::follow::{Lost, Tell};
@@ -29,6 +30,10 @@ impl Follower for Attached {
     fn follow(&mut self, line: &str, tell: &mut Tell<'_>) -> Result<(), Lost> {
         let Self { client, interrupts } = self;
         interrupts.during(|| client.follow(line, tell))
+    }
+
+    fn interrupt(&self) -> Arc<AtomicBool> {
+        self.client.interrupt()
     }
 
     fn complete(&self, line: &str) -> (usize, Vec<String>) {

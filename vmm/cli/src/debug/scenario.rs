@@ -129,6 +129,10 @@ impl Follower for OneRun {
         interrupts.during(|| session.follow(line, tell))
     }
 
+    fn interrupt(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.interrupts.flag)
+    }
+
     fn complete(&self, line: &str) -> (usize, Vec<String>) {
         self.session.complete(line)
     }

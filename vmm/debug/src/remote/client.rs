@@ -20,6 +20,8 @@ use crate::follow::{Follower, Lost, Tell};
 const GREETING: Duration = Duration::from_secs(5);
 /// How long completion may take: nobody waits longer for a Tab.
 const COMPLETION: Duration = Duration::from_secs(2);
+/// How long a run may leave an interrupt unanswered. Then it hangs, or is stopped itself.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// How often it is looked whether what is waited for is to be interrupted.
 const LOOK_UP: Duration = Duration::from_millis(50);
 
@@ -116,6 +118,8 @@ fn connect(path: &Path) -> Result<Connection, AttachError> {
     }
     let output = UnixStream::connect(path).map_err(unreachable)?;
     output.set_read_timeout(Some(LOOK_UP)).map_err(unreachable)?;
+    // Who reads nothing does not answer either.
+    output.set_write_timeout(Some(PATIENCE)).map_err(unreachable)?;
     let input = output.try_clone().map_err(unreachable)?;
     Ok(Connection { lines: Lines::new(BufReader::new(input), LONGEST_REPLY), output })
 }
@@ -133,6 +137,7 @@ impl Connection {
                 Reply::read(&line).map(Some).ok_or_else(|| Lost("the run says what is no answer".into()))
             }
             Ok(Line::TooLong) => Err(Lost(format!("the run says a line of more than {LONGEST_REPLY} bytes"))),
+            Ok(Line::Begun) => Ok(None),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(None),
             Ok(Line::End) | Err(_) => Err(Lost("the run is gone".into())),
         }
@@ -166,12 +171,22 @@ impl Follower for Client {
     fn follow(&mut self, line: &str, tell: &mut Tell<'_>) -> Result<(), Lost> {
         let connection = self.connection.get_mut();
         connection.ask(&line_from_here(line));
-        let mut is_heard = true;
+        let (mut is_heard, mut interrupted) = (true, None);
         loop {
             if self.interrupt.swap(false, Ordering::SeqCst) {
+                // Asked twice, without a word in between.
+                if interrupted.replace(Instant::now()).is_some() {
+                    return Err(no_answer());
+                }
                 connection.ask(&Request::Interrupt);
             }
-            match connection.reply()? {
+            let reply = connection.reply()?;
+            if reply.is_some() {
+                interrupted = None;
+            } else if interrupted.is_some_and(|at| at.elapsed() >= PATIENCE) {
+                return Err(no_answer());
+            }
+            match reply {
                 Some(Reply::Command { command, answer }) if is_heard => {
                     let answer = answer.map(|answer| crate::Answer { text: harmless(&answer.text), ..answer });
                     is_heard = tell(&command, answer).is_continue();
@@ -190,6 +205,10 @@ impl Follower for Client {
         }
     }
 
+    fn interrupt(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.interrupt)
+    }
+
     fn complete(&self, line: &str) -> (usize, Vec<String>) {
         let nothing = (line.len(), Vec::new());
         let Ok(mut connection) = self.connection.try_borrow_mut() else { return nothing };
@@ -203,6 +222,10 @@ impl Follower for Client {
     fn is_over(&self) -> bool {
         self.is_over
     }
+}
+
+fn no_answer() -> Lost {
+    Lost("the run does not answer".into())
 }
 
 /// A text that moves no terminal's cursor: of control sequences only colours are left (ECMA-48, SGR), whoever it came from.

@@ -39,6 +39,11 @@ impl Session {
         self.watching.interrupt = interrupt;
     }
 
+    /// What interrupts it.
+    pub(crate) fn interrupt(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.watching.interrupt)
+    }
+
     /// Has `ask` say yes or no where a command is about to change the guest. Without, such commands want `--yes`.
     pub fn set_ask(&mut self, ask: Ask) {
         self.watching.ask = Some(ask);

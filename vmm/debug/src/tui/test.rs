@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
@@ -83,6 +84,10 @@ impl Follower for Frames {
         Ok(())
     }
 
+    fn interrupt(&self) -> Arc<AtomicBool> {
+        Arc::default()
+    }
+
     fn complete(&self, _: &str) -> (usize, Vec<String>) {
         Default::default()
     }
@@ -146,6 +151,44 @@ fn keys_are_followed_and_what_is_lost_is_told_until_somebody_leaves() {
 #[test]
 fn view_ends_when_it_is_told_to() {
     assert_eq!(watched(vec![json!({"vcpus": []}); 9], Vec::new(), true).0, Ended::Terminated);
+}
+
+/// Follows nothing until it is interrupted; an interrupt from before does not count.
+struct Deaf(Arc<AtomicBool>);
+
+impl Follower for Deaf {
+    fn follow(&mut self, _: &str, _: &mut Tell<'_>) -> Result<(), Lost> {
+        let until = Instant::now() + Duration::from_secs(20);
+        self.0.store(false, Ordering::SeqCst);
+        while !self.0.load(Ordering::SeqCst) {
+            assert!(Instant::now() < until, "nobody interrupts it");
+            thread::yield_now();
+        }
+        Err(Lost("the run does not answer".into()))
+    }
+
+    fn interrupt(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.0)
+    }
+
+    fn complete(&self, _: &str) -> (usize, Vec<String>) {
+        Default::default()
+    }
+
+    fn current(&self) -> usize {
+        0
+    }
+
+    fn is_over(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn view_of_who_never_answers_can_be_left() {
+    let leave =
+        |wires: &Wires| watch(|_| Ok(()), |_| Ok(Some(key(KeyCode::Char('q')))), wires, &AtomicBool::new(false));
+    assert_eq!(beside(&mut Deaf(Arc::default()), leave).expect("no terminal"), Ended::Left);
 }
 
 #[test]

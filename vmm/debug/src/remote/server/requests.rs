@@ -78,6 +78,7 @@ fn read(stream: UnixStream, sender: &SyncSender<Numbered>, interrupts: &Interrup
     let mut number = 0;
     loop {
         let request = match lines.next() {
+            Ok(Line::Begun) => continue,
             Ok(Line::Whole(line)) => Request::read(&line),
             Ok(Line::TooLong) => Err(format!("a line is longer than {LONGEST_REQUEST} bytes")),
             Ok(Line::End) | Err(_) => break interrupts.set(u64::MAX),

@@ -208,6 +208,48 @@ fn server_ends_though_its_client_reads_nothing() {
     assert!(begin.elapsed() < DEADLINE);
 }
 
+/// What a client that was let in comes to with a server that does as it likes.
+fn with_server<T>(serve: impl FnOnce(&UnixStream) + Send, visit: impl FnOnce(&std::path::Path) -> T) -> T {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("control");
+    let listener = std::os::unix::net::UnixListener::bind(&path).expect("nobody is there");
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let (stream, _) = listener.accept().expect("it connects");
+            serve(&stream);
+        });
+        visit(&path)
+    })
+}
+
+#[test]
+fn run_that_hangs_is_given_up_once_it_is_interrupted() {
+    let hang = |stream: &UnixStream| {
+        let mut all = Vec::new();
+        (&mut &*stream).write_all(b"{\"stallbench\":\"control\",\"version\":1,\"pid\":1}\n").expect("it listens");
+        // Until the client is gone.
+        let _ = io::Read::read_to_end(&mut &*stream, &mut all);
+    };
+    let interrupt = Arc::new(AtomicBool::new(true));
+    let lost = with_server(hang, |path| {
+        let mut client = Client::attach(path, Arc::clone(&interrupt)).expect("it is let in");
+        followed(&mut client, "vcpu")
+    });
+    assert_eq!(lost, Err(Lost("the run does not answer".into())));
+}
+
+#[test]
+fn greeting_that_never_comes_to_its_end_is_not_waited_for() {
+    let trickle = |stream: &UnixStream| {
+        while (&mut &*stream).write_all(b"{").is_ok() {
+            thread::park_timeout(Duration::from_millis(10));
+        }
+    };
+    let began = Instant::now();
+    let error = with_server(trickle, |path| Client::attach(path, Arc::default()).expect_err("no run").to_string());
+    assert!(error.contains("no run of stallbench") && began.elapsed() < DEADLINE, "{error}");
+}
+
 #[test]
 fn socket_of_something_else_is_told_in_a_line() {
     let directory = tempfile::tempdir().expect("a directory");
