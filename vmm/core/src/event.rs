@@ -2,7 +2,8 @@
 //!
 //! The queue is bounded for each vCPU: a guest that floods doorbells fills its own share of it, costs the host no more memory
 //! than that, and takes nothing from the other vCPUs. Its last event, an epitaph or a fault, always fits: whoever waits for it
-//! would wait in vain, since the vCPU is parked by then. So does a stop: the vCPU stands still until it is taken.
+//! would wait in vain, since the vCPU is parked by then. So does a stop, in the place of an earlier one of that vCPU that nobody has
+//! taken: it stands still until then.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -167,6 +168,12 @@ impl Events {
             }
             queue.doorbells[vcpu] += 1;
         }
+        if let MachineEvent::Stopped { vcpu, .. } = event {
+            // A visit has stepped it on since: what counts is where it stands now.
+            let same =
+                |waiting: &MachineEvent| matches!(waiting, MachineEvent::Stopped { vcpu: of, .. } if *of == vcpu);
+            queue.waiting.retain(|waiting| !same(waiting));
+        }
         queue.waiting.push_back(event);
         drop(queue);
         self.arrived.notify_one();
@@ -241,6 +248,15 @@ mod test {
         let received: Vec<_> = std::iter::from_fn(|| events.next(Duration::ZERO)).collect();
         assert_eq!(received.last(), Some(&epitaph));
         assert!(events.has_room(0));
+    }
+
+    #[test]
+    fn later_stop_of_a_vcpu_takes_the_place_of_one_that_nobody_took() {
+        let events = Events::new(2);
+        let stop = |vcpu, rip| MachineEvent::Stopped { vcpu, at: Hit::Execute { rip } };
+        [stop(0, 1), stop(1, 2), ring(0), stop(0, 3)].into_iter().for_each(|event| events.send(event));
+        let received: Vec<_> = std::iter::from_fn(|| events.next(Duration::ZERO)).collect();
+        assert_eq!(received, [stop(1, 2), ring(0), stop(0, 3)]);
     }
 
     #[test]

@@ -57,9 +57,13 @@ impl Vcpu {
 
     /// A breakpoint or a step, of whoever asked for it.
     pub(super) fn debugged(&mut self, dr6: u64) -> State {
+        // The end of a step whose access is completed, on hosts that tell of that. Who visits it sees where it stands, and an
+        // observer is told of every instruction, whoever steps it.
+        if self.stopping.is_visited {
+            self.tell_step();
+            return State::Running;
+        }
         match self.stopping.armed.clone() {
-            // Who visits it sees where it stands.
-            Some(_) if self.stopping.is_visited => return State::Running,
             Some(armed) if armed.steps() => return self.has_stepped(&armed),
             Some(armed) => return self.came_to(&armed, dr6),
             None => {}

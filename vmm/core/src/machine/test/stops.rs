@@ -14,6 +14,8 @@ const COUNT: &[u8] = &[0x48, 0xff, 0x07, 0xeb, 0, 0xf3, 0x90, 0xeb, 0xf7];
 /// Its `inc` in a guest that only counts, and the `jmp` behind that.
 const INC: u64 = IMAGE + code::PROGRESS.len() as u64;
 const JMP: u64 = INC + 3;
+/// A word of a plain guest.
+const WORD: u64 = 0x30_0000;
 const COUNTING: &[&[u8]] = &[code::PROGRESS, COUNT];
 
 fn at(instructions: &[u64]) -> Stops {
@@ -235,6 +237,24 @@ fn step_over_an_access_does_it_as_the_guest_would() {
     let refused = paused.step(0, DEADLINE).expect_err("it is parked");
     assert!(matches!(refused, VcpuError::Refused { source: StepError::NotRunning, .. }), "{refused}");
     assert_eq!(machine.next_event(Duration::ZERO), None);
+}
+
+#[test]
+fn step_over_an_access_harms_no_vcpu_that_has_no_stops() {
+    let Some(host) = host() else { return };
+    // mov edi, PRIVATE; mov esi, 0xfed00000; out dx, eax; mov [rsi], eax; inc qword [rdi]; jmp back to the `out`.
+    let turn: &[u8] = &[0xbe, 0, 0, 0xd0, 0xfe, 0xef, 0x89, 0x06, 0x48, 0xff, 0x07, 0xeb, 0xf8];
+    let [a, b, c, ..] = WORD.to_le_bytes();
+    let mut machine = made(&host, 1, true, &[(ENTRY, &[&[0xbf, a, b, c, 0], turn].concat())]);
+    let paused =
+        machine.start_held().and_then(|()| machine.pause(DEADLINE).map_err(StartError::Pause)).expect("a pause");
+    let offsets = [5, 10, 11, 13, 16, 10, 11, 13, 16, 10];
+    for offset in offsets {
+        assert_eq!(paused.step(0, DEADLINE).map(|registers| registers.rip).expect("a step"), ENTRY + offset);
+    }
+    assert_eq!((machine.next_event(Duration::ZERO), machine.memory().read_u64(WORD)), (None, Some(2)));
+    drop(paused);
+    poll(&machine, "it goes on", || machine.memory().read_u64(WORD) > Some(100));
 }
 
 #[test]
