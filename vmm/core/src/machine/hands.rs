@@ -67,15 +67,17 @@ impl Paused<'_> {
             return Err(StopError::Taken(by));
         }
         let armed = Arc::new(Armed::new(stops, self.machine.vcpus(), self.machine.memory())?);
+        let in_force = || self.machine.armed.lock().unwrap_or_else(PoisonError::into_inner);
+        // Where not all vCPUs come to it, some have these and some have others still: all that a vCPU has are kept.
+        in_force().push(Arc::clone(&armed));
         let armer = Armer { armed: Arc::clone(&armed), refused: None };
-        let refused = self.visit(armer, CAPTURE)?.refused;
-        let is_empty = armed.is_empty();
-        *self.machine.armed.lock().unwrap_or_else(PoisonError::into_inner) = armed;
-        if is_empty {
+        let visited = self.visit(armer, CAPTURE);
+        if armed.is_empty() {
             self.machine.shared.held.iter().for_each(Held::release);
             self.machine.shared.events.forget_stops();
         }
-        refused.map_or(Ok(()), |(vcpu, errno)| Err(StopError::Refused { vcpu, errno }))
+        in_force().retain(|armed| Arc::strong_count(armed) > 1);
+        visited?.refused.map_or(Ok(()), |(vcpu, errno)| Err(StopError::Refused { vcpu, errno }))
     }
 
     /// Executes one instruction of one vCPU, with interrupts held back, and gives its registers behind it.

@@ -82,8 +82,8 @@ pub struct Machine {
     clocks_read: AtomicBool,
     /// What the vCPUs' breakpoints and steps serve beside stops, if anything.
     debugged_by: Option<&'static str>,
-    /// The stops that are in force.
-    armed: Mutex<Arc<Armed>>,
+    /// The stops that are in force: several where not all vCPUs were reached by the last change.
+    armed: Mutex<Vec<Arc<Armed>>>,
     /// Kept as long as its vCPUs.
     vm: VmFd,
 }

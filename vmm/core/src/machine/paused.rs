@@ -59,7 +59,7 @@ impl<'a> Paused<'a> {
     /// Takes what watched words hold for what they held at the last look: what was done to them so far, no vCPU will be blamed for.
     fn look_at_words(&self) {
         let armed = self.machine.armed.lock().unwrap_or_else(PoisonError::into_inner);
-        armed.changed(&self.machine.shared.memory);
+        armed.iter().for_each(|armed| _ = armed.changed(&self.machine.shared.memory));
     }
 
     /// Reads the state of all vCPUs, each by its own thread.

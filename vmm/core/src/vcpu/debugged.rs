@@ -123,6 +123,13 @@ impl Vcpu {
         at.is_some_and(|linear| armed.executes(self.index, linear))
     }
 
+    /// Takes what words hold that are stops for what they held at the last look.
+    pub(super) fn look_at_words(&self) {
+        if let Some(armed) = &self.stopping.armed {
+            armed.changed(&self.shared.memory);
+        }
+    }
+
     /// Behind a step of a visit: whether it has changed a word that is a stop, which is told then.
     pub(super) fn has_touched(&self) -> bool {
         let Some(armed) = &self.stopping.armed else { return false };

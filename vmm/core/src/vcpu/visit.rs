@@ -71,6 +71,8 @@ pub struct Visited<'a> {
     /// It is neither dead nor kept out.
     runs: bool,
     stepped: bool,
+    /// It was put elsewhere, or memory was changed for it.
+    supposes: bool,
 }
 
 impl Visited<'_> {
@@ -84,10 +86,15 @@ impl Visited<'_> {
         &self.vcpu.shared.memory
     }
 
-    /// Writes guest memory: whether all of it is.
+    /// Writes guest memory: whether all of it is. No vCPU is blamed for what that changes.
+    ///
+    /// From then on this visit of the vCPU is a supposition, see [`Self::step`].
     #[must_use]
-    pub fn write(&self, address: u64, bytes: &[u8]) -> bool {
-        self.vcpu.shared.memory.write(address, bytes)
+    pub fn write(&mut self, address: u64, bytes: &[u8]) -> bool {
+        self.supposes = true;
+        let written = self.vcpu.shared.memory.write(address, bytes);
+        self.vcpu.look_at_words();
+        written
     }
 
     /// Whether its debug registers have breakpoints enabled, or cannot be read (DR7 bits 7:0, SDM 3B 18.2.4).
@@ -100,8 +107,9 @@ impl Visited<'_> {
         self.vcpu.registers().0.map_err(|_| StepError::Refused { ioctl: "KVM_GET_REGS", errno: libc::EIO })
     }
 
-    /// Puts it elsewhere: gives it these general registers.
+    /// Puts it elsewhere: gives it these general registers. From then on this visit of it is a supposition, see [`Self::step`].
     pub fn place(&mut self, registers: &Registers) -> Result<(), StepError> {
+        self.supposes = true;
         self.vcpu.fd.set_regs(&kvm_registers(registers)).map_err(|error| refused("KVM_SET_REGS", &error))?;
         // What came with the last `KVM_RUN` is not true any more.
         self.vcpu.entered = false;
@@ -117,6 +125,9 @@ impl Visited<'_> {
     ///
     /// Of an instruction with a `rep` prefix this may be a turn only, and on some processors a step at the first touch of a page
     /// executes nothing at all: RIP is what it was then. No stop of the machine is missed: [`StepError::AtStop`].
+    ///
+    /// Where the visitor has put the vCPU elsewhere or has written memory, the guest itself never did what is stepped there: a word
+    /// that this changes is no stop. The visitor puts back what it was.
     pub fn step(&mut self) -> Result<Registers, StepError> {
         if !self.runs {
             return Err(StepError::NotRunning);
@@ -129,7 +140,7 @@ impl Visited<'_> {
                 Exit::Debug { .. } => {
                     // An observer is told of every instruction of its procedure, whoever steps it.
                     self.vcpu.tell_step();
-                    return if self.vcpu.has_touched() { Err(StepError::AtStop) } else { self.registers() };
+                    return if self.has_touched() { Err(StepError::AtStop) } else { self.registers() };
                 }
                 Exit::Interrupted if self.is_abandoned() => return Err(StepError::Endless),
                 Exit::Interrupted | Exit::Again => {}
@@ -200,6 +211,15 @@ impl Visited<'_> {
         self.vcpu.arm(armed)
     }
 
+    /// Behind a step: whether the guest has changed a word that is a stop, which is told then.
+    fn has_touched(&self) -> bool {
+        if self.supposes {
+            self.vcpu.look_at_words();
+            return false;
+        }
+        self.vcpu.has_touched()
+    }
+
     fn enter(&mut self) -> Result<Exit, StepError> {
         // For each entry anew, see `crate::observe`.
         let debug = kvm_guest_debug { control: STEP_ALONE, ..Default::default() };
@@ -237,7 +257,7 @@ impl Vcpu {
         let Some(visitor) = visiting else { return before };
         let runs = before == State::Attending && !self.is_kept_out();
         self.stopping.is_visited = true;
-        let mut visited = Visited { vcpu: self, runs, stepped: false };
+        let mut visited = Visited { vcpu: self, runs, stepped: false, supposes: false };
         visitor.lock().unwrap_or_else(PoisonError::into_inner).visit(&mut visited);
         let state = match visited {
             Visited { runs: false, .. } if runs => State::Parked,

@@ -7,7 +7,7 @@ use super::plain::{ENTRY, made};
 use super::visits::Steps;
 use super::*;
 use crate::watch::Word;
-use crate::{Hit, StepError, StopError, Stops, VcpuError, Watched};
+use crate::{Hit, StepError, StopError, Stops, VcpuError, Visited, Visitor, Watched};
 
 /// inc qword [rdi]; jmp on; pause; jmp back to it. Without `pause` it would stop one of the hosts (docs/hosts.md).
 const COUNT: &[u8] = &[0x48, 0xff, 0x07, 0xeb, 0, 0xf3, 0x90, 0xeb, 0xf7];
@@ -287,6 +287,37 @@ fn visit_that_steps_tells_of_a_word_that_it_changed() {
         assert_eq!(next_stop(&machine), (0, Hit::Access { word: 0, behind }));
         go_on(&machine);
     }
+}
+
+#[test]
+fn what_a_visitor_supposes_is_no_stop_and_nobody_is_blamed_for_it() {
+    /// Steps the vCPU through its loop from elsewhere, with other memory, and puts all back.
+    #[derive(Debug)]
+    struct Supposing(Vec<Result<u64, StepError>>);
+    impl Visitor for Supposing {
+        fn visit(&mut self, vcpu: &mut Visited<'_>) {
+            let before = vcpu.registers().expect("registers");
+            assert!(vcpu.write(private(0), &700_u64.to_le_bytes()));
+            vcpu.place(&Registers { rip: INC, ..before }).expect("registers are set");
+            self.0.extend((0..2).map(|_| vcpu.step().map(|registers| registers.rip)));
+            assert_eq!(vcpu.memory().read_u64(private(0)), Some(701));
+            vcpu.place(&before).expect("registers are set");
+            assert!(vcpu.write(private(0), &1_u64.to_le_bytes()));
+        }
+    }
+    let Some(host) = host() else { return };
+    let word = Word { linear: PRIVATE, physical: private(0), size: 8 };
+    let stepping = !host.watches_writes().expect("an answer");
+    let stops = Stops { access: vec![Watched { word, reads: false }], stepping, ..Stops::default() };
+    let machine = paused_at_start(&host, 1, COUNTING, &stops);
+    let touched = (0, Hit::Access { word: 0, behind: JMP });
+    assert_eq!((next_stop(&machine), count(&machine)), (touched, 1));
+    let paused = machine.pause(DEADLINE).expect("a pause");
+    let supposed = paused.visit(Supposing(Vec::new()), DEADLINE).expect("a visit");
+    assert_eq!(supposed.0, [Ok(JMP), Ok(JMP + 2)]);
+    assert_eq!(machine.next_event(Duration::ZERO), None);
+    drop(paused);
+    assert_eq!((next_stop(&machine), count(&machine)), (touched, 2));
 }
 
 #[test]
