@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use kvm_bindings::kvm_guest_debug;
+use kvm_bindings::{KVM_GUESTDBG_SINGLESTEP, kvm_guest_debug};
 
 use super::exit::Msr;
 use super::stepping::{Before, Page};
@@ -64,7 +64,7 @@ impl Vcpu {
             return State::Running;
         }
         match self.stopping.armed.clone() {
-            Some(armed) if armed.steps() => return self.has_stepped(&armed),
+            Some(armed) if armed.steps() => return self.stepped_on(&armed),
             Some(armed) => return self.came_to(&armed, dr6),
             None => {}
         }
@@ -83,7 +83,7 @@ impl Vcpu {
         if self.telling.is_none() {
             return self.failed(Fault::Unexpected { exit: "Debug".to_owned() });
         }
-        match self.tell_step().map(|debug| self.fd.set_guest_debug(&debug)) {
+        match self.tell_step().map(|debug| self.debug_as(&debug)) {
             Some(Err(error)) => self.failed(Fault::Debug { errno: error.errno() }),
             _ => State::Running,
         }
@@ -98,14 +98,20 @@ impl Vcpu {
         Some(self.debug)
     }
 
+    /// Has KVM debug it so from here on.
+    pub(super) fn debug_as(&mut self, debug: &kvm_guest_debug) -> Result<(), kvm_ioctls::Error> {
+        self.has_stepped |= debug.control & KVM_GUESTDBG_SINGLESTEP != 0;
+        self.fd.set_guest_debug(debug)
+    }
+
     /// Puts stops into force, in the place of those before.
     pub(super) fn arm(&mut self, armed: &Arc<Armed>) -> Result<(), kvm_ioctls::Error> {
         // Whether the host can pass them too, shows here: not every kernel can hold interrupts back.
         if !armed.is_empty() && !armed.steps() {
-            self.fd.set_guest_debug(&armed.debug_step())?;
+            self.debug_as(&armed.debug_step())?;
         }
         self.debug = armed.debug(self.index);
-        self.fd.set_guest_debug(&self.debug)?;
+        self.debug_as(&self.debug.clone())?;
         self.stopping.passing = None;
         self.stopping.armed = Some(Arc::clone(armed)).filter(|armed| !armed.is_empty());
         Ok(())
@@ -187,19 +193,19 @@ impl Vcpu {
         let tries = self.stopping.passing.unwrap_or_default();
         let stands = tries < TRIES && self.rip().is_some_and(|(linear, _)| linear == known);
         let armed = self.stopping.armed.clone().filter(|armed| stands && armed.executes(self.index, known));
-        let debug = match armed {
+        let debug = match (armed, self.halts()) {
             // A step would not halt there on every host (docs/hosts.md).
-            Some(_) if self.halts() => {
-                self.halt();
-                self.passed()?
-            }
-            Some(armed) => {
+            (Some(_), Some(length)) => match self.halt(length) {
+                Ok(()) => self.passed()?,
+                Err(refused) => return Some(self.failed(Fault::Debug { errno: refused.errno() })),
+            },
+            (Some(armed), None) => {
                 self.stopping.passing = Some(tries);
                 armed.debug_step()
             }
-            None => self.passed()?,
+            (None, _) => self.passed()?,
         };
-        let refused = self.fd.set_guest_debug(&debug).err()?;
+        let refused = self.debug_as(&debug).err()?;
         Some(self.failed(Fault::Debug { errno: refused.errno() }))
     }
 

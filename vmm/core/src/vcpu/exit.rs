@@ -18,8 +18,10 @@ const EXIT_PORT: u16 = 0xf4;
 pub(super) enum Exit {
     /// A signal or the `immediate_exit` byte.
     Interrupted,
-    /// An application processor got its INIT or SIPI, or one that is stepped has halted: enter again.
+    /// An application processor got its INIT or SIPI: enter again.
     Again,
+    /// It halted, and does not wait in the kernel: with local APICs there only where it is stepped (docs/hosts.md).
+    Halted,
     /// The guest rang.
     Doorbell(Doorbell),
     /// A spin that yields.
@@ -77,8 +79,7 @@ pub(super) fn run(vcpu: &mut VcpuFd, serial: Option<&Serial>) -> Exit {
         Ok(VcpuExit::X86Wrmsr(exit)) => return Exit::Msr(Msr { index: exit.index, write: Some(exit.data) }),
         Ok(VcpuExit::Debug(debug)) => return Exit::Debug { dr6: debug.dr6 },
         Ok(VcpuExit::MmioWrite(..) | VcpuExit::IoapicEoi(_)) => return Exit::Nothing,
-        // With local APICs in the kernel only a step over `hlt` ends so (docs/hosts.md).
-        Ok(VcpuExit::Hlt) => return Exit::Again,
+        Ok(VcpuExit::Hlt) => return Exit::Halted,
         Ok(VcpuExit::Intr) => return Exit::Interrupted,
         Ok(VcpuExit::Shutdown) => Fault::Shutdown,
         Ok(VcpuExit::FailEntry(reason, cpu)) => Fault::FailEntry { reason, cpu },

@@ -109,6 +109,8 @@ pub(crate) struct Vcpu {
     stopping: Stopping,
     /// How it is debugged while it runs.
     debug: kvm_guest_debug,
+    /// It was to execute single instructions at least once.
+    has_stepped: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,13 +140,14 @@ impl Vcpu {
             watching: None,
             stopping: Stopping::default(),
             debug: kvm_guest_debug::default(),
+            has_stepped: false,
         }
     }
 
     /// Has somebody told of its accesses and steps from its first instruction on.
     pub(crate) fn tell(&mut self, telling: Telling) -> Result<(), kvm_ioctls::Error> {
         if let Some(debug) = telling.at_first() {
-            self.fd.set_guest_debug(&debug)?;
+            self.debug_as(&debug)?;
             self.debug = debug;
         }
         self.telling = Some(telling);
@@ -154,7 +157,7 @@ impl Vcpu {
     /// Has its writes watched from its first instruction on.
     pub(crate) fn watch(&mut self, watching: Watching) -> Result<(), kvm_ioctls::Error> {
         self.debug = watching.debug();
-        self.fd.set_guest_debug(&self.debug)?;
+        self.debug_as(&self.debug.clone())?;
         self.watching = Some(watching);
         Ok(())
     }
@@ -208,6 +211,7 @@ impl Vcpu {
         match exit {
             Exit::Interrupted => self.interrupted = true,
             Exit::Again => {}
+            Exit::Halted => return self.halted(),
             Exit::Yield => turns.give_up(&self.link),
             access @ (Exit::Serial | Exit::Nothing | Exit::Msr(_)) => self.serve(access),
             Exit::Debug { dr6 } => return self.debugged(dr6),
@@ -216,6 +220,15 @@ impl Vcpu {
             Exit::Fault(fault) => return self.failed(fault),
         }
         State::Running
+    }
+
+    /// `hlt` ended `KVM_RUN`. One that was stepped does that, on some hosts later than that (docs/hosts.md); any other would wait in
+    /// the kernel, which has the local APIC.
+    fn halted(&self) -> State {
+        match self.has_stepped {
+            true => State::Running,
+            false => self.failed(Fault::Unexpected { exit: "Hlt".to_owned() }),
+        }
     }
 
     /// Does what is to be done at an access that concerns nobody else.
@@ -307,6 +320,7 @@ impl Vcpu {
                 Exit::Ended(status) => return self.ended(status),
                 Exit::Msr(msr) => self.accessed(msr),
                 Exit::Debug { dr6 } if self.debugged(dr6) == State::Parked => return State::Parked,
+                Exit::Halted if self.halted() == State::Parked => return State::Parked,
                 _ => {}
             }
         }

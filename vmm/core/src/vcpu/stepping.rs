@@ -11,6 +11,7 @@ use stallbench_abi::layout::PAGE;
 use stallbench_state::machine::SystemRegisters;
 use stallbench_state::memory::Memory;
 
+use super::halt::{LONGEST, Opcode, is_long};
 use super::turns::Turns;
 use super::{State, Vcpu};
 use crate::breakpoint::STEP;
@@ -23,8 +24,6 @@ const STEPS: usize = 32;
 const TRAP_FLAG: u64 = 1 << 8;
 /// The bit of RFLAGS that is always 1.
 const ALWAYS: u64 = 1 << 1;
-/// The longest instruction (SDM 2A 2.3.11).
-const LONGEST: u64 = 15;
 /// `pushf`.
 const PUSHF: u8 = 0x9c;
 /// Bytes of a gate in 64-bit mode (SDM 3A 7.14.1).
@@ -37,8 +36,8 @@ const FRAME: u64 = 40;
 pub(super) struct Before {
     rip: u64,
     rsp: u64,
-    /// The first byte of its instruction.
-    byte: u8,
+    /// Of its instruction.
+    opcode: Opcode,
 }
 
 /// A page of code, and where it lies.
@@ -60,6 +59,10 @@ impl Vcpu {
             };
         }
         let _floor = armed.floor().take();
+        // Whoever had the floor before may have sent it an INIT: it waits, which it must not do with the floor.
+        if !self.is_runnable() {
+            return State::Running;
+        }
         self.stopping.page = None;
         for _ in 0..STEPS {
             let state = self.step_once(armed, turns);
@@ -78,10 +81,11 @@ impl Vcpu {
             return self.hit(Hit::Execute { rip });
         }
         self.note_where_it_stands();
-        if self.halts_at(self.stopping.before.byte) && self.halt().is_some() {
+        if let Some(length) = self.halts_at(self.stopping.before.opcode) {
             self.stopping.known = None;
             self.stopping.halted = true;
-            return State::Running;
+            let refused = self.halt(length).err();
+            return refused.map_or(State::Running, |error| self.failed(Fault::Debug { errno: error.errno() }));
         }
         if let Err(state) = self.ask_for_step() {
             return state;
@@ -94,25 +98,31 @@ impl Vcpu {
 
     fn note_where_it_stands(&mut self) {
         let (Ok(registers), Ok(system)) = self.registers() else { return };
-        let byte = self.rip().and_then(|(linear, _)| self.byte_of_code(system.cr3, linear)).unwrap_or_default();
-        self.stopping.before = Before { rip: registers.rip, rsp: registers.rsp, byte };
+        let code = self.rip().and_then(|(linear, _)| self.code(system.cr3, linear)).unwrap_or_default();
+        let opcode = Opcode::of(&code, is_long(&system));
+        self.stopping.before = Before { rip: registers.rip, rsp: registers.rsp, opcode };
     }
 
-    /// A byte of code. Its page is taken to lie where it did some steps before.
-    fn byte_of_code(&mut self, cr3: u64, linear: u64) -> Option<u8> {
+    /// Code, as far as it can be read; 0 from there on. Its page is taken to lie where it did some steps before.
+    fn code(&mut self, cr3: u64, linear: u64) -> Option<[u8; LONGEST]> {
         let page = linear & !(PAGE - 1);
         let known = self.stopping.page.filter(|known| (known.cr3, known.linear) == (cr3, page));
         let found = || self.translate(page).map(|physical| Page { cr3, linear: page, physical });
         let known = known.or_else(found)?;
         self.stopping.page = Some(known);
-        let mut byte = [0];
-        self.shared.memory.read(known.physical + linear % PAGE, &mut byte).then_some(byte[0])
+        let mut code = [0; LONGEST];
+        let in_page = (PAGE - linear % PAGE) as usize;
+        if in_page < LONGEST {
+            self.read(linear, &mut code);
+            return Some(code);
+        }
+        self.shared.memory.read(known.physical + linear % PAGE, &mut code).then_some(code)
     }
 
     /// For each step anew, see `crate::observe`.
     fn ask_for_step(&mut self) -> Result<(), State> {
         let debug = kvm_guest_debug { control: STEP, ..Default::default() };
-        self.fd.set_guest_debug(&debug).map_err(|error| self.failed(Fault::Debug { errno: error.errno() }))
+        self.debug_as(&debug).map_err(|error| self.failed(Fault::Debug { errno: error.errno() }))
     }
 
     /// Ends an instruction that has accessed a device, and looks at what it may have written.
@@ -125,7 +135,7 @@ impl Vcpu {
     }
 
     /// Behind a step.
-    pub(super) fn has_stepped(&mut self, armed: &Arc<Armed>) -> State {
+    pub(super) fn stepped_on(&mut self, armed: &Arc<Armed>) -> State {
         self.stopping.known = None;
         let _floor = armed.floor().take();
         self.hide_trap_flag();
@@ -143,9 +153,9 @@ impl Vcpu {
     /// at the step, or what `pushf` pushed (KVM keeps it only out of what it reads itself).
     fn hide_trap_flag(&self) -> Option<()> {
         let (Ok(registers), Ok(system)) = self.registers() else { return None };
-        let Before { rip, rsp, byte } = self.stopping.before;
+        let Before { rip, rsp, opcode } = self.stopping.before;
         if follows(rip, registers.rip) {
-            return (byte == PUSHF).then(|| self.clear_trap_flag(registers.rsp))?;
+            return (opcode.byte == PUSHF).then(|| self.clear_trap_flag(registers.rsp))?;
         }
         // A jump, a call or a return: a frame is larger.
         if registers.rsp.abs_diff(rsp) <= 8 {
@@ -189,7 +199,7 @@ impl Vcpu {
 
 /// Whether an instruction may end there that begins at `from`.
 fn follows(from: u64, to: u64) -> bool {
-    to > from && to - from <= LONGEST
+    to > from && to - from <= LONGEST as u64
 }
 
 /// Where a gate leads (SDM 3A figure 7-8).

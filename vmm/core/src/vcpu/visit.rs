@@ -143,7 +143,7 @@ impl Visited<'_> {
                     return if self.has_touched() { Err(StepError::AtStop) } else { self.registers() };
                 }
                 Exit::Interrupted if self.is_abandoned() => return Err(StepError::Endless),
-                Exit::Interrupted | Exit::Again => {}
+                Exit::Interrupted | Exit::Again | Exit::Halted => {}
                 Exit::Fault(fault) => return Err(self.died(fault)),
                 Exit::Ended(status) => return Err(self.ended(status)),
                 Exit::Doorbell(_) | Exit::Yield | Exit::Serial | Exit::Msr(_) | Exit::Nothing => {
@@ -184,7 +184,7 @@ impl Visited<'_> {
                     return self.registers();
                 }
                 Exit::Interrupted if self.is_abandoned() => return Err(StepError::Endless),
-                Exit::Interrupted | Exit::Again => {}
+                Exit::Interrupted | Exit::Again | Exit::Halted => {}
                 Exit::Fault(fault) => return Err(self.died(fault)),
                 Exit::Ended(status) => return Err(self.ended(status)),
                 access => return self.access(access),
@@ -223,7 +223,7 @@ impl Visited<'_> {
     fn enter(&mut self) -> Result<Exit, StepError> {
         // For each entry anew, see `crate::observe`.
         let debug = kvm_guest_debug { control: STEP_ALONE, ..Default::default() };
-        self.vcpu.fd.set_guest_debug(&debug).map_err(|error| refused("KVM_SET_GUEST_DEBUG", &error))?;
+        self.vcpu.debug_as(&debug).map_err(|error| refused("KVM_SET_GUEST_DEBUG", &error))?;
         self.stepped = true;
         let exit = exit::run(&mut self.vcpu.fd, self.vcpu.shared.serial.as_ref());
         self.vcpu.access_pending = exit.is_access();
@@ -273,7 +273,7 @@ impl Vcpu {
         if self.complete_access() == State::Parked {
             return State::Parked;
         }
-        match self.fd.set_guest_debug(&self.debug) {
+        match self.debug_as(&self.debug.clone()) {
             Ok(()) => before,
             Err(error) => self.failed(Fault::Debug { errno: error.errno() }),
         }

@@ -200,6 +200,22 @@ fn halt_at_a_stop_is_passed_and_woken_from() {
 }
 
 #[test]
+fn halt_with_prefixes_at_a_stop_waits_behind_all_of_it() {
+    let Some(host) = host() else { return };
+    let halt: &[u8] = &[0x66, 0x2e, 0x48, 0xf4];
+    for stepping in [false, true] {
+        let machine = paused_at_start(&host, 1, &[halt, code::HLT], &Stops { stepping, ..at(&[IMAGE]) });
+        assert_eq!(next_stop(&machine), (0, Hit::Execute { rip: IMAGE }));
+        let paused = machine.pause(DEADLINE).expect("a pause");
+        let refused = paused.step(0, DEADLINE).expect_err("it would wait");
+        assert!(matches!(refused, VcpuError::Refused { source: StepError::Waits, .. }), "{refused}");
+        drop(paused);
+        poll(&machine, "it halts", || capture(&machine, Capture::Control).vcpus[0].mp_state == Ok(MpState::Halted));
+        assert_eq!(rip(&capture(&machine, Capture::Control)), Some(IMAGE + halt.len() as u64));
+    }
+}
+
+#[test]
 fn step_is_one_instruction_and_leaves_a_stop_behind_itself() {
     let Some(host) = host() else { return };
     let machine = paused_at_start(&host, 1, COUNTING, &at(&[INC]));
