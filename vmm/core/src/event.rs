@@ -93,7 +93,7 @@ pub enum Fault {
         /// Its name.
         exit: String,
     },
-    /// `KVM_SET_GUEST_DEBUG` failed for a vCPU that is stepped.
+    /// KVM refused what it takes to debug the vCPU: `KVM_SET_GUEST_DEBUG`, or to do a `hlt` in its place.
     Debug {
         /// The error number.
         errno: i32,
@@ -117,7 +117,7 @@ impl fmt::Display for Fault {
             Self::Memory { address } => write!(f, "memory fault at guest-physical address {address:#x}"),
             Self::Unexpected { exit } => write!(f, "unexpected exit {exit}"),
             Self::Debug { errno } => {
-                write!(f, "KVM_SET_GUEST_DEBUG failed: {}", std::io::Error::from_raw_os_error(*errno))
+                write!(f, "kvm refused to debug it: {}", std::io::Error::from_raw_os_error(*errno))
             }
             Self::Run { errno } => write!(f, "KVM_RUN failed: {}", std::io::Error::from_raw_os_error(*errno)),
         }

@@ -4,9 +4,9 @@
 //!             ┌──── exits, turns ────┐
 //!             ▼                      │
 //! start ─▶ Running ──────────────────┘
-//!           │  ▲ │
-//!    attend │  │ └─ fault, epitaph ─▶ Parked ◀─┐ any order
-//!           ▼  │ run                   │  └────┘
+//!   attend, │  ▲ │
+//!   came to │  │ └─ fault, epitaph ─▶ Parked ◀─┐ any order
+//!   a stop  ▼  │ run                   │  └────┘
 //!          Attending                   │
 //!           │ stop                     │ stop
 //!           ▼                          ▼
@@ -257,8 +257,8 @@ impl Vcpu {
         }
     }
 
-    /// Follows what the board says, until it says to run: at once where a request outlived its order, after having been told of
-    /// where the vCPU came to a stop.
+    /// Follows what the board says, until it says to run. That may be at once, where a request outlived its order. Where the vCPU
+    /// came to a stop of its own it goes on only by an order that follows when the stop was taken notice of ([`Held`]).
     fn attending(&mut self, turns: &mut Turns) -> State {
         if self.complete_access() == State::Parked {
             return State::Parked;
