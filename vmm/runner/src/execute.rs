@@ -30,7 +30,7 @@ mod fault;
 mod last_part;
 mod monitor;
 mod order;
-mod patience;
+pub(crate) mod patience;
 pub mod plain;
 pub(crate) mod proof;
 mod quiet;

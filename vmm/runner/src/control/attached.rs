@@ -1,6 +1,7 @@
 //! Somebody who is in: what is asked for goes to the thread that watches the run, and the answer comes back from there.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use stallbench_state::machine::Registers;
 use super::bench::Bench;
 use super::desk::Desk;
 
-/// How long an answer may take. The watching thread may be at a proof of its own when it is asked, which takes up to half a minute.
+/// How long an answer may take. The watching thread may be at a proof of its own when it is asked, which can take half a minute and more.
 const ANSWER: Duration = Duration::from_secs(60);
 
 /// Somebody who is in. When it is dropped its stops go, and the machine goes on.
@@ -30,9 +31,13 @@ impl Attached {
         job: impl FnOnce(&mut Bench<'_>) -> Result<T, LiveError> + Send + 'static,
     ) -> Result<T, LiveError> {
         let (answer, answered) = mpsc::sync_channel(1);
+        let is_given_up = Arc::new(AtomicBool::new(false));
+        let given_up = Arc::clone(&is_given_up);
         let job = move |bench: &mut Bench<'_>| {
-            // Who has not waited for it needs no answer.
-            let _ = answer.send(job(bench));
+            // What somebody was told to have come to nothing is not done later.
+            if !given_up.load(Ordering::Acquire) {
+                let _ = answer.send(job(bench));
+            }
         };
         if !self.0.push(Box::new(job)) {
             return Err(LiveError::Gone);
@@ -41,6 +46,7 @@ impl Attached {
             Ok(answer) => answer,
             Err(mpsc::RecvTimeoutError::Disconnected) => Err(LiveError::Gone),
             Err(mpsc::RecvTimeoutError::Timeout) => {
+                is_given_up.store(true, Ordering::Release);
                 Err(LiveError::Refused(format!("nothing came of it within {} s", ANSWER.as_secs())))
             }
         }

@@ -21,11 +21,15 @@ use super::desk::{Desk, Task};
 use super::guest::Guest;
 use super::hits::Hits;
 use super::interventions::Interventions;
+use crate::execute::patience::Patience;
 use crate::execute::stop::STOP_DEADLINE;
 use crate::outcome::RunOutcome;
 
 /// How much slower a machine is, at least, each of whose instructions is stepped: what it is charged of the time.
 const STEPPED: u32 = 100;
+/// How long the threads of a machine may take to come to where they stand still before its first instruction. None executes anything
+/// before that, so there is no hurry.
+const START_DEADLINE: Duration = Duration::from_secs(60);
 /// How late an interrupt is seen while the machine stands still.
 const SLICE: Duration = Duration::from_millis(20);
 
@@ -70,7 +74,7 @@ impl<'m> Bench<'m> {
             is_over: false,
             stood: Duration::ZERO,
         };
-        match is_held.then(|| machine.pause(STOP_DEADLINE)) {
+        match is_held.then(|| machine.pause(START_DEADLINE)) {
             Some(Ok(paused)) => bench.hold(paused, Why::Start),
             _ => bench.tell(State::Running),
         }
@@ -83,7 +87,7 @@ impl<'m> Bench<'m> {
     }
 
     /// One of how many parts of its time the guest is charged now.
-    pub(crate) fn share(&self) -> u32 {
+    fn share(&self) -> u32 {
         if self.hits.is_stepping() { STEPPED } else { 1 }
     }
 
@@ -105,9 +109,12 @@ impl<'m> Bench<'m> {
 
     /// The same of a machine that was stopped, at once. It is not given back where it stands still for a vCPU at a stop.
     pub(crate) fn event_of(&mut self, paused: Paused<'m>) -> Option<(Paused<'m>, Option<MachineEvent>)> {
-        match self.machine.next_event(Duration::ZERO) {
-            Some(MachineEvent::Stopped { vcpu, at }) => Some((self.hold_at_hit(paused, vcpu, at)?, None)),
-            event => Some((paused, event)),
+        let mut paused = paused;
+        loop {
+            match self.machine.next_event(Duration::ZERO) {
+                Some(MachineEvent::Stopped { vcpu, at }) => paused = self.hold_at_hit(paused, vcpu, at)?,
+                event => return Some((paused, event)),
+            }
         }
     }
 
@@ -124,16 +131,35 @@ impl<'m> Bench<'m> {
         self.held.take().or_else(|| self.machine.pause(STOP_DEADLINE).ok())
     }
 
-    /// Whether there is, or may be, anything to do for who is in. To be asked at every poll.
-    pub(crate) fn is_due(&mut self) -> bool {
+    /// To be called at every poll: does what is asked for, in time that the guest is not charged. `None`: there was nothing to do; else
+    /// whether anything was done to the machine.
+    pub(crate) fn attend(
+        &mut self,
+        patience: &mut Patience,
+        kept_out: VcpuSet,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Option<bool> {
+        if !self.is_due() {
+            return None;
+        }
+        patience.tick();
+        let is_changed = self.serve(kept_out, interrupted);
+        patience.forgo();
+        patience.slow_down(self.share());
+        Some(is_changed)
+    }
+
+    /// Whether there is, or may be, anything to do for who is in.
+    fn is_due(&self) -> bool {
         let Some(desk) = self.desk() else { return false };
-        desk.is_due() || self.held.is_some() || self.hits.is_taken() || self.progressed().is_some()
+        desk.is_due() || self.held.is_some() || self.hits.are_due() || self.progressed().is_some()
     }
 
     /// Does what is asked for, until the machine runs and nothing more is asked: whether anything was done to the machine.
-    pub(crate) fn serve(&mut self, kept_out: VcpuSet, interrupted: &dyn Fn() -> bool) -> bool {
+    fn serve(&mut self, kept_out: VcpuSet, interrupted: &dyn Fn() -> bool) -> bool {
         let (began, done) = (Instant::now(), self.interventions.count());
         self.kept_out = kept_out;
+        self.take_left_stops_away();
         self.stop_at_hit();
         self.stop_at_progress();
         while !interrupted() && self.follow() {}

@@ -125,7 +125,11 @@ impl Desk {
 impl Desk {
     /// A run begins, whose machine is not there yet. Whether that is to stand still at its start.
     pub(super) fn begin(&self) -> bool {
-        self.change(|notes| std::mem::take(&mut notes.hold))
+        self.change(|notes| {
+            // Who left before it left nothing in it.
+            notes.has_left = false;
+            std::mem::take(&mut notes.hold)
+        })
     }
 
     /// There is none any more: what was asked for and not done is not done.

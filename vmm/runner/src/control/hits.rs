@@ -18,6 +18,8 @@ pub(super) struct Hits {
     last: u32,
     /// A vCPU that came to one, while the machine was not stopped yet.
     taken: Option<(usize, Hit)>,
+    /// They are to go, and the machine could not be stopped for that yet.
+    are_left: bool,
     /// Whether the host sees writes by breakpoints.
     watches: OnceCell<bool>,
 }
@@ -37,8 +39,9 @@ impl Hits {
         self.taken = Some((vcpu, at));
     }
 
-    pub(super) fn is_taken(&self) -> bool {
-        self.taken.is_some()
+    /// Whether there is anything to do about them.
+    pub(super) fn are_due(&self) -> bool {
+        self.taken.is_some() || self.are_left
     }
 
     /// Whether every instruction is stepped.
@@ -124,10 +127,17 @@ impl<'m> Bench<'m> {
     /// Takes all stops away. A vCPU that stands at one goes on with the machine.
     pub(super) fn take_stops_away(&mut self) {
         self.hits.taken = None;
-        if !self.hits.all.is_empty() {
-            self.hits.all.clear();
-            // A machine that cannot be stopped has its stops still; whoever comes to one goes on from it.
-            let _ = self.set_stops();
+        let all = std::mem::take(&mut self.hits.all);
+        self.hits.are_left = !all.is_empty() && self.set_stops().is_err();
+        if self.hits.are_left {
+            self.hits.all = all;
+        }
+    }
+
+    /// The same once more, where the machine could not be stopped for it.
+    pub(super) fn take_left_stops_away(&mut self) {
+        if self.hits.are_left {
+            self.take_stops_away();
         }
     }
 
@@ -168,11 +178,12 @@ impl<'m> Bench<'m> {
 
     /// Has the machine stand still for a vCPU that came to a stop, where it is one still.
     pub(super) fn stop_at_hit(&mut self) {
-        let Some((vcpu, at)) = self.hits.taken.take() else { return };
-        if let Some(paused) = self.pause() {
-            // Else the machine goes on.
-            drop(self.hold_at_hit(paused, vcpu, at));
-        }
+        let Some((vcpu, at)) = self.hits.taken else { return };
+        // A machine that cannot be stopped now is asked again.
+        let Some(paused) = self.pause() else { return };
+        self.hits.taken = None;
+        // One that came to no stop goes on.
+        drop(self.hold_at_hit(paused, vcpu, at));
     }
 
     /// The same for one that was stopped; gives it back where it is none any more.

@@ -248,13 +248,8 @@ impl<'m> Monitor<'m> {
         if interrupted() {
             return Poll::End(End::Interrupted);
         }
-        if self.bench.is_due() {
-            let is_changed = self.bench.serve(self.quiet.kept_out(), interrupted);
-            self.patience.forgo();
-            self.patience.slow_down(self.bench.share());
-            if is_changed {
-                return Poll::Changed;
-            }
+        if self.bench.attend(&mut self.patience, self.quiet.kept_out(), interrupted) == Some(true) {
+            return Poll::Changed;
         }
         if self.asked.is_due() {
             let work = self.patience.begin_work();

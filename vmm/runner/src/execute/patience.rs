@@ -13,7 +13,7 @@ const MOST: Duration = Duration::from_millis(100);
 
 /// The time since some moment, as a guest is charged for it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
+pub(crate) struct Patience {
     last: Instant,
     charged: Duration,
     /// One of so many parts of the time is charged.
@@ -34,7 +34,7 @@ impl Patience {
     }
 
     /// To be called at every poll.
-    pub(super) fn tick(&mut self) {
+    pub(crate) fn tick(&mut self) {
         self.tick_at(Instant::now());
     }
 
@@ -50,12 +50,12 @@ impl Patience {
     }
 
     /// After something for which the guest stood still: what has passed since the last poll is not charged.
-    pub(super) fn forgo(&mut self) {
+    pub(crate) fn forgo(&mut self) {
         self.last = Instant::now();
     }
 
     /// From now on one of so many parts of the time is charged, for the guest is kept from getting more done in it.
-    pub(super) fn slow_down(&mut self, share: u32) {
+    pub(crate) fn slow_down(&mut self, share: u32) {
         if share != self.share {
             self.tick();
             self.share = share;

@@ -176,7 +176,7 @@ impl<'m> Monitor<'m> {
     ) -> Result<(RunOutcome, Option<Paused<'m>>, Bench<'m>), ExecuteError> {
         let (end, stopped) = loop {
             let found = match self.poll(interrupted) {
-                Some(End::OverBudget) => Some(self.last_attempts().unwrap_or((End::OverBudget, None))),
+                Some(End::OverBudget) => Some(self.last_attempts(interrupted).unwrap_or((End::OverBudget, None))),
                 Some(end) => Some((end, None)),
                 None => self.attempt(),
             };
@@ -214,11 +214,7 @@ impl<'m> Monitor<'m> {
         if interrupted() {
             return Some(End::Interrupted);
         }
-        if self.bench.is_due() {
-            self.bench.serve(VcpuSet::default(), interrupted);
-            self.patience.forgo();
-            self.patience.slow_down(self.bench.share());
-        }
+        self.attend(interrupted);
         if self.asked.is_due() {
             let work = self.patience.begin_work();
             self.asked.serve(self.bench.pause());
@@ -274,17 +270,26 @@ impl<'m> Monitor<'m> {
 
     /// The attempts at the end of the budget: what only a deep one shows is worth the time now. A deeper one follows where the
     /// one before had too little to look at.
-    fn last_attempts(&mut self) -> Option<Found<'m>> {
+    fn last_attempts(&mut self, interrupted: &dyn Fn() -> bool) -> Option<Found<'m>> {
         if !self.has_each_run() {
             return None;
         }
         while let Some(limits) = self.schedule.begin_last(self.plan.budget) {
-            let found = self.attempt_within(limits);
+            let mut found = self.attempt_within(limits);
+            // The machine stood still for who is in: there was no attempt.
+            while found.is_none() && !interrupted() && self.attend(interrupted).is_some() {
+                found = self.attempt_within(limits);
+            }
             if found.is_some() || self.lacked.is_none() {
                 return found;
             }
         }
         None
+    }
+
+    /// Does what is asked for by who is in; `None`: there was nothing.
+    fn attend(&mut self, interrupted: &dyn Fn() -> bool) -> Option<bool> {
+        self.bench.attend(&mut self.patience, VcpuSet::default(), interrupted)
     }
 
     /// A vCPU that could run and was not let into the guest since it last stood still puts the next attempt off: it is starved,
