@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use vmm_sys_util::signal::SIGRTMIN;
 
-/// A one-shot timer of one thread.
+/// A timer of one thread.
 #[derive(Debug)]
 pub(super) struct Alarm {
     timer: libc::timer_t,
@@ -30,9 +30,18 @@ impl Alarm {
 
     /// Interrupts the thread once, after this time.
     pub(super) fn set(&self, after: Duration) {
-        let it_value = libc::timespec { tv_sec: after.as_secs() as i64, tv_nsec: after.subsec_nanos().into() };
-        let it_interval = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        let time = libc::itimerspec { it_interval, it_value };
+        self.start(after, Duration::ZERO);
+    }
+
+    /// Interrupts the thread every so often, until it is set anew; never where the time is 0.
+    pub(super) fn repeat(&self, every: Duration) {
+        self.start(every, every);
+    }
+
+    fn start(&self, after: Duration, every: Duration) {
+        let spec =
+            |time: Duration| libc::timespec { tv_sec: time.as_secs() as i64, tv_nsec: time.subsec_nanos().into() };
+        let time = libc::itimerspec { it_interval: spec(every), it_value: spec(after) };
         // SAFETY: the timer lives as long as `self`; `time` is ours. It cannot fail for a valid time.
         unsafe { libc::timer_settime(self.timer, 0, &raw const time, null_mut()) };
     }

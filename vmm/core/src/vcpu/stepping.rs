@@ -5,6 +5,7 @@
 //! executes one instruction without it when it is woken. Interrupts come as they would.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kvm_bindings::kvm_guest_debug;
 use stallbench_abi::layout::PAGE;
@@ -20,6 +21,8 @@ use crate::stop::{Armed, Hit};
 
 /// Steps in a row: handing the floor on takes as long as several.
 const STEPS: usize = 32;
+/// How long they may take. A vCPU may come to wait in the kernel in the middle of them, by an INIT that it sends to itself.
+const LIMIT: Duration = Duration::from_millis(50);
 /// RFLAGS.TF (SDM 1 3.4.3.3).
 const TRAP_FLAG: u64 = 1 << 8;
 /// The bit of RFLAGS that is always 1.
@@ -64,6 +67,13 @@ impl Vcpu {
             return State::Running;
         }
         self.stopping.page = None;
+        turns.limit(LIMIT);
+        let state = self.steps(armed, turns);
+        turns.limit(Duration::ZERO);
+        state
+    }
+
+    fn steps(&mut self, armed: &Armed, turns: &mut Turns) -> State {
         for _ in 0..STEPS {
             let state = self.step_once(armed, turns);
             if state != State::Running || self.interrupted || self.stopping.halted {

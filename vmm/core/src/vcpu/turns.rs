@@ -29,6 +29,8 @@ pub(super) struct Turns {
     publishes: bool,
     /// None where every vCPU has a CPU to itself.
     alarm: Option<Alarm>,
+    /// Ends steps that wait in the kernel with the floor; made when it is first asked for.
+    limit: Option<Alarm>,
     /// CPU time of the thread when its turn began.
     began: Duration,
 }
@@ -37,7 +39,7 @@ impl Turns {
     /// Turns of this length for the calling thread, if it has to take turns at all.
     pub(super) fn new(turn: Option<Duration>, publishes: bool) -> Self {
         let alarm = turn.and_then(|_| Alarm::new());
-        Self { turn: turn.unwrap_or_default(), publishes, alarm, began: Duration::ZERO }
+        Self { turn: turn.unwrap_or_default(), publishes, alarm, limit: None, began: Duration::ZERO }
     }
 
     /// Lets another thread have the CPU, and begins a new turn when this one has it again.
@@ -64,6 +66,15 @@ impl Turns {
             self.set_alarm();
         }
         over
+    }
+
+    /// Has the thread interrupted every so often from here on: one signal may come outside of `KVM_RUN`, to no effect. Not at all
+    /// where the time is 0.
+    pub(super) fn limit(&mut self, every: Duration) {
+        self.limit = self.limit.take().or_else(Alarm::new);
+        if let Some(limit) = &self.limit {
+            limit.repeat(every);
+        }
     }
 
     fn set_alarm(&self) {

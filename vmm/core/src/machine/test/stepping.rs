@@ -179,6 +179,19 @@ fn processors_that_the_guest_starts_are_stepped_from_there_on() {
 }
 
 #[test]
+fn vcpu_that_resets_itself_keeps_no_other_from_its_steps() {
+    let Some(host) = host() else { return };
+    // mov dword [rsi + 0x310], …: to the local APIC 1; mov dword [rsi + 0x300], …: INIT.
+    let init: &[u8] = &[0xc7, 0x86, 0x10, 3, 0, 0, 0, 0, 0, 1, 0xc7, 0x86, 0, 3, 0, 0, 0, 0x45, 0, 0];
+    // test edi, edi; jz behind what vCPU 1 does.
+    let vcpu_0_skips: &[u8] = &[0x85, 0xff, 0x74, (code::APIC.len() + init.len() + SPIN.len()) as u8];
+    let code = [WORDS_IN_RBX, vcpu_0_skips, code::APIC, init, SPIN, INC_SECOND].concat();
+    let machine = held_at_start(made(&host, 2, true, &[(ENTRY, &code)]), &stepped(&[WORDS]));
+    poll(&machine, "the other goes on", || word(&machine, 1) > 500);
+    assert_eq!(capture(&machine, Capture::Control).vcpus[1].mp_state, Ok(MpState::InitReceived));
+}
+
+#[test]
 fn write_from_outside_is_nobody_s() {
     let Some(host) = host() else { return };
     let machine =
