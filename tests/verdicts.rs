@@ -176,13 +176,15 @@ fn vcpu_that_works_for_long_is_the_root_of_the_waits_and_never_a_stall() {
 
 #[test]
 fn budget_that_ends_before_the_work_names_who_is_at_it() {
-    let ran = stallbench(&["slow/busy-member@vcpus=2", "--budget", "40", "--set", "spin=yield"]);
-    let result = ran.assert_code(100).only();
-    // A host that is busy enough may not run it at all.
-    assert!(["budget", "starved"].contains(&result["verdict"].as_str().unwrap()), "{result:#}");
-    if result["verdict"] == "budget" {
-        assert!(result["reason"].as_str().unwrap().starts_with("vcpu0 waits for vcpu1, which runs at "), "{result:#}");
-    }
+    // A host that is busy enough may not run it at all, or not up to the work.
+    let is_named = |_| {
+        let ran = stallbench(&["slow/busy-member@vcpus=2", "--budget", "40", "--set", "spin=yield"]);
+        let result = ran.assert_code(100).only();
+        assert!(["budget", "starved"].contains(&result["verdict"].as_str().unwrap()), "{result:#}");
+        let reason = result["reason"].as_str().unwrap();
+        result["verdict"] == "budget" && reason.starts_with("vcpu0 waits for vcpu1, which runs at ")
+    };
+    assert!((0..50).any(is_named), "none of fifty runs was broken off at the work");
 }
 
 #[test]
@@ -196,7 +198,7 @@ fn fix_in_a_stalling_case_is_not_as_expected() {
 
 #[test]
 fn wait_that_is_published_and_not_true_is_found_out() {
-    let ran = stallbench(&["call/smallest", "--set", "flip=false-wait", "--budget", "300"]);
+    let ran = stallbench(&["call/smallest", "--set", "flip=false-wait"]);
     let result = ran.assert_code(100).only();
     // It spins for ever, elsewhere: that is proved without its word, and the wait that it claims is none.
     assert_eq!((&result["verdict"], &result["strength"]), (&"stall".into(), &"proved".into()), "{result:#}");
