@@ -16,7 +16,7 @@ use clap::Args;
 use stallbench_core::HostKvm;
 use stallbench_debug::gdb::Address;
 use stallbench_runner::control::Control;
-use stallbench_runner::dump::{Dumps, Keep, Moment, OnRequest, Requests, When};
+use stallbench_runner::dump::{Dumps, Keep, Requests, When};
 use stallbench_runner::evidence::Evidence;
 use stallbench_runner::execute::{self, ExecuteError};
 use stallbench_runner::outcome::RunOutcome;
@@ -27,7 +27,8 @@ use stallbench_runner::session;
 
 use crate::exit::{Exit, Failure};
 use crate::{interrupt, output};
-pub(crate) use plan::{about, run_plan};
+pub(crate) use gdb::MACHINE;
+pub(crate) use plan::{dumps_on_request, on_request, run_plan};
 use progress::Progress;
 pub(crate) use what::{Common, Running, What};
 
@@ -157,13 +158,7 @@ impl Session<'_> {
 
     /// When the machine of a run is kept: at its end, and on SIGQUIT, which ends nothing.
     fn keep(&self, run: &Run) -> Keep {
-        let (dumps, of) = (Arc::clone(&self.dumps), run.clone());
-        let take = move |moment: &Moment| {
-            if let Some(path) = dumps.write_running(&of, moment) {
-                output::diagnostic(&format!("dump: {}", path.display()));
-            }
-        };
-        let on_request = OnRequest { requests: self.requests.clone(), take: Arc::new(take) };
+        let on_request = plan::on_request(&self.requests, &self.dumps, run);
         Keep { at_end: self.dumps.when().of(run), on_request: Some(on_request) }
     }
 

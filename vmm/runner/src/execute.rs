@@ -19,7 +19,7 @@ use stallbench_state::program::Program;
 use thiserror::Error;
 
 use crate::control::{self, Bench, Controlled, Guest};
-use crate::dump::Keep;
+use crate::dump::{Asked, Keep};
 use crate::layout::Layout;
 use crate::oracle::order::Mode;
 use crate::outcome::RunOutcome;
@@ -157,7 +157,8 @@ pub fn execute(
     let _shortened = slice::shorten();
     let door = plan.control.as_ref().map(Controlled::open);
     control::start(&mut machine, host, door.as_ref()).map_err(|source| ExecuteError::Start { vcpus, source })?;
-    let bench = Bench::new(&machine, host, Guest::Contract(program, &plan.injected), door);
+    let asked = Asked::of(plan.keep.on_request.as_ref());
+    let bench = Bench::new(&machine, host, Guest::Contract(program, &plan.injected), door, asked);
     let expected = crate::oracle::mtrr::Expected::of(case, plan);
     let interrupted = || is_interrupted(interrupt, plan.control.as_ref());
     let policy = policy(vcpus, host.fingerprint().host_cpus);

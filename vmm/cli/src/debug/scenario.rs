@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
 
 use stallbench_core::HostKvm;
 use stallbench_debug::follow::{Follower, Lost, Tell};
@@ -11,17 +10,15 @@ use stallbench_debug::gdb::Listener;
 use stallbench_debug::live::LiveTarget;
 use stallbench_debug::{Ask, Session};
 use stallbench_runner::control::{Attached, Control};
-use stallbench_runner::dump::Keep;
+use stallbench_runner::dump::{Keep, Requests};
 use stallbench_runner::execute::ExecuteError;
 use stallbench_runner::scenario::Run;
 
 use crate::exit::{Exit, Failure};
-use crate::gdb;
-use crate::interrupt::OfCommands;
-use crate::run::{Common, Running, What, about};
+use crate::interrupt::{self, OfCommands};
+use crate::run::{Common, MACHINE, Running, What, dumps_on_request, on_request};
+use crate::{gdb, output};
 
-/// How long a machine may take to be there. Some hosts are slow with hundreds of vCPUs.
-const MACHINE: Duration = Duration::from_secs(120);
 /// Names of runs that a message tells.
 const NAMES: usize = 4;
 
@@ -34,10 +31,12 @@ pub(super) fn look_into(what: &What, talk: impl FnOnce(OneRun) -> Result<Exit, F
     let interrupts = OfCommands::watch()?;
     let control = Control::new();
     let attached = control.attach(true).map_err(|taken| Failure::usage(taken.to_string()))?;
+    let (requests, dumps) = (Requests::default(), Arc::new(dumps_on_request(what, &host, subject.packed())));
+    interrupt::ask_on_quit(&requests)?;
     let plan = Common {
         budget: what.budget(),
-        keep: Keep::default(),
-        control: Some(control.of(run, about(what, &host, run))),
+        keep: Keep { on_request: Some(on_request(&requests, &dumps, run)), ..Keep::default() },
+        control: Some(control.of(run, dumps.about(run))),
     };
     let is_over = Arc::new(AtomicBool::new(false));
     thread::scope(|scope| {
@@ -47,6 +46,7 @@ pub(super) fn look_into(what: &What, talk: impl FnOnce(OneRun) -> Result<Exit, F
         is_over.store(true, Ordering::Relaxed);
         // A thread that panicked has said so.
         let ran = running.join().unwrap_or(Ok(()));
+        dumps.failures().iter().for_each(|error| output::diagnostic(&format!("error: {error}")));
         match (talked, ran) {
             (Ok(Some(exit)), Ok(())) => exit,
             (_, Err(error)) => Err(Failure::host(&error)),

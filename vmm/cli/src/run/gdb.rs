@@ -16,7 +16,7 @@ use crate::exit::Failure;
 use crate::{gdb, output};
 
 /// How long a machine may take to be there. Some hosts are slow with hundreds of vCPUs.
-const MACHINE: Duration = Duration::from_secs(120);
+pub(crate) const MACHINE: Duration = Duration::from_secs(120);
 
 /// Listens, before anything else is done: to look into one run.
 pub(super) fn listen(arguments: &Arguments, selection: &Selection) -> Result<Option<Listener>, Failure> {

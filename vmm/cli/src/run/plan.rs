@@ -7,18 +7,19 @@ use std::time::Duration;
 
 use serde_json::Value;
 use stallbench_core::HostKvm;
-use stallbench_runner::dump::{Dumps, Keep, When};
+use stallbench_runner::dump::{Dumps, Keep, Moment, OnRequest, Requests, When};
 use stallbench_runner::evidence::Evidence;
 use stallbench_runner::execute::RunPlan;
 use stallbench_runner::layout::Layout;
 use stallbench_runner::repeat::Repeat;
 use stallbench_runner::report::Kind;
 use stallbench_runner::scenario::{Catalogue, Request, Run, Selection};
-use stallbench_state::dump::{About, Packed};
+use stallbench_state::dump::Packed;
 
 use super::{Arguments, What};
 use crate::exit::{Exit, Failure};
 use crate::guest::Guest;
+use crate::output;
 
 /// The reports that are written. The one for people is always among them, unless another has standard output to itself.
 pub(super) fn report_kinds(asked: &[Kind]) -> Result<Vec<Kind>, Failure> {
@@ -146,9 +147,24 @@ pub(super) fn dumps(arguments: &Arguments, host: &HostKvm, payload: impl FnOnce(
     Dumps::new(arguments.dump, arguments.out.as_deref(), repeat(&arguments.what), fingerprint(host), payload)
 }
 
-/// What a dump of a run says that it is of.
-pub(crate) fn about(what: &What, host: &HostKvm, run: &Run) -> About {
-    Dumps::new(When::Never, None, repeat(what), fingerprint(host), || Packed::of(&[])).about(run)
+/// How dumps of a run that is looked into are written, each when somebody asks.
+pub(crate) fn dumps_on_request(
+    what: &What,
+    host: &HostKvm,
+    payload: impl FnOnce() -> Packed + Send + 'static,
+) -> Dumps {
+    Dumps::new(When::Never, None, repeat(what), fingerprint(host), payload)
+}
+
+/// Has each request leave a dump of that run's machine, which runs on.
+pub(crate) fn on_request(requests: &Requests, dumps: &Arc<Dumps>, run: &Run) -> OnRequest {
+    let (dumps, of) = (Arc::clone(dumps), run.clone());
+    let take = move |moment: &Moment| {
+        if let Some(path) = dumps.write_running(&of, moment) {
+            output::diagnostic(&format!("dump: {}", path.display()));
+        }
+    };
+    OnRequest { requests: requests.clone(), take: Arc::new(take) }
 }
 
 /// A fingerprint is texts and numbers.

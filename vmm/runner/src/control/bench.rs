@@ -21,6 +21,7 @@ use super::desk::{Desk, Task};
 use super::guest::Guest;
 use super::hits::Hits;
 use super::interventions::Interventions;
+use crate::dump::Asked;
 use crate::execute::patience::Patience;
 use crate::execute::stop::STOP_DEADLINE;
 use crate::outcome::RunOutcome;
@@ -50,6 +51,8 @@ pub(crate) struct Bench<'m> {
     /// The progress of each vCPU when the machine went on, where it is to stop at any more.
     until: Option<Vec<u64>>,
     pub(super) interventions: Interventions,
+    /// Who wants a dump of it, whoever is in.
+    asked: Asked<'m>,
     /// The run has its verdict: nothing changes it, and when the machine goes on it is over.
     is_over: bool,
     /// How long it has stood still so far.
@@ -58,7 +61,13 @@ pub(crate) struct Bench<'m> {
 
 impl<'m> Bench<'m> {
     /// Of a machine that has been started; it stands still at its start where whoever is in wants that.
-    pub(crate) fn new(machine: &'m Machine, host: &'m HostKvm, guest: Guest<'m>, door: Option<Opened<'m>>) -> Self {
+    pub(crate) fn new(
+        machine: &'m Machine,
+        host: &'m HostKvm,
+        guest: Guest<'m>,
+        door: Option<Opened<'m>>,
+        asked: Asked<'m>,
+    ) -> Self {
         let (hits, interventions) = Default::default();
         let is_held = door.as_ref().is_some_and(|door| door.hold);
         let mut bench = Self {
@@ -71,6 +80,7 @@ impl<'m> Bench<'m> {
             hits,
             until: None,
             interventions,
+            asked,
             is_over: false,
             stood: Duration::ZERO,
         };
@@ -131,6 +141,22 @@ impl<'m> Bench<'m> {
         self.held.take().or_else(|| self.machine.pause(STOP_DEADLINE).ok())
     }
 
+    /// Whether somebody has asked for a dump since this last said so.
+    pub(crate) fn is_asked(&mut self) -> bool {
+        self.asked.is_due()
+    }
+
+    /// Gives him the machine as it stands.
+    pub(crate) fn serve_asked(&mut self) {
+        match &self.held {
+            Some(paused) => self.asked.serve_still(paused),
+            None => {
+                let paused = self.pause();
+                self.asked.serve(paused);
+            }
+        }
+    }
+
     /// To be called at every poll: does what is asked for, in time that the guest is not charged. `None`: there was nothing to do; else
     /// whether anything was done to the machine.
     pub(crate) fn attend(
@@ -178,6 +204,9 @@ impl<'m> Bench<'m> {
 
     /// One thing that is asked for: whether to look for another.
     fn follow(&mut self) -> bool {
+        if self.held.is_some() && self.is_asked() {
+            self.serve_asked();
+        }
         let timeout = if self.held.is_some() { SLICE } else { Duration::ZERO };
         match self.desk().and_then(|desk| desk.next(timeout)) {
             Some(Task::Do(job)) => job(self),

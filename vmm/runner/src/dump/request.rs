@@ -65,6 +65,13 @@ impl<'p> Asked<'p> {
         paused.resume();
         (on_request.take)(&moment);
     }
+
+    /// The same of one that stands still for somebody else, and goes on doing so.
+    pub(crate) fn serve_still(&self, paused: &Paused<'_>) {
+        if let Some(on_request) = self.on_request {
+            (on_request.take)(&Moment::of(paused));
+        }
+    }
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ use super::quiet::Quiet;
 use super::stop::Captured;
 use super::{ExecuteError, POLL, RunPlan, poll_interval};
 use crate::control::Bench;
-use crate::dump::{Asked, Moment};
+use crate::dump::Moment;
 use crate::oracle::mtrr::Expected;
 use crate::outcome::{Breach, Contradiction, LogLine, ProofOutcome, RunOutcome, SlowOutcome, Stall, WatchOutcome};
 
@@ -110,7 +110,6 @@ pub(super) struct Monitor<'m> {
     policy: Policy,
     patience: Patience,
     budget: Duration,
-    asked: Asked<'m>,
     watch: Watch,
     progress: Vec<u64>,
     ran: Vec<Duration>,
@@ -164,7 +163,6 @@ impl<'m> Monitor<'m> {
             policy,
             patience,
             budget,
-            asked: Asked::of(plan.keep.on_request.as_ref()),
             watch: Watch::new(policy, vcpus, patience.now()),
             progress: vec![0; vcpus],
             ran: vec![Duration::ZERO; vcpus],
@@ -251,9 +249,9 @@ impl<'m> Monitor<'m> {
         if self.bench.attend(&mut self.patience, self.quiet.kept_out(), interrupted) == Some(true) {
             return Poll::Changed;
         }
-        if self.asked.is_due() {
+        if self.bench.is_asked() {
             let work = self.patience.begin_work();
-            self.asked.serve(self.bench.pause());
+            self.bench.serve_asked();
             self.patience.end_work(work);
         }
         if self.now() >= self.budget {

@@ -19,7 +19,7 @@ use stallbench_state::program::PlainProgram;
 
 use super::{ExecuteError, TURN, is_interrupted, slice};
 use crate::control::{self, Bench, Controlled, Guest};
-use crate::dump::{Keep, Moment};
+use crate::dump::{Asked, Keep, Moment};
 use crate::outcome::RunOutcome;
 use crate::plain::{Aps, PlainOptions};
 use monitor::Monitor;
@@ -76,7 +76,8 @@ fn run(
     let _shortened = slice::shorten();
     let door = plan.control.as_ref().map(Controlled::open);
     control::start(&mut machine, host, door.as_ref()).map_err(|source| ExecuteError::Start { vcpus, source })?;
-    let bench = Bench::new(&machine, host, Guest::Plain(program, &plan.options.ghost), door);
+    let asked = Asked::of(plan.keep.on_request.as_ref());
+    let bench = Bench::new(&machine, host, Guest::Plain(program, &plan.options.ghost), door, asked);
     let crowded = vcpus > host.fingerprint().host_cpus;
     let monitor = Monitor::new(&machine, program, plan, crowded, bench);
     let interrupted = || is_interrupted(interrupt, plan.control.as_ref());

@@ -25,7 +25,6 @@ use super::PlainPlan;
 use super::ending::Ending;
 use super::schedule::{Lacked, Schedule};
 use crate::control::Bench;
-use crate::dump::Asked;
 use crate::execute::ExecuteError;
 use crate::execute::last_part::LastPart;
 use crate::execute::monitor::counts;
@@ -114,7 +113,6 @@ pub(super) struct Monitor<'m> {
     plan: &'m PlainPlan,
     crowded: bool,
     patience: Patience,
-    asked: Asked<'m>,
     /// When the last poll was.
     now: Duration,
     schedule: Schedule,
@@ -153,7 +151,6 @@ impl<'m> Monitor<'m> {
             plan,
             crowded,
             patience: Patience::since(Instant::now()),
-            asked: Asked::of(plan.keep.on_request.as_ref()),
             now: Duration::ZERO,
             schedule: Schedule::new(plan.options.suspect_every, plan.alone, vcpus),
             planned: plan.options.nmis.iter().map(planned).collect(),
@@ -215,9 +212,9 @@ impl<'m> Monitor<'m> {
             return Some(End::Interrupted);
         }
         self.attend(interrupted);
-        if self.asked.is_due() {
+        if self.bench.is_asked() {
             let work = self.patience.begin_work();
-            self.asked.serve(self.bench.pause());
+            self.bench.serve_asked();
             self.patience.end_work(work);
         }
         self.machine.ran_into(&mut self.ran);
