@@ -10,27 +10,21 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 mod clock;
+mod missing;
+mod wait;
 
+use missing::kvm_is_missing;
 use serde_json::Value;
 use tempfile::TempDir;
+use wait::wait_until;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_stallbench");
-/// How long anything here may take.
-const DEADLINE: Duration = Duration::from_secs(120);
+
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// Looks again and again, until it is so.
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !holds() {
-        assert!(began.elapsed() < DEADLINE, "{what} in time");
-        std::thread::park_timeout(Duration::from_millis(1));
-    }
 }
 
 /// A process that is ended with the test.
@@ -115,23 +109,13 @@ fn value(line: &str) -> Value {
     serde_json::from_str(line).unwrap_or_default()
 }
 
-/// Whether real guests can be run here; says so where not.
-fn has_kvm() -> bool {
-    let has = Path::new("/dev/kvm").exists();
-    if !has {
-        assert!(std::env::var_os("CI").is_none(), "there is no /dev/kvm");
-        eprintln!("SKIPPED: there is no /dev/kvm");
-    }
-    has
-}
-
 fn assert_passed((code, out, error): (Option<i32>, String, String)) {
     assert!(code == Some(0) && out.contains("1 pass; all as expected"), "{code:?}\n{out}{error}");
 }
 
 #[test]
 fn second_is_told_who_is_in_and_who_leaves_lets_the_run_go_on() {
-    if !has_kvm() {
+    if kvm_is_missing() {
         return;
     }
     let bench = Bench::new();
@@ -156,7 +140,7 @@ fn second_is_told_who_is_in_and_who_leaves_lets_the_run_go_on() {
 
 #[test]
 fn run_goes_on_however_its_client_is_lost() {
-    if !has_kvm() {
+    if kvm_is_missing() {
         return;
     }
     let bench = Bench::new();
@@ -178,7 +162,7 @@ fn run_goes_on_however_its_client_is_lost() {
 
 #[test]
 fn client_of_a_run_that_is_killed_is_told_and_its_socket_is_replaced() {
-    if !has_kvm() {
+    if kvm_is_missing() {
         return;
     }
     let bench = Bench::new();
@@ -198,7 +182,7 @@ fn client_of_a_run_that_is_killed_is_told_and_its_socket_is_replaced() {
 
 #[test]
 fn interrupt_stops_the_machine_and_is_not_the_end_of_who_asked() {
-    if !has_kvm() {
+    if kvm_is_missing() {
         return;
     }
     let bench = Bench::new();
@@ -228,7 +212,7 @@ fn interrupt_stops_the_machine_and_is_not_the_end_of_who_asked() {
 
 #[test]
 fn dump_of_a_run_that_goes_on_is_one_as_any_other() {
-    if !has_kvm() {
+    if kvm_is_missing() {
         return;
     }
     let bench = Bench::new();
@@ -255,7 +239,7 @@ fn dump_of_a_run_that_goes_on_is_one_as_any_other() {
 
 #[test]
 fn client_stays_from_run_to_run_until_the_last_is_over() {
-    if !has_kvm() {
+    if kvm_is_missing() {
         return;
     }
     let bench = Bench::new();
@@ -273,7 +257,7 @@ fn client_stays_from_run_to_run_until_the_last_is_over() {
 
 #[test]
 fn another_user_is_not_let_in() {
-    if !has_kvm() {
+    if kvm_is_missing() {
         return;
     }
     if text(&Command::new("id").arg("-u").output().unwrap().stdout).trim() != "0" {
@@ -325,7 +309,7 @@ fn socket_that_cannot_be_had_is_one_line_before_anything_runs() {
     let _listener = UnixListener::bind(&path).unwrap();
     let who = format!("process {} listens there", std::process::id());
     assert!(refused(&path, &[]).contains(&who), "{}", refused(&path, &[]));
-    if has_kvm() {
+    if !kvm_is_missing() {
         assert!(refused(Path::new("/nonexistent/control"), &[]).contains("No such file or directory"));
     }
 }
@@ -355,7 +339,7 @@ fn run_that_is_none_is_one_line() {
 
 #[test]
 fn interrupt_of_the_run_ends_it_though_somebody_holds_its_machine() {
-    if !has_kvm() {
+    if kvm_is_missing() {
         return;
     }
     let bench = Bench::new();

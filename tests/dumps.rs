@@ -5,12 +5,11 @@
 
 mod gdb;
 mod missing;
+mod wait;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use gdb::gdb_is_missing;
 use missing::kvm_is_missing;
@@ -19,15 +18,13 @@ use stallbench_state::dump::Dump;
 use stallbench_state::memory::Memory;
 use stallbench_state::program::Payload;
 use tempfile::TempDir;
+use wait::wait_until;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_stallbench");
 const SHELF: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/dumps");
 /// A stall as expected, and a pass that is none.
 const DEADLOCK: &str = "mtrr/stack-broadcast@vcpus=4";
 const SMALLEST: &str = "call/smallest@vcpus=2";
-
-/// Long enough for any host; no test waits so long unless it fails.
-const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The dumps of the shelf, with the verdict and the kind of each.
 const KINDS: [(&str, &str, Option<&str>); 10] = [
@@ -255,15 +252,6 @@ fn of_running(directory: &Path) -> Vec<PathBuf> {
 
 fn signal(process: &Child, name: &str) {
     assert!(Command::new("kill").args([name, &process.id().to_string()]).status().unwrap().success());
-}
-
-/// Looks again until something holds.
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !holds() {
-        assert!(began.elapsed() < DEADLINE, "{what}: not within {DEADLINE:?}");
-        thread::yield_now();
-    }
 }
 
 #[test]

@@ -4,21 +4,22 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod missing;
+mod wait;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Command, Output, Stdio};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use missing::kvm_is_missing;
 use serde_json::Value;
 use tempfile::TempDir;
+use wait::{DEADLINE, wait_until};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_stallbench");
-/// Long enough for any host; no test waits so long unless it fails.
-const DEADLINE: Duration = Duration::from_secs(120);
 /// Where every vCPU comes to take an interrupt.
 const DISPATCH: &str = "interrupt::dispatch";
 
@@ -137,6 +138,40 @@ fn intervention_is_told_beside_the_verdict() {
     assert!(said.contains("intervention: vcpu0: an nmi sent by the debugger\n"), "{said}");
 }
 
+/// A debugger that is given one command after the other.
+struct Debugger {
+    child: Child,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Debugger {
+    fn start(what: &[&str], directory: &Path) -> Self {
+        let mut command = Command::new(BINARY);
+        command.args(["debug", "--json"]).args(what).current_dir(directory);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let answers = BufReader::new(child.stdout.take().unwrap());
+        Self { child, answers }
+    }
+
+    /// What a command comes to, as data; it may not fail.
+    fn answer(&mut self, command: &str) -> Value {
+        writeln!(self.child.stdin.as_ref().unwrap(), "{command}").unwrap();
+        let mut line = String::new();
+        self.answers.read_line(&mut line).unwrap();
+        let mut answer: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!((&answer["command"], &answer["error"]), (&command.into(), &Value::Null), "{line}");
+        answer["data"].take()
+    }
+
+    /// Leaves: what it said on standard error.
+    fn quit(mut self) -> String {
+        drop(self.child.stdin.take());
+        let output = end(self.child);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        text(&output.stderr).to_owned()
+    }
+}
+
 /// A static executable of a few instructions.
 fn guest(directory: &TempDir, code: &[u8]) -> String {
     const CODE: u64 = 0x10_0000;
@@ -187,12 +222,42 @@ fn time_that_a_machine_is_held_costs_its_budget_nothing() {
     if kvm_is_missing() {
         return;
     }
-    let what = ["mtrr/percpu-lock@vcpus=2", "--budget", "1000"];
-    let looks = "vcpus; bt; ".repeat(400);
-    let answers = answers(&what, &format!("break {DISPATCH}; run; {looks}delete 1; run; quit"));
-    let [.., ended, _] = &answers[..] else { panic!("answers") };
-    let ended = &ended["result"];
-    assert_eq!((&ended["verdict"], &ended["as_expected"]), (&"pass".into(), &true.into()));
+    let budget = Duration::from_millis(1000);
+    let directory = tempfile::tempdir().unwrap();
+    let mut debugger = Debugger::start(&["mtrr/percpu-lock@vcpus=2", "--budget", "1000"], directory.path());
+    debugger.answer(&format!("break {DISPATCH}"));
+    assert_eq!(debugger.answer("run")["why"], "stop");
+    let held = Instant::now();
+    wait_until("longer than its budget", || held.elapsed() > budget + Duration::from_millis(500));
+    debugger.answer("delete 1");
+    assert!(held.elapsed() > budget, "it stood still until now");
+    let ended = debugger.answer("run")["result"].take();
+    assert_eq!((&ended["verdict"], &ended["as_expected"]), (&"pass".into(), &true.into()), "{ended}");
+    debugger.quit();
+}
+
+#[test]
+fn quit_signal_writes_a_dump_and_the_session_goes_on() {
+    if kvm_is_missing() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let what = ["mtrr/repeated@vcpus=2", "--set", "rounds=100000", "--budget", "600000"];
+    let mut debugger = Debugger::start(&what, directory.path());
+    let written = |number: usize| {
+        let of = |name: &str| name.starts_with("stallbench-") && name.ends_with(&format!("-running-{number}.core"));
+        fs::read_dir(directory.path()).unwrap().any(|entry| of(entry.unwrap().file_name().to_str().unwrap()))
+    };
+    debugger.answer("vcpus");
+    // While it stands still, and while it runs.
+    for (number, command) in [(1, "vcpus"), (2, "run --background")] {
+        debugger.answer(command);
+        assert!(Command::new("kill").args(["-QUIT", &debugger.child.id().to_string()]).status().unwrap().success());
+        wait_until("a dump", || written(number));
+    }
+    assert_eq!(debugger.answer("stop")["why"], "asked");
+    let said = debugger.quit();
+    assert_eq!(said.matches("dump: stallbench-").count(), 2, "{said}");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 mod documented;
 mod gdb;
 mod missing;
+mod wait;
 
 use std::fs;
 use std::io::Write;
@@ -17,13 +18,12 @@ use gdb::gdb_is_missing;
 use missing::kvm_is_missing;
 use serde_json::Value;
 use tempfile::TempDir;
+use wait::wait_until;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_stallbench");
 const DOCUMENT: &str = include_str!("../docs/plain-guests.md");
 /// Where the guests of these tests are loaded and entered.
 const CODE: u64 = 0x10_0000;
-/// Long enough for any host; no test waits so long unless it fails.
-const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Guests as bytes.
 mod code {
@@ -355,15 +355,6 @@ fn hostile_guests_come_to_a_verdict_and_do_no_harm() {
             // What KVM makes of some of it is not the same on all hosts, but it is never a pass.
             assert!(ended["verdict"] != "pass" && code == 100, "{guest:x?}: {ended}");
         }
-    }
-}
-
-/// Looks again and again, until it is so.
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !holds() {
-        assert!(began.elapsed() < DEADLINE, "{what} in time");
-        std::thread::park_timeout(Duration::from_millis(1));
     }
 }
 

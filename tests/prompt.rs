@@ -2,10 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::path::Path;
-
+mod missing;
 mod terminal;
 
+use missing::kvm_is_missing;
 use terminal::Terminal;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_stallbench");
@@ -20,16 +20,6 @@ fn debug(arguments: &[&str]) -> Terminal {
     let mut terminal = Terminal::start(BINARY, &all, (200, 50));
     terminal.shows("vcpu0> ");
     terminal
-}
-
-/// Whether there is a machine to run; without, the test is passed over, and CI fails.
-fn has_kvm() -> bool {
-    let there = Path::new("/dev/kvm").exists();
-    assert!(there || std::env::var_os("CI").is_none(), "there is no /dev/kvm");
-    if !there {
-        eprintln!("SKIPPED: there is no /dev/kvm; no machine is debugged at a terminal");
-    }
-    there
 }
 
 #[test]
@@ -50,7 +40,7 @@ fn words_are_completed_and_a_line_can_be_cleared() {
 
 #[test]
 fn machine_that_runs_is_stopped_by_an_interrupt_and_looked_at() {
-    if !has_kvm() {
+    if kvm_is_missing() {
         return;
     }
     let mut terminal = debug(&["mtrr/repeated@vcpus=2", "--set", "rounds=100000", "--budget", "600000"]);
@@ -68,7 +58,7 @@ fn machine_that_runs_is_stopped_by_an_interrupt_and_looked_at() {
 
 #[test]
 fn guest_is_changed_only_after_a_yes() {
-    if !has_kvm() {
+    if kvm_is_missing() {
         return;
     }
     let mut terminal = debug(&["mtrr/release@vcpus=2"]);

@@ -6,17 +6,18 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 mod clock;
+mod missing;
 mod terminal;
+mod wait;
 
+use missing::kvm_is_missing;
 use terminal::Terminal;
+use wait::wait_until;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_stallbench");
 const DEADLOCK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/dumps/deadlock.core");
-/// How long anything here may take.
-const DEADLINE: Duration = Duration::from_secs(120);
 /// What gives a terminal back: the other screen is left, the cursor shown.
 const GIVEN_BACK: &str = "\u{1b}[?1049l\u{1b}[?25h";
 /// What comes before a terminal of another size is drawn on.
@@ -26,23 +27,6 @@ const ROOMY: (u16, u16) = (140, 24);
 fn view(arguments: &[&str]) -> Terminal {
     let all: Vec<_> = ["debug", "--tui"].iter().chain(arguments).copied().collect();
     Terminal::start(BINARY, &all, ROOMY)
-}
-
-fn has_kvm() -> bool {
-    let has = Path::new("/dev/kvm").exists();
-    if !has {
-        assert!(std::env::var_os("CI").is_none(), "there is no /dev/kvm");
-        eprintln!("SKIPPED: there is no /dev/kvm");
-    }
-    has
-}
-
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !holds() {
-        assert!(began.elapsed() < DEADLINE, "{what} in time");
-        std::thread::park_timeout(Duration::from_millis(1));
-    }
 }
 
 /// Has a terminal of one cell and then the same as before drawn on: what is drawn over something else is not there as a whole.
@@ -104,7 +88,7 @@ fn view_ends_by_a_signal_and_with_its_terminal() {
 
 #[test]
 fn view_of_a_scenario_goes_from_its_start_to_its_verdict() {
-    if !has_kvm() {
+    if kvm_is_missing() {
         return;
     }
     let mut terminal = view(&["mtrr/stack-broadcast@vcpus=4"]);
@@ -131,7 +115,7 @@ fn run(directory: &Path) -> Child {
 
 #[test]
 fn view_of_another_process_stops_its_machine_and_leaves_it_running() {
-    if !has_kvm() {
+    if kvm_is_missing() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
@@ -148,7 +132,7 @@ fn view_of_another_process_stops_its_machine_and_leaves_it_running() {
 
 #[test]
 fn prompt_of_another_process_completes_words_and_is_interrupted() {
-    if !has_kvm() {
+    if kvm_is_missing() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
