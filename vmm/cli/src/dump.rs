@@ -55,7 +55,7 @@ fn name_of(about: &Value) -> String {
 }
 
 /// A word of a line of commands, whatever is in it.
-fn quoted(word: &str) -> String {
+pub(crate) fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\"'\"'"))
 }
 
