@@ -16,14 +16,13 @@ use crate::run::What;
 use crate::{gdb, guest, interrupt, output};
 
 mod attached;
+mod pipe;
 mod scenario;
 
 pub(crate) use attached::attach;
 
 /// Most bytes of a file that are read: guests have little memory, and pages of zeros take no room.
 const MOST_BYTES: u64 = 1 << 30;
-/// Most bytes of a line of commands.
-const LONGEST_LINE: u64 = 1 << 16;
 
 /// Arguments that only a run of one's own takes.
 const OF_RUNS: [&str; 16] = [
@@ -140,15 +139,14 @@ fn at_prompt(mut follower: impl Follower) -> Result<Exit, Failure> {
 fn from_pipe(follower: &mut impl Follower, mut input: impl BufRead, json: bool) -> Result<Exit, Failure> {
     let mut exit = Exit::Success;
     while !follower.is_over() {
-        let mut line = String::new();
-        let read = io::Read::take(&mut input, LONGEST_LINE).read_line(&mut line);
-        match read.map_err(|error| Failure::new(Exit::Usage, &error).context("standard input"))? {
-            0 => break,
-            length if length as u64 == LONGEST_LINE => {
-                return Err(Failure::usage(format!("standard input: a line is longer than {LONGEST_LINE} bytes")));
-            }
-            _ => exit = worst(exit, follow(follower, &line, json)?),
-        }
+        let line =
+            pipe::next(&mut input).map_err(|error| Failure::new(Exit::Usage, &error).context("standard input"))?;
+        let one = match line {
+            None => break,
+            Some(Ok(line)) => follow(follower, &line, json)?,
+            Some(Err(wrong)) => refuse("", &format!("standard input: {wrong}"), json)?,
+        };
+        exit = worst(exit, one);
     }
     Ok(exit)
 }
