@@ -22,7 +22,7 @@ const HISTORY: usize = 1000;
 /// # Errors
 ///
 /// What the terminal said where it cannot be read.
-pub fn prompt<F: Follower>(follower: F, mut follow: impl FnMut(&mut F, &str) -> io::Result<()>) -> io::Result<()> {
+pub fn prompt<F: Follower>(follower: F, follow: impl FnMut(&mut F, &str) -> io::Result<()>) -> io::Result<()> {
     let config = Config::builder().completion_type(CompletionType::List).auto_add_history(true);
     let config = config.max_history_size(HISTORY).map_err(io::Error::other)?.build();
     let mut editor: Editor<Completing<F>, FileHistory> = Editor::with_config(config).map_err(io::Error::other)?;
@@ -32,25 +32,32 @@ pub fn prompt<F: Follower>(follower: F, mut follow: impl FnMut(&mut F, &str) -> 
         // None yet, or none that can be read: then there is none.
         let _ = editor.load_history(history);
     }
+    let ended = each_line(&mut editor, follow);
+    if let Some(history) = history {
+        let _ = editor.save_history(&history);
+    }
+    ended
+}
+
+fn each_line<F: Follower>(
+    editor: &mut Editor<Completing<F>, FileHistory>,
+    mut follow: impl FnMut(&mut F, &str) -> io::Result<()>,
+) -> io::Result<()> {
     loop {
         let vcpu = editor.helper().map_or(0, |helper| helper.0.current());
         match editor.readline(&format!("vcpu{vcpu}> ")) {
             Ok(line) => {
-                let Some(Completing(follower)) = editor.helper_mut() else { break };
+                let Some(Completing(follower)) = editor.helper_mut() else { return Ok(()) };
                 follow(follower, &line)?;
                 if follower.is_over() {
-                    break;
+                    return Ok(());
                 }
             }
             Err(ReadlineError::Interrupted) => {}
-            Err(ReadlineError::Eof) => break,
+            Err(ReadlineError::Eof) => return Ok(()),
             Err(error) => return Err(io::Error::other(error)),
         }
     }
-    if let Some(history) = history {
-        let _ = editor.save_history(&history);
-    }
-    Ok(())
 }
 
 /// Asks at a terminal. Only what begins with a y is a yes; Ctrl-C is none.
