@@ -151,6 +151,17 @@ pub(crate) fn names(bits: &[Bit], value: u64) -> String {
     set.chain(rest).collect::<Vec<_>>().join(" ")
 }
 
+/// Bytes as the number that they are, little-endian: at most eight.
+pub(crate) fn number(bytes: &[u8]) -> u64 {
+    bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+/// What is wrong with a number that has no room in so many bytes.
+pub(crate) fn too_wide(value: u64, size: usize) -> String {
+    let plural = if size == 1 { "" } else { "s" };
+    format!("{value:#x} does not fit in {size} byte{plural}")
+}
+
 #[cfg(test)]
 mod test {
     use super::*;

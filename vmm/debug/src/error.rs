@@ -164,7 +164,7 @@ pub enum CommandError {
         question: String,
     },
     /// There is nothing to compare a machine with.
-    #[error("it has not been another since it was first looked at")]
+    #[error("nothing has changed since the first look")]
     NoThen,
     /// There is no dump of it.
     #[error("this machine is none that can be written as a dump")]

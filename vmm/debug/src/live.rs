@@ -66,7 +66,7 @@ pub trait Live: Send {
     /// Counters of each vCPU that only a running machine has, by name; `Err` where this host has none.
     fn statistics(&mut self) -> Result<Vec<Vec<(String, u64)>>, LiveError>;
 
-    /// Ends the run, as an interrupt from the terminal would.
+    /// Ends the run now, without a verdict: it was interrupted.
     fn end(&mut self);
 }
 
@@ -147,7 +147,7 @@ pub enum Stop {
 pub enum How {
     /// By the processor's breakpoints: the machine runs at its full speed.
     Breakpoint,
-    /// By stepping every instruction of every vCPU: the machine runs a thousand times slower.
+    /// By stepping every instruction of every vCPU: the machine takes some tens of times as long.
     Stepping,
 }
 

@@ -34,13 +34,12 @@ pub enum VcpuError {
         source: VisitError,
     },
     /// It was reached, and did not do it.
-    #[error("have vcpu {vcpu} do it")]
+    #[error("{why}: vcpu {vcpu}")]
     Refused {
         /// The vCPU.
         vcpu: usize,
         /// Why.
-        #[source]
-        source: StepError,
+        why: StepError,
     },
     /// No interrupt has this vector.
     #[error("send an interrupt with vector {0}: vectors begin at {FIRST_VECTOR}")]
@@ -134,7 +133,7 @@ impl Paused<'_> {
         let asker = Asker { vcpu, what, answer: None };
         let asker = self.visit(asker, deadline).map_err(|source| VcpuError::Visit { vcpu, source })?;
         let answer = asker.answer.ok_or(VcpuError::Visit { vcpu, source: VisitError::Late })?;
-        answer.map_err(|source| VcpuError::Refused { vcpu, source })
+        answer.map_err(|why| VcpuError::Refused { vcpu, why })
     }
 }
 

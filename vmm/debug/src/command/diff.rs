@@ -238,7 +238,7 @@ mod test {
         let mut session = lively.session();
         let mut said =
             |line| answer(&mut session, line).map_or_else(|error| error.to_string(), |answer| plain(&answer.text));
-        assert_eq!(said("diff"), "it has not been another since it was first looked at");
+        assert_eq!(said("diff"), "nothing has changed since the first look");
         assert!(said("step 1").contains("rax"));
         assert!(said("write 0x4000e0 0 --yes").contains("0x1 -> 0x0"));
         assert_eq!(said("diff"), "memory\n  0x4000e0 (arena+0xe0): 0x1 -> 0x0\n");

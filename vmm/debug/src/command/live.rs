@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use super::disas;
 use crate::address::Address;
 use crate::answer::{Answer, hex};
+use crate::bits::number;
 use crate::linear::Linear;
 use crate::live::{State, Stop, Why};
 use crate::place;
@@ -86,7 +87,7 @@ fn at_stop(session: &mut Session, number: u32, vcpu: Option<usize>) -> String {
 fn held(session: &Session, linear: u64, size: usize) -> String {
     let mapped = session.vcpu_numbered(0).and_then(|vcpu| Linear::of(session.memory(), vcpu));
     match mapped.and_then(|memory| memory.read_exact(Address::Linear(linear), size)) {
-        Ok(bytes) => format!("{:#x}", bytes.iter().rev().fold(0_u64, |number, byte| number << 8 | u64::from(*byte))),
+        Ok(bytes) => format!("{:#x}", number(&bytes)),
         Err(_) => "nothing that can be read".into(),
     }
 }

@@ -8,6 +8,7 @@ use super::{Command, Needs, Takes};
 use crate::address::{Address, address, value};
 use crate::answer::{Answer, hex};
 use crate::arguments::Arguments;
+use crate::bits::{number, too_wide};
 use crate::error::CommandError;
 use crate::session::Session;
 
@@ -54,8 +55,8 @@ fn run(session: &mut Session, mut arguments: Arguments<'_>) -> Result<Answer, Co
     while let Some(word) = arguments.next() {
         match (size(word), crate::arguments::number(word)) {
             (Some(size), _) if element.is_none() => element = Some(size),
-            (None, Some(number)) if count.is_none() && (1..=MOST as u64).contains(&number) => {
-                count = Some(number as usize)
+            (None, Some(wanted)) if count.is_none() && (1..=MOST as u64).contains(&wanted) => {
+                count = Some(wanted as usize)
             }
             _ => {
                 return Err(
@@ -87,7 +88,6 @@ fn in_bytes(at: Address, bytes: &[u8]) -> String {
 
 fn in_words(session: &Session, at: Address, bytes: &[u8], size: usize) -> String {
     let per_line = if size == 8 { 1 } else { 16 / size };
-    let number = |bytes: &[u8]| bytes.iter().rev().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
     let of = |(line, bytes): (usize, &[u8])| {
         let words: Vec<_> =
             bytes.chunks_exact(size).map(|word| format!("{:0width$x}", number(word), width = 2 * size)).collect();
@@ -104,7 +104,7 @@ fn search(session: &mut Session, mut arguments: Arguments<'_>) -> Result<Answer,
     let size = size(letter.unwrap_or("q")).ok_or_else(|| arguments.wrong("the size is one of b, w, d, q"))?;
     arguments.end()?;
     if size < 8 && wanted >> (8 * size) != 0 {
-        return Err(arguments.wrong(format!("{wanted:#x} does not fit in {size} bytes")));
+        return Err(arguments.wrong(too_wide(wanted, size)));
     }
     let mut found = Vec::new();
     for range in session.target().filled() {
@@ -184,6 +184,6 @@ mod test {
         assert_eq!(data, serde_json::json!([format!("{:#x}", private(1) + 0x3000)]));
         assert_eq!(text("search 0xdeadbeefdeadbeef"), "0xdeadbeefdeadbeef lies nowhere\n");
         assert!(text("search 1 d").ends_with("and more\n") || text("search 1 d").contains(&format!("{:#x}", WORDS[0])));
-        assert!(refusal("search 0x100 b").starts_with("0x100 does not fit in 1 bytes"));
+        assert!(refusal("search 0x100 b").starts_with("0x100 does not fit in 1 byte"));
     }
 }

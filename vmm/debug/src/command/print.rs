@@ -9,6 +9,7 @@ use super::{Command, Needs, Takes};
 use crate::address::{address, value};
 use crate::answer::{Answer, columns, hex, row};
 use crate::arguments::Arguments;
+use crate::bits;
 use crate::error::CommandError;
 use crate::nearest::did_you_mean;
 use crate::session::Session;
@@ -85,7 +86,7 @@ fn own(session: &Session, arguments: &Arguments<'_>, name: &str, place: Option<&
     let fields = session.types().fields(structure).into_iter().filter_map(|field| {
         let start = usize::try_from(field.offset).ok()?;
         let bytes = bytes.get(start..start + field.size as usize)?;
-        let number = number_of(bytes);
+        let number = bits::number(bytes);
         let words = match record::meaning(session, &structure.path, &field.path, number) {
             Some(meaning) => format!("{number:#x} ({meaning})"),
             None => in_words(session, number, bytes.len()),
@@ -100,11 +101,6 @@ const LARGEST: usize = 1 << 16;
 
 fn heading(session: &Session, structure: &Structure, at: u64) -> String {
     format!("{} at {}", structure.path, session.shown(at))
-}
-
-/// The number of as many bytes.
-fn number_of(bytes: &[u8]) -> u64 {
-    bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 /// A number, and what it could be the address of.

@@ -84,7 +84,7 @@ impl Machine<'_> {
     /// Says once that a stop makes the machine slow.
     fn tell(&mut self, kind: Kind, address: u64, how: How) {
         if how == How::Stepping && matches!(kind, Kind::Watch(_)) && self.resume.is_news(address) {
-            self.note(&format!("{address:#x} is watched {how}: the machine runs a thousand times slower"));
+            self.note(&format!("{address:#x} is watched {how}: the machine takes some tens of times as long"));
         }
     }
 }

@@ -192,7 +192,7 @@ fn halt_at_a_stop_is_passed_and_woken_from() {
     assert_eq!(next_stop(&machine), (0, Hit::Execute { rip: hlt }));
     let paused = machine.pause(DEADLINE).expect("a pause");
     let refused = paused.step(0, DEADLINE).expect_err("it would wait");
-    assert!(matches!(refused, VcpuError::Refused { vcpu: 0, source: StepError::Waits }), "{refused}");
+    assert!(matches!(refused, VcpuError::Refused { vcpu: 0, why: StepError::Waits }), "{refused}");
     drop(paused);
     poll(&machine, "it halts", || capture(&machine, Capture::Control).vcpus[0].mp_state == Ok(MpState::Halted));
     let state = capture(&machine, Capture::Control);
@@ -251,7 +251,7 @@ fn step_over_an_access_does_it_as_the_guest_would() {
     let epitaph = MachineEvent::Doorbell { vcpu: 0, doorbell: Doorbell::EPITAPH };
     assert_eq!(machine.next_event(Duration::ZERO), Some(epitaph));
     let refused = paused.step(0, DEADLINE).expect_err("it is parked");
-    assert!(matches!(refused, VcpuError::Refused { source: StepError::NotRunning, .. }), "{refused}");
+    assert!(matches!(refused, VcpuError::Refused { why: StepError::NotRunning, .. }), "{refused}");
     assert_eq!(machine.next_event(Duration::ZERO), None);
 }
 

@@ -44,7 +44,7 @@ pub(in crate::command) const STOP: Command = Command {
 pub(in crate::command) const END: Command = Command {
     name: "end",
     usage: "end",
-    summary: "end the run, as Ctrl-C at the terminal of its command would",
+    summary: "end the run now, without a verdict: its report says that it was interrupted",
     details: "",
     takes: Takes::Nothing,
     needs: Needs::Live,

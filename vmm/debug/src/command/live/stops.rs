@@ -29,7 +29,7 @@ pub(in crate::command) const WATCH: Command = Command {
     usage: "watch ADDRESS [SIZE] [--reads]",
     summary: "stop the machine behind a write to SIZE bytes of memory (1, 2, 4, 8), or with --reads a read too",
     details: "The address may be a word that the case names in its reports too (gate). By the processor's breakpoints where they work \
-on this\nhost; else by stepping every instruction of every vCPU, which is a thousand times slower and sees a value that changes, \
+on this\nhost; else by stepping every instruction of every vCPU, which takes some tens of times as long and sees a value that changes, \
 no read.\nWithout SIZE it is that of the named word, else 4, or what the address is aligned to. vCPU 0 maps the address.\n",
     takes: Takes::Address,
     needs: Needs::Live,

@@ -8,6 +8,7 @@ use super::stops::bytes;
 use crate::address::{Address, address, value};
 use crate::answer::{Answer, hex};
 use crate::arguments::Arguments;
+use crate::bits::{number, too_wide};
 use crate::command::{Command, Needs, Takes};
 use crate::error::CommandError;
 use crate::place;
@@ -18,7 +19,7 @@ pub(in crate::command) const COMMAND: Command = Command {
     name: "write",
     usage: "write ADDRESS|$REGISTER VALUE [SIZE] [--yes]",
     summary: "write memory (SIZE bytes: 1, 2, 4, 8) or a general register of the vCPU that is looked at; asks first",
-    details: "Asked is at a terminal alone; elsewhere --yes has to stand in the line. Without SIZE it is that of a word that the case \
+    details: "It asks at a terminal only; elsewhere --yes is needed. Without SIZE it is that of a word that the case \
 names,\nelse 4. `phys:` before the address makes it guest-physical. The report of the run tells of it.\n",
     takes: Takes::Address,
     needs: Needs::Live,
@@ -41,7 +42,7 @@ fn run(session: &mut Session, mut arguments: Arguments<'_>) -> Result<Answer, Co
             let named = place::data(session, place).and_then(|(_, size)| size);
             let size = word.map(|word| bytes(&arguments, word)).transpose()?.or(named).unwrap_or(4);
             if size < 8 && new >> (8 * size) != 0 {
-                return Err(arguments.wrong(format!("{new:#x} does not fit in {size} bytes")));
+                return Err(arguments.wrong(too_wide(new, size)));
             }
             memory(session, address(session, place)?, &new.to_le_bytes()[..size], is_said)
         }
@@ -91,7 +92,6 @@ fn general<'r>(all: &'r mut Registers, name: &str) -> Option<&'r mut u64> {
 fn memory(session: &mut Session, at: Address, new: &[u8], is_said: bool) -> Result<Answer, CommandError> {
     let old = session.linear()?.read_exact(at, new.len())?;
     let parts = parts(session, at, new.len())?;
-    let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte));
     let shown = session.shown(at.value());
     session.confirm(&format!("{shown} from {:#x} to {:#x}?", number(&old), number(new)), is_said)?;
     let mut written = 0;
@@ -187,7 +187,7 @@ mod test {
             ("write", "the address or register is missing"),
             ("write $cr3 0 --yes", "cr3 is only read here: general registers, RIP and RFLAGS are written"),
             ("write $xyz 0 --yes", "no register $xyz"),
-            ("write 0x4000e0 0x100 b --yes", "0x100 does not fit in 1 bytes"),
+            ("write 0x4000e0 0x100 b --yes", "0x100 does not fit in 1 byte"),
             ("write 0x4000e0 1 3 --yes", "the size is one of"),
             ("write 0xffff800000000000 1 --yes", "vcpu0 has nothing mapped"),
             ("write phys:0xfffffffffffffffe 1 --yes", "no guest memory at physical address"),
