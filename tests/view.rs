@@ -146,6 +146,15 @@ fn prompt_of_another_process_completes_words_and_is_interrupted() {
     terminal.types("run\r");
     terminal.types_until("\u{3}", "the machine stands still");
     terminal.shows("vcpu");
+    terminal.types("write $r15 7\r");
+    terminal.shows("write $r15 7? [y/N] ");
+    terminal.types("n\r");
+    terminal.shows("error: nothing was done");
+    terminal.types("write $r15 7; write $r15 8 --yes\r");
+    terminal.shows("write $r15 7? [y/N] ");
+    terminal.types("y\r");
+    terminal.shows("r15: ");
+    terminal.shows("0x7 -> 0x8");
     terminal.types_until("quit\r", "quit");
     assert_eq!(terminal.ends().0, Some(0));
     assert_eq!(run.wait().unwrap().code(), Some(0));
