@@ -208,7 +208,7 @@ fn halt_with_prefixes_at_a_stop_waits_behind_all_of_it() {
         assert_eq!(next_stop(&machine), (0, Hit::Execute { rip: IMAGE }));
         let paused = machine.pause(DEADLINE).expect("a pause");
         let refused = paused.step(0, DEADLINE).expect_err("it would wait");
-        assert!(matches!(refused, VcpuError::Refused { source: StepError::Waits, .. }), "{refused}");
+        assert!(matches!(refused, VcpuError::Refused { why: StepError::Waits, .. }), "{refused}");
         drop(paused);
         poll(&machine, "it halts", || capture(&machine, Capture::Control).vcpus[0].mp_state == Ok(MpState::Halted));
         assert_eq!(rip(&capture(&machine, Capture::Control)), Some(IMAGE + halt.len() as u64));
