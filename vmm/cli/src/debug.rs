@@ -5,10 +5,10 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 use stallbench_debug::gdb::Address;
 use stallbench_debug::tui::{self, Ended};
-use stallbench_debug::{Answer, Follower, Session, printable, prompt};
+use stallbench_debug::{Answer, Follower, Session, printable, printable_json, prompt};
 use stallbench_state::dump::Dump;
 
 use crate::exit::{Exit, Failure};
@@ -174,15 +174,19 @@ pub(crate) fn follow(follower: &mut impl Follower, line: &str, json: bool) -> Re
 
 fn print(command: &str, answer: Result<Answer, String>, json: bool) -> Result<Exit, Failure> {
     match (answer, json) {
-        (Ok(answer), true) => output::print(&format!("{}\n", json!({"command": command, "data": answer.data}))),
+        (Ok(answer), true) => print_json(&json!({"command": command, "data": answer.data})),
         (Ok(answer), false) => output::print(&answer.text),
         (Err(error), _) => refuse(command, &error, json),
     }
 }
 
+fn print_json(value: &Value) -> Result<Exit, Failure> {
+    output::print(&format!("{}\n", printable_json(value)))
+}
+
 fn refuse(command: &str, error: &str, json: bool) -> Result<Exit, Failure> {
     if json {
-        output::print(&format!("{}\n", json!({"command": command, "error": error})))?;
+        print_json(&json!({"command": command, "error": error}))?;
     } else {
         // What was asked for before it comes first, wherever the two go.
         let _ = io::stdout().flush();

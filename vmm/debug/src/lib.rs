@@ -54,5 +54,5 @@ pub use error::CommandError;
 pub use follow::Follower;
 pub use line::commands;
 pub use session::{Ask, Session};
-pub use style::printable;
+pub use style::{printable, printable_json};
 pub use target::Target;

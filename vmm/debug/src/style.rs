@@ -54,6 +54,16 @@ pub(crate) fn plain(text: &str) -> String {
     first.into_iter().chain(rest).collect()
 }
 
+/// JSON on one line, without what would move a terminal's cursor: JSON itself lets DEL and the C1 controls be (RFC 8259, section 7), which
+/// can only stand within its strings.
+pub fn printable_json(value: &serde_json::Value) -> String {
+    let shown = |character: char| match character {
+        '\u{7f}'..='\u{9f}' => format!("\\u{:04x}", u32::from(character)),
+        other => other.into(),
+    };
+    value.to_string().chars().map(shown).collect()
+}
+
 fn shown(character: char) -> char {
     if character.is_control() { '?' } else { character }
 }
@@ -67,5 +77,7 @@ mod test {
         let text = format!("{}: {}\n", heading("vcpu0"), bad("a\u{1b}[2J\u{9b}b\r"));
         assert_eq!(rendered(&text), "\u{1b}[1mvcpu0\u{1b}[0m: \u{1b}[1m\u{1b}[31ma?[2J?b?\u{1b}[0m\n");
         assert_eq!(printable("a\n\u{1b}"), "a??");
+        let value = serde_json::json!({"\u{7f}": "\u{9b}é\u{1b}"});
+        assert_eq!(printable_json(&value), r#"{"\u007f":"\u009bé\u001b"}"#);
     }
 }

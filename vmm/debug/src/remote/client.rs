@@ -15,6 +15,7 @@ use super::line::{Line, Lines};
 use super::socket::name_of_socket;
 use super::wire::{LONGEST_REPLY, Reply, Request, VERSION, line_from_here};
 use crate::follow::{Follower, Lost, Tell};
+use crate::style::printable;
 
 /// How long a server may take to say what it is.
 const GREETING: Duration = Duration::from_secs(5);
@@ -158,7 +159,9 @@ impl Connection {
         let deadline = Instant::now() + COMPLETION;
         loop {
             match self.reply_before(deadline).ok()?? {
-                Reply::Completions { start, words } if line.is_char_boundary(start) => return Some((start, words)),
+                Reply::Completions { start, words } if line.is_char_boundary(start) => {
+                    return Some((start, words.iter().map(|word| printable(word)).collect()));
+                }
                 Reply::Bye(_) | Reply::Completions { .. } => return None,
                 // Of a request before.
                 _ => {}
@@ -189,10 +192,11 @@ impl Follower for Client {
             match reply {
                 Some(Reply::Command { command, answer }) if is_heard => {
                     let answer = answer.map(|answer| crate::Answer { text: harmless(&answer.text), ..answer });
+                    let answer = answer.map_err(|why| printable(&why));
                     is_heard = tell(&command, answer).is_continue();
                 }
                 Some(Reply::Wrong(why)) if is_heard => {
-                    let _ = tell(line.trim(), Err(why));
+                    let _ = tell(line.trim(), Err(printable(&why)));
                     return Ok(());
                 }
                 Some(Reply::Done { vcpu, is_over }) => {

@@ -259,6 +259,28 @@ fn run_that_hangs_is_given_up_once_it_is_interrupted() {
 }
 
 #[test]
+fn words_and_refusals_of_another_process_move_no_cursor() {
+    let serve = |stream: &UnixStream| {
+        let mut asked = BufReader::new(stream).lines();
+        for line in [
+            r#"{"stallbench":"control","version":1,"pid":1}"#,
+            r#"{"completions":{"start":0,"words":["a\u001b[2J","b\u009b"]}}"#,
+            "{\"command\":\"a\",\"error\":\"b\\u001b]0;\"}\n{\"error\":\"c\\u009b\"}",
+        ] {
+            (&mut &*stream).write_all(format!("{line}\n").as_bytes()).expect("it listens");
+            // Until it asks for something, or leaves.
+            let _ = asked.next();
+        }
+    };
+    with_server(serve, |path| {
+        let mut client = Client::attach(path, Arc::default()).expect("it is let in");
+        assert_eq!(Follower::complete(&client, ""), (0, vec!["a?[2J".to_owned(), "b?".to_owned()]));
+        let all = followed(&mut client, "a; b").expect("it is there");
+        assert_eq!(all, [Err("b?]0;".to_owned()), Err("c?".to_owned())]);
+    });
+}
+
+#[test]
 fn greeting_that_never_comes_to_its_end_is_not_waited_for() {
     let trickle = |stream: &UnixStream| {
         while (&mut &*stream).write_all(b"{").is_ok() {
