@@ -42,6 +42,10 @@ pub(super) fn serve(
 
 fn look(listener: &Listener, control: &Control, attached: Attached, interrupted: &AtomicBool) {
     if !control.wait_for_machine(MACHINE) {
+        if !control.is_closed() {
+            let seconds = MACHINE.as_secs();
+            output::diagnostic(&format!("error: --gdb: no machine within {seconds} s: the run goes on without gdb"));
+        }
         return;
     }
     match LiveTarget::new(Box::new(attached)) {
