@@ -26,7 +26,6 @@ mod resume;
 mod stops;
 mod threads;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -64,13 +63,11 @@ pub enum Ended {
 
 /// Waits for gdb and does what it says, until it leaves or `interrupted` is set; gdb sets it too, where it ends the run.
 pub fn serve(listener: &Listener, session: &mut Session, interrupted: &AtomicBool) -> Ended {
-    let interrupt = Arc::new(AtomicBool::new(false));
-    session.set_interrupt(Arc::clone(&interrupt));
     let mut conversation = Conversation::new(Machine::new(session));
     let mut waiting = None;
     while let Some(stream) = waiting.take().or_else(|| next_client(listener, &mut conversation, interrupted)) {
-        conversation.machine.is_by_tcp = stream.is_tcp();
-        let Ok(mut client) = Client::new(stream, Arc::clone(&interrupt)) else { continue };
+        let Ok(mut client) = Client::new(stream) else { continue };
+        conversation.machine.serve(client.presence.clone());
         let mut others = Others { listener, waiting: &mut waiting, since: Instant::now() };
         let ended = converse(&mut conversation, &mut client, &mut others, interrupted);
         // Somebody who never spoke gdb's language was not gdb.

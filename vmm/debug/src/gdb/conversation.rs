@@ -48,7 +48,7 @@ pub(super) struct Conversation<'s> {
     /// What gdb said of itself, and the thread that it looks at: what a protocol that begins anew must know.
     features: Option<Vec<u8>>,
     thread: Option<Vec<u8>>,
-    /// Whether anything came that only gdb says.
+    /// Whether what came is what every gdb says first. Without it nothing is changed: whoever it was leaves nothing behind.
     pub(super) is_gdb: bool,
 }
 
@@ -102,6 +102,7 @@ impl<'s> Conversation<'s> {
     fn answer(&mut self, body: &[u8]) -> Vec<u8> {
         let own = match body {
             _ if too_much(body) => Some(REFUSAL.to_vec()),
+            _ if !self.is_gdb && !only_looks(body) => Some(REFUSAL.to_vec()),
             _ => body.strip_prefix(b"qXfer:threads:read::").map(|rest| self.threads(rest)),
         };
         if let Some(own) = own {
@@ -112,7 +113,7 @@ impl<'s> Conversation<'s> {
             self.begin();
             return self.acknowledged(framed(REFUSAL));
         };
-        self.is_gdb |= body.starts_with(b"qSupported") || body.starts_with(b"?");
+        self.is_gdb |= body.starts_with(b"qSupported");
         let mut answer = self.amended(body, answer);
         if self.is_running()
             && let Some(stopped) = self.machine.go()
@@ -226,6 +227,16 @@ impl<'s> Conversation<'s> {
 /// Whether gdb leaves with it.
 fn is_farewell(body: &[u8]) -> bool {
     body.starts_with(b"D") || body.starts_with(b"vKill")
+}
+
+/// Whether a packet changes nothing of the machine: it asks, says how to speak, or leaves.
+fn only_looks(body: &[u8]) -> bool {
+    match body.first() {
+        Some(b'v') => !body.starts_with(b"vCont;") && !body.starts_with(b"vKill"),
+        Some(b'q') => !body.starts_with(b"qRcmd"),
+        Some(first) => b"?gmpHTDQ".contains(first),
+        None => true,
+    }
 }
 
 /// The packet by which gdb says which thread it looks at.

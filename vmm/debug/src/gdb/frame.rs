@@ -25,7 +25,7 @@ pub(super) struct Frames {
 
 #[derive(Debug, Default)]
 enum At {
-    /// Between packets: acknowledgements and noise are dropped.
+    /// Between packets, where a byte 3 is an interrupt: acknowledgements and noise are dropped.
     #[default]
     Between,
     Body,
@@ -49,7 +49,7 @@ impl Frames {
         None
     }
 
-    /// Whether it is between packets, where a byte 3 is an interrupt.
+    /// A dollar sign: a packet begins, and what was before is forgotten.
     fn begin(&mut self) {
         self.body.clear();
         self.is_too_long = false;

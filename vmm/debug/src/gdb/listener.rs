@@ -9,11 +9,18 @@ use std::path::{Path, PathBuf};
 use std::process;
 use std::time::Duration;
 
+use rustix::net::sockopt;
+
 use super::address::Address;
 use super::error::GdbError;
 
 /// A client that takes no answer for so long has gone.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A client that says nothing for so long is asked whether it is there, this often and this many times: half a minute in all.
+const SILENCE: Duration = Duration::from_secs(15);
+const ASKING: Duration = Duration::from_secs(5);
+const ASKED: u32 = 3;
 
 /// Waits for gdb. A socket in the file system is gone with it.
 #[derive(Debug)]
@@ -130,6 +137,15 @@ fn private(path: &Path) -> io::Result<UnixListener> {
     bound
 }
 
+/// Has the kernel ask a client that says nothing whether it is still there: one that vanishes without a word must not hold the
+/// machine (tcp(7), SO_KEEPALIVE).
+fn miss(stream: &TcpStream) -> io::Result<()> {
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, SILENCE)?;
+    sockopt::set_tcp_keepintvl(stream, ASKING)?;
+    Ok(sockopt::set_tcp_keepcnt(stream, ASKED)?)
+}
+
 /// A client's end.
 #[derive(Debug)]
 pub(super) enum Stream {
@@ -147,6 +163,7 @@ impl Stream {
             Self::Tcp(stream) => {
                 stream.set_nonblocking(false)?;
                 stream.set_nodelay(true)?;
+                miss(stream)?;
                 stream.set_write_timeout(Some(PATIENCE))
             }
         }

@@ -1,6 +1,7 @@
 //! The machine as gdb sees it: a thread a vCPU, whose id is one more than the vCPU's number.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use gdbstub::common::Tid;
 use gdbstub::target::ext::base::BaseOps;
@@ -16,6 +17,7 @@ use gdbstub::target::ext::target_description_xml_override::{
 use gdbstub::target::{Target, TargetError, TargetResult};
 use stallbench_state::machine::VcpuState;
 
+use super::client::Presence;
 use super::registers::{Number, Source, Values, X86, all, description, number};
 use super::resume::Resume;
 use super::stops::Planted;
@@ -52,15 +54,30 @@ pub(super) struct Machine<'s> {
     description: String,
     /// What is looked at may differ from the machine by now.
     pub(super) is_old: bool,
-    /// Who is in came by a TCP port: nobody knows which user that is.
-    pub(super) is_by_tcp: bool,
+    pub(super) client: Presence,
 }
 
 impl<'s> Machine<'s> {
     pub(super) fn new(session: &'s mut Session) -> Self {
         let (resume, description) = (Resume::default(), description());
         let (planted, notices, refusal, threads) = Default::default();
-        Self { session, resume, planted, notices, refusal, threads, description, is_old: false, is_by_tcp: false }
+        Self {
+            session,
+            resume,
+            planted,
+            notices,
+            refusal,
+            threads,
+            description,
+            is_old: false,
+            client: Presence::default(),
+        }
+    }
+
+    /// Another client is in.
+    pub(super) fn serve(&mut self, client: Presence) {
+        self.session.set_interrupt(Arc::clone(&client.interrupt));
+        self.client = client;
     }
 
     /// Looks again where the machine may have changed. If that fails gdb goes on with what it has.
@@ -68,16 +85,22 @@ impl<'s> Machine<'s> {
         if std::mem::take(&mut self.is_old) {
             self.threads = None;
             if let Err(error) = self.session.refresh() {
-                self.note(&error.to_string());
+                self.note_refusal(&error.to_string());
             }
         }
     }
 
-    /// Has gdb print a line once it listens. What it is told already, or too much, is left out.
+    /// Has gdb print a line once it listens; too many are left out.
     pub(super) fn note(&mut self, line: &str) {
-        let line = printable(line);
-        if !self.notices.contains(&line) && self.notices.len() < MOST_NOTICES {
-            self.notices.push(line);
+        if self.notices.len() < MOST_NOTICES {
+            self.notices.push(printable(line));
+        }
+    }
+
+    /// Has gdb print why something was not done, once: it asks for some things again and again.
+    pub(super) fn note_refusal(&mut self, why: &str) {
+        if !self.notices.contains(&printable(why)) {
+            self.note(why);
         }
     }
 

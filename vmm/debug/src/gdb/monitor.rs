@@ -20,9 +20,15 @@ impl Machine<'_> {
             Ok(all) => all,
             Err(error) => return format!("error: {error}\n"),
         };
-        self.session.forget_interrupt();
+        self.client.forget_interrupt();
         let before = self.places();
-        let said = all.iter().map(|words| self.answer(words)).collect::<String>();
+        let mut said = String::new();
+        for words in &all {
+            // Nobody waits for the rest, and each command takes an interrupt back.
+            if !self.client.is_gone() {
+                said.push_str(&self.answer(words));
+            }
+        }
         self.is_old = self.session.target().is_live();
         self.look();
         let moved = if before == self.places() { "" } else { MOVED };
@@ -34,7 +40,7 @@ impl Machine<'_> {
         if words.first().is_some_and(|name| name == "quit") {
             return "`detach` lets the machine go on, `kill` ends its run\n".into();
         }
-        if self.is_by_tcp && takes_files(words) {
+        if self.client.is_by_tcp && takes_files(words) {
             return format!("error: {NO_FILES}\n");
         }
         match self.session.run(words) {

@@ -77,7 +77,7 @@ impl Machine<'_> {
             // The end of the run went by with it.
             Err(LiveError::Gone) | Ok(()) => None,
             Err(error) => {
-                self.note(&error.to_string());
+                self.note_refusal(&error.to_string());
                 Some(self.stopped(Signal(0), None))
             }
         }
@@ -148,7 +148,7 @@ impl Machine<'_> {
     /// Stops the machine, because gdb asked.
     pub(super) fn interrupt(&mut self) -> Stopped {
         if let Err(error) = self.live().and_then(|live| live.stop()) {
-            self.note(&error.to_string());
+            self.note_refusal(&error.to_string());
         }
         self.stopped(Signal::SIGINT, None)
     }

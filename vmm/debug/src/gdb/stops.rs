@@ -70,14 +70,14 @@ impl Machine<'_> {
         for number in &planted.numbers {
             let removed = self.live().and_then(|live| live.remove(*number));
             if let Err(error @ LiveError::Refused(_)) = removed {
-                self.note(&error.to_string());
+                self.note_refusal(&error.to_string());
             }
         }
     }
 
     /// gdb does not show why a breakpoint was refused: it is told so as soon as it listens.
     fn refuse_stop(&mut self, why: String) {
-        self.note(&why);
+        self.note_refusal(&why);
         self.refusal = Some(why);
     }
 

@@ -6,7 +6,9 @@ use crate::sample;
 use crate::session::Session;
 
 fn conversation(session: &mut Session) -> Conversation<'_> {
-    Conversation::new(Machine::new(session))
+    let mut conversation = Conversation::new(Machine::new(session));
+    asked(&mut conversation, "qSupported:multiprocess+");
+    conversation
 }
 
 /// What comes back for the body of a packet, without acknowledgement and frame.
@@ -43,7 +45,7 @@ fn dump_refuses_what_would_change_it_and_says_why() {
         assert!(asked(&mut conversation, body).contains("this is a dump"), "{body}");
     }
     for body in ["vCont;c", "vCont;s:p1.1;c:p1.-1", "c", "s"] {
-        assert_eq!(asked(&mut conversation, body), "T00thread:01;", "{body}");
+        assert_eq!(asked(&mut conversation, body), "T00thread:p01.01;", "{body}");
         assert!(!conversation.is_running());
     }
 }
@@ -64,6 +66,38 @@ fn what_is_no_packet_costs_no_more_than_an_error() {
     }
     assert_eq!(conversation.take(Frame::Damaged), b"", "the wire is sure");
     assert!(conversation.over().is_none());
+}
+
+#[test]
+fn who_is_not_gdb_changes_nothing() {
+    let lively = sample::live::Lively::new();
+    let mut session = lively.session();
+    let mut conversation = Conversation::new(Machine::new(&mut session));
+    let all =
+        ["c", "s", "C05", "vCont;c", "vCont;s:p1.1", "P0=00", "G00", "M400000,1:00", "X400000,1:x", "Z0,100000,1"];
+    for body in all.into_iter().chain(["z0,100000,1", "k", "vKill;1", "qRcmd,656e64", "!", "R00"]) {
+        assert_eq!(asked(&mut conversation, body), "E16", "{body}");
+    }
+    assert!(asked(&mut conversation, "?").starts_with('T') && !conversation.is_gdb);
+    assert!(!conversation.is_running() && conversation.over().is_none());
+    assert!(lively.inner().asked.is_empty() && lively.inner().stops.is_empty());
+    asked(&mut conversation, "qSupported:multiprocess+");
+    assert_eq!(asked(&mut conversation, "Z0,100000,1"), "OK");
+}
+
+#[test]
+fn report_is_told_whole() {
+    let lively = sample::live::Lively::new();
+    let mut session = lively.session();
+    let mut conversation = conversation(&mut session);
+    lively.comes_to(crate::live::Why::End { text: "same\nother\nsame\n".into(), result: serde_json::Value::Null });
+    let mut told = conversation.take(Frame::Packet(b"vCont;c".to_vec()));
+    told.extend(conversation.wait());
+    let same = console("same\n");
+    assert_eq!(told.windows(same.len()).filter(|part| *part == same).count(), 2);
+    conversation.machine.note_refusal("no");
+    conversation.machine.note_refusal("no");
+    assert_eq!(conversation.machine.notices, ["no"]);
 }
 
 /// What `monitor` prints.
@@ -87,14 +121,14 @@ fn files_are_for_who_came_by_a_socket_of_the_user() {
     asked(&mut conversation, "qSupported:multiprocess+");
     for line in ["diff /nonexistent/a", "dump /nonexistent/a", "payload /nonexistent/a", "vcpu; payload /nonexistent/a"]
     {
-        conversation.machine.is_by_tcp = true;
+        conversation.machine.client.is_by_tcp = true;
         let said = monitor(&mut conversation, line);
         assert!(said.contains("no files by TCP") && said.contains("unix:PATH"), "{line}: {said}");
-        conversation.machine.is_by_tcp = false;
+        conversation.machine.client.is_by_tcp = false;
         let said = monitor(&mut conversation, line);
         assert!(!said.contains("no files by TCP") && said.contains("error: "), "{line}: {said}");
     }
-    conversation.machine.is_by_tcp = true;
+    conversation.machine.client.is_by_tcp = true;
     assert!(monitor(&mut conversation, "help dump").starts_with("dump FILE"));
     assert!(monitor(&mut conversation, "vcpu 1").contains("vcpu1"));
 }
