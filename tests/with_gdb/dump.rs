@@ -195,7 +195,7 @@ fn port_is_any_that_is_free_and_who_may_come_there_is_warned_of() {
         assert!(said[0].starts_with("warning: --gdb ") && said[0].contains(who), "{said:?}");
         let port = said[1].split('\'').nth(1).unwrap().rsplit(':').next().unwrap().parse().unwrap();
         let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        stream.write_all(b"$qSupported#37$?#3f$k#6b").unwrap();
+        stream.write_all(b"$qSupported:xmlRegisters=i386#c1$?#3f$k#6b").unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).unwrap();
         assert!(String::from_utf8_lossy(&answer).contains("+$T05thread:"), "{answer:?}");
