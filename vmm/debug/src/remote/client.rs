@@ -22,7 +22,7 @@ const GREETING: Duration = Duration::from_secs(5);
 /// How long completion may take: nobody waits longer for a Tab.
 const COMPLETION: Duration = Duration::from_secs(2);
 /// How long a run may leave an interrupt unanswered. Then it hangs, or is stopped itself.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How often it is looked whether what is waited for is to be interrupted.
 const LOOK_UP: Duration = Duration::from_millis(50);
 
