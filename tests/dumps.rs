@@ -27,9 +27,10 @@ const DEADLOCK: &str = "mtrr/stack-broadcast@vcpus=4";
 const SMALLEST: &str = "call/smallest@vcpus=2";
 
 /// The dumps of the shelf, with the verdict and the kind of each.
-const KINDS: [(&str, &str, Option<&str>); 10] = [
+const KINDS: [(&str, &str, Option<&str>); 12] = [
     ("absent-member", "stall", Some("absent-member")),
     ("breach", "breach", Some("cache-off")),
+    ("budget", "budget", None),
     ("deadlock", "stall", Some("deadlock")),
     ("guest-fault", "guest-fault", None),
     ("inconsistent", "inconsistent", None),
@@ -38,6 +39,7 @@ const KINDS: [(&str, &str, Option<&str>); 10] = [
     ("lost-interrupt", "stall", Some("lost-interrupt")),
     ("not-accepting", "stall", Some("not-accepting")),
     ("pass", "pass", None),
+    ("starved", "starved", None),
 ];
 
 fn shelved(name: &str) -> PathBuf {

@@ -1,6 +1,6 @@
 //! A session behind a Unix socket: commands for a machine of another process, and completion, with the same answers as here.
 //!
-//! One JSON object a line, both ways ([`wire`]; docs/attach.md has the protocol for others who want to speak it). A [`Server`] lets in
+//! One JSON object a line, both ways (docs/attach.md has the protocol for others who want to speak it). A [`Server`] lets in
 //! processes of the same user, one at a time, and has a thread for who is in; a [`Client`] is a [`Follower`](crate::Follower) like a
 //! session. Neither believes the other: what is too long, or nonsense, is a line that says so.
 

@@ -1,7 +1,7 @@
 //! Somebody who looks into runs while they last: the door that lets them in, one at a time.
 //!
 //! A run is watched by one thread, and nobody else touches its machine. Who is let in, an [`Attached`], hands that thread what is to be
-//! done, and it does it between two polls, while the machine stands still. What is on its way lies on the [`desk`] between the two.
+//! done, and it does it between two polls, while the machine stands still. What is on its way lies on the desk between the two.
 
 mod attached;
 mod bench;
