@@ -105,7 +105,8 @@ fn shelf_is_written_as_it_is_read() {
         let dump = read(&shelved(name));
         let mut again = Vec::new();
         dump.write(&mut again).unwrap();
-        assert!(again == fs::read(shelved(name)).unwrap(), "{name}");
+        // The same but for how hard the payload is compressed, which for the built-in one is done when it is built.
+        assert!(Dump::read(&again).unwrap() == dump, "{name}");
     }
 }
 
