@@ -37,26 +37,18 @@ fn slow_member() {
     words::name("thread_ack", &shared.thread_ack);
     words::name("blamed", &shared.blamed);
     shared.thread_ack.store(call::online().count(), Ordering::SeqCst);
-    assert!(call::all(Function { run: waits_in_multi_cpu_stop, info: 0 }, false).is_ok());
+    assert!(call::all(Function { run: multi_cpu_stop, info: 0 }, false).is_ok());
+    multi_cpu_stop(0);
+}
+
+/// The last state of multi_cpu_stop(): one vCPU runs the function, all others have nothing to do but to wait until it is through.
+fn multi_cpu_stop(_info: u64) {
     let were = cpu::disable_interrupts();
-    // The function of stop_machine(): a printk() over a slow serial line.
+    // Of the one that runs the function, a printk() over a slow serial line.
     pause_point!("multi_cpu_stop/run");
-    ack();
-    wait_for_all();
-    cpu::restore_interrupts(were);
-}
-
-/// multi_cpu_stop() of all that have nothing to run but to wait for who does.
-fn waits_in_multi_cpu_stop(_info: u64) {
-    let were = cpu::disable_interrupts();
-    pause_point!("multi_cpu_stop/prepared");
-    ack();
-    wait_for_all();
-    cpu::restore_interrupts(were);
-}
-
-fn ack() {
     words().slow_member.thread_ack.fetch_sub(1, Ordering::SeqCst);
+    wait_for_all();
+    cpu::restore_interrupts(were);
 }
 
 /// The spin of multi_cpu_stop(), as long as the watchdog lets it. The fix: touch_nmi_watchdog() in each turn; whoever waits is
