@@ -2,8 +2,9 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::{fs, str};
 
@@ -144,12 +145,12 @@ fn address_that_cannot_be_is_one_line() {
     let long = format!("unix:{}/{}", directory.path().display(), "x".repeat(120));
     let dump = shelved("livelock");
     let cases = [
-        (format!("unix:{}", path.display()), "is taken"),
-        (format!("unix:{}", file.display()), "is taken"),
+        (format!("unix:{}", path.display()), "taken: process "),
+        (format!("unix:{}", file.display()), "file: is there, and no socket"),
         (port.local_addr().unwrap().to_string(), "is taken"),
-        ("unix:/nowhere/at/all".into(), "cannot wait at unix:/nowhere/at/all"),
+        ("unix:/nowhere/at/all".into(), "/nowhere/at/all: No such file"),
         ("no.such.host.invalid:1".into(), "cannot wait at no.such.host.invalid:1"),
-        (long, "cannot wait at unix:"),
+        (long, "x: "),
     ];
     for (address, why) in cases {
         let output = stallbench(&["debug", "--dump", dump.to_str().unwrap(), "--gdb", &address]);
@@ -181,6 +182,29 @@ fn socket_is_its_owners_and_replaces_that_of_a_process_that_is_gone() {
     assert_eq!(output.status.code(), Some(0));
     let hint = "waiting for gdb: gdb -ex 'target remote ";
     assert!(str::from_utf8(&output.stderr).unwrap().starts_with(hint), "{output:?}");
+}
+
+#[test]
+fn another_user_is_hung_up_on() {
+    if fs::metadata("/proc/self").unwrap().uid() != 0 {
+        eprintln!("SKIPPED: only root can be another user; nobody tries to come in");
+        return;
+    }
+    if gdb_is_missing() {
+        return;
+    }
+    let server = Server::of_dump("livelock");
+    // Whatever the files say.
+    fs::set_permissions(server.directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(server.socket(), fs::Permissions::from_mode(0o666)).unwrap();
+    let target = format!("target remote {}", server.socket().display());
+    let mut gdb = Command::new("gdb");
+    gdb.args(["-batch", "-nx", "-ex", &target, "-ex", "info threads"]).uid(65534).gid(65534);
+    let output = gdb.current_dir("/").stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(!said.contains("vcpu0"), "{said}");
+    has(&server.gdb(&["info threads"]), &["\"vcpu0\""]);
+    assert_eq!(server.end().status.code(), Some(0));
 }
 
 #[test]

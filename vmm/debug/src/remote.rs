@@ -7,10 +7,18 @@
 mod client;
 mod line;
 mod server;
-mod socket;
 mod wire;
 
 pub use client::{AttachError, Client};
 pub use server::{Entry, Server};
-pub use socket::{ListenError, Listening, name_of_socket};
 pub use wire::VERSION;
+
+use std::path::{Path, PathBuf};
+
+/// What the socket is called in a directory of a run.
+const IN_DIRECTORY: &str = "control";
+
+/// The socket that a path names: itself, or `control` in a directory.
+pub fn name_of_socket(path: &Path) -> PathBuf {
+    if path.is_dir() { path.join(IN_DIRECTORY) } else { path.to_owned() }
+}

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use stallbench_debug::live::{LiveError, LiveTarget};
-use stallbench_debug::remote::{Entry, ListenError, Listening, Server};
+use stallbench_debug::remote::{Entry, Server};
+use stallbench_debug::socket::{ListenError, Listening};
 use stallbench_runner::control::Control;
 
 use super::Arguments;

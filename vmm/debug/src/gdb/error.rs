@@ -5,6 +5,7 @@ use std::io;
 use thiserror::Error;
 
 use super::address::Address;
+use crate::socket::ListenError;
 
 /// Why gdb cannot be waited for. Each is one line.
 #[derive(Debug, Error)]
@@ -16,7 +17,10 @@ pub enum GdbError {
         /// What was said.
         text: String,
     },
-    /// Somebody else waits there, or a file is in the way.
+    /// The socket cannot be had.
+    #[error(transparent)]
+    Socket(#[from] ListenError),
+    /// Somebody else waits at that port.
     #[error("{address} is taken")]
     Taken {
         /// Where.

@@ -1,18 +1,15 @@
 //! The socket that gdb comes to, and one that it came by.
 
-use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
-use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
-use std::process;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use rustix::net::sockopt;
 
 use super::address::Address;
 use super::error::GdbError;
+use crate::socket::{Listening, admit};
 
 /// A client that takes no answer for so long has gone.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -31,7 +28,7 @@ pub struct Listener {
 
 #[derive(Debug)]
 enum Socket {
-    Unix(UnixListener, PathBuf),
+    Unix(Listening),
     Tcp(TcpListener),
 }
 
@@ -40,20 +37,19 @@ impl Listener {
     ///
     /// # Errors
     ///
-    /// [`GdbError::Taken`] where somebody else does or a file is in the way, [`GdbError::Listen`] where the host cannot.
+    /// [`GdbError`] says in one line what is in the way.
     pub fn bind(address: &Address) -> Result<Self, GdbError> {
-        let (socket, address) = match address {
-            Address::Unix(path) => (private(path).map(|socket| Socket::Unix(socket, path.clone())), address.clone()),
-            Address::Tcp { .. } => match port(address) {
-                Ok((listener, bound)) => (Ok(Socket::Tcp(listener)), bound),
-                Err(error) => (Err(error), address.clone()),
-            },
-        };
         let failed = |source: io::Error| match source.kind() {
-            ErrorKind::AddrInUse | ErrorKind::AlreadyExists => GdbError::Taken { address: address.clone() },
+            ErrorKind::AddrInUse => GdbError::Taken { address: address.clone() },
             _ => GdbError::Listen { address: address.clone(), source },
         };
-        let socket = socket.and_then(|socket| socket.set_nonblocking().map(|()| socket)).map_err(failed)?;
+        let (socket, address) = match address {
+            Address::Unix(path) => (Socket::Unix(Listening::at(path)?), address.clone()),
+            Address::Tcp { .. } => {
+                port(address).map(|(listener, bound)| (Socket::Tcp(listener), bound)).map_err(failed)?
+            }
+        };
+        socket.set_nonblocking().map_err(failed)?;
         Ok(Self { socket, address })
     }
 
@@ -74,10 +70,12 @@ impl Listener {
     /// The client that waits to be let in, if there is one.
     pub(super) fn accept(&self) -> io::Result<Option<Stream>> {
         let stream = match &self.socket {
-            Socket::Unix(listener, _) => listener.accept().map(|(stream, _)| Stream::Unix(stream)),
+            Socket::Unix(listening) => listening.accept().map(Stream::Unix),
             Socket::Tcp(listener) => listener.accept().map(|(stream, _)| Stream::Tcp(stream)),
         };
         match stream {
+            // Somebody else's is hung up on.
+            Ok(stream) if !stream.may_come_in() => Ok(None),
             Ok(stream) => stream.prepare().map(|()| Some(stream)),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(None),
             // It has gone before it was let in.
@@ -87,18 +85,10 @@ impl Listener {
     }
 }
 
-impl Drop for Listener {
-    fn drop(&mut self) {
-        if let Socket::Unix(_, path) = &self.socket {
-            let _ = fs::remove_file(path);
-        }
-    }
-}
-
 impl Socket {
     fn set_nonblocking(&self) -> io::Result<()> {
         match self {
-            Self::Unix(listener, _) => listener.set_nonblocking(true),
+            Self::Unix(listening) => listening.set_nonblocking(),
             Self::Tcp(listener) => listener.set_nonblocking(true),
         }
     }
@@ -112,29 +102,6 @@ fn port(address: &Address) -> io::Result<(TcpListener, Address)> {
         Address::Unix(_) => address.clone(),
     };
     Ok((listener, bound))
-}
-
-/// A socket that nobody else can open at any moment: it is made in a directory that is only ours, and then put in its place, where
-/// nothing may be but the socket of a process that is gone.
-fn private(path: &Path) -> io::Result<UnixListener> {
-    // Nobody could name it where it is too long for an address.
-    SocketAddr::from_pathname(path)?;
-    if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
-        && UnixStream::connect(path).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
-    {
-        fs::remove_file(path)?;
-    }
-    let beside = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let room = beside.join(format!(".gdb-{}", process::id()));
-    DirBuilder::new().mode(0o700).create(&room)?;
-    let made = room.join("s");
-    let bound = UnixListener::bind(&made).and_then(|listener| {
-        fs::set_permissions(&made, Permissions::from_mode(0o600))?;
-        fs::hard_link(&made, path)?;
-        Ok(listener)
-    });
-    let _ = fs::remove_dir_all(&room);
-    bound
 }
 
 /// Has the kernel ask a client that says nothing whether it is still there: one that vanishes without a word must not hold the
@@ -154,6 +121,14 @@ pub(super) enum Stream {
 }
 
 impl Stream {
+    /// Whether it is of our user, where that can be known.
+    fn may_come_in(&self) -> bool {
+        match self {
+            Self::Unix(stream) => admit(stream).is_ok(),
+            Self::Tcp(_) => true,
+        }
+    }
+
     fn prepare(&self) -> io::Result<()> {
         match self {
             Self::Unix(stream) => {

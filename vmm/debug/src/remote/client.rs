@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use super::line::{Line, Lines};
-use super::socket::name_of_socket;
+use super::name_of_socket;
 use super::wire::{LONGEST_REPLY, Reply, Request, VERSION, line_from_here};
 use crate::follow::{Follower, Lost, Tell};
 use crate::style::printable;

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::socket::{Listening, own_user, peer};
 use super::wire::Reply;
+use crate::socket::{Listening, admit};
 use crate::target::Target;
 
 mod requests;
@@ -99,8 +99,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.shared.listening.remove();
         self.shared.end();
-        // Ends accept(2) in the other thread.
-        let _ = rustix::net::shutdown(&self.shared.listening.listener, rustix::net::Shutdown::Both);
+        self.shared.listening.end();
         if let Some(accepting) = self.accepting.take() {
             let _ = accepting.join();
         }
@@ -143,10 +142,7 @@ impl Shared {
 
     /// Lets a process in, or says why not.
     fn enter(&self, stream: &UnixStream) -> Result<(), String> {
-        let (user, process) = peer(stream).map_err(|error| format!("who are you? {error}"))?;
-        if user != own_user() {
-            return Err(format!("only user {} may come in, and you are user {user}", own_user()));
-        }
+        let process = admit(stream)?;
         let mut door = self.wait_for_leaving();
         if let Some((other, _)) = &door.inside {
             return Err(format!("process {other} is in, and one can be at a time"));
@@ -184,8 +180,8 @@ pub(super) const OVER: &str = "the last run is over";
 
 fn accept(shared: &Arc<Shared>) {
     loop {
-        match shared.listening.listener.accept() {
-            Ok((stream, _)) => receive(shared, stream),
+        match shared.listening.accept() {
+            Ok(stream) => receive(shared, stream),
             Err(_) if shared.is_over() => return,
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(_) => drop(shared.wait_for_end(AGAIN)),

@@ -1,16 +1,19 @@
-//! The socket: where it lies, who may connect, and that it is gone when nobody listens any more.
+//! A socket in the file system that is its owner's alone: where it lies, who may connect, and that it is gone when nobody listens any more.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::Mode;
 use rustix::net::sockopt::socket_peercred;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use thiserror::Error;
 
-/// What the socket is called in a directory of a run.
-const IN_DIRECTORY: &str = "control";
+/// How many may have connected and not been let in yet.
+const BACKLOG: i32 = 128;
 
 /// Why nobody can listen there.
 #[derive(Debug, Error)]
@@ -40,15 +43,10 @@ pub enum ListenError {
     },
 }
 
-/// The socket that a path names: itself, or `control` in a directory.
-pub fn name_of_socket(path: &Path) -> PathBuf {
-    if path.is_dir() { path.join(IN_DIRECTORY) } else { path.to_owned() }
-}
-
 /// A socket that somebody listens at. It is removed at the end.
 #[derive(Debug)]
 pub struct Listening {
-    pub(super) listener: UnixListener,
+    listener: UnixListener,
     path: PathBuf,
     /// Device and inode: nobody else's is removed.
     identity: Option<(u64, u64)>,
@@ -86,9 +84,7 @@ impl Listening {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(refused(error)),
             _ => {}
         }
-        let listener = UnixListener::bind(path).map_err(refused)?;
-        // Who connects before this is asked who he is all the same.
-        fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(refused)?;
+        let listener = bind(path).map_err(refused)?;
         let identity = identity(path);
         Ok(Self { listener, path: path.to_owned(), identity })
     }
@@ -100,11 +96,26 @@ impl Listening {
 }
 
 impl Listening {
+    /// Who connects next, whoever it is: [`admit`] says whether he may.
+    pub(crate) fn accept(&self) -> io::Result<UnixStream> {
+        self.listener.accept().map(|(stream, _)| stream)
+    }
+
+    /// Waits for nobody any more in [`Listening::accept`].
+    pub(crate) fn set_nonblocking(&self) -> io::Result<()> {
+        self.listener.set_nonblocking(true)
+    }
+
     /// Takes the socket away: nobody connects any more.
-    pub(super) fn remove(&self) {
+    pub(crate) fn remove(&self) {
         if self.identity.is_some() && identity(&self.path) == self.identity {
             let _ = fs::remove_file(&self.path);
         }
+    }
+
+    /// Ends accept(2) in another thread.
+    pub(crate) fn end(&self) {
+        let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
     }
 }
 
@@ -114,30 +125,49 @@ impl Drop for Listening {
     }
 }
 
+/// A socket that nobody else can open at any moment: the file gets the mode that its descriptor has when it is bound (Linux,
+/// `unix_bind_bsd()` in net/unix/af_unix.c). Whatever lies there is an error.
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    let address = SocketAddrUnix::new(path)?;
+    let socket: OwnedFd =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    rustix::net::bind(&socket, &address)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket.into())
+}
+
 fn identity(path: &Path) -> Option<(u64, u64)> {
     fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
+/// The process at the other end, where it is one of our user.
+///
+/// # Errors
+///
+/// Why it may not come in, as words.
+pub(crate) fn admit(stream: &UnixStream) -> Result<i32, String> {
+    let (user, process) = peer(stream).map_err(|error| format!("who are you? {error}"))?;
+    let own = rustix::process::geteuid().as_raw();
+    if user == own { Ok(process) } else { Err(format!("only user {own} may come in, and you are user {user}")) }
+}
+
 /// User and process at the other end, as the kernel noted them when it connected or listened (unix(7), SO_PEERCRED).
-pub(super) fn peer(stream: &UnixStream) -> io::Result<(u32, i32)> {
+fn peer(stream: &UnixStream) -> io::Result<(u32, i32)> {
     let credentials = socket_peercred(stream)?;
     Ok((credentials.uid.as_raw(), credentials.pid.as_raw_nonzero().get()))
 }
 
-/// The user that this process acts as.
-pub(super) fn own_user() -> u32 {
-    rustix::process::geteuid().as_raw()
-}
-
 #[cfg(test)]
 mod test {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
     fn socket_is_its_owners_alone_and_goes_with_who_listens() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("control");
-        assert_eq!(name_of_socket(directory.path()), path);
         let listening = Listening::at(&path).expect("nobody is there");
         assert_eq!(fs::metadata(&path).expect("it is there").permissions().mode() & 0o777, 0o600);
         let own = std::process::id();
