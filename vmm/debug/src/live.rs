@@ -43,7 +43,7 @@ pub trait Live: Send {
     fn remove(&mut self, number: u32) -> Result<bool, LiveError>;
 
     /// The stops, by number.
-    fn stops(&mut self) -> Vec<(u32, Stop, How)>;
+    fn stops(&mut self) -> Result<Vec<(u32, Stop, How)>, LiveError>;
 
     /// Writes guest-physical memory, all of it or nothing. The report of the run tells of it, as of everything below.
     fn write(&mut self, physical: u64, bytes: &[u8]) -> Result<(), LiveError>;

@@ -89,7 +89,7 @@ pub struct Controlled {
 impl Controlled {
     /// Opens it for a run that begins.
     pub(crate) fn open(&self) -> Opened<'_> {
-        Opened { door: self, hold: self.control.0.begin(), result: None }
+        Opened { door: self, hold: self.control.0.begin(), result: None, uncounted: None }
     }
 
     /// Whether who is in has the run end.
@@ -106,6 +106,8 @@ pub(crate) struct Opened<'p> {
     hold: bool,
     /// What came out, as soon as that is known.
     result: Option<Value>,
+    /// Why nobody is told what KVM counts, where the host failed to keep it.
+    uncounted: Option<String>,
 }
 
 impl Opened<'_> {
@@ -134,9 +136,9 @@ impl Drop for Opened<'_> {
 }
 
 /// Starts a machine. One that is to stand still at its start executes nothing before the pause that follows has ended.
-pub(crate) fn start(machine: &mut Machine, host: &HostKvm, door: Option<&Opened<'_>>) -> Result<(), StartError> {
+pub(crate) fn start(machine: &mut Machine, host: &HostKvm, door: Option<&mut Opened<'_>>) -> Result<(), StartError> {
     let Some(door) = door else { return machine.start() };
-    // Where there are none, whoever asks for them is told so.
-    let _ = machine.keep_statistics(host);
+    // The run does without; whoever asks for them is told so.
+    door.uncounted = machine.keep_statistics(host).err().map(|error| error.to_string());
     if door.hold { machine.start_held() } else { machine.start() }
 }

@@ -155,8 +155,8 @@ pub fn execute(
     let order = order::Look::begin(host, program, plan.order, &mut machine)
         .map_err(|source| ExecuteError::Order { mode: plan.order, source })?;
     let _shortened = slice::shorten();
-    let door = plan.control.as_ref().map(Controlled::open);
-    control::start(&mut machine, host, door.as_ref()).map_err(|source| ExecuteError::Start { vcpus, source })?;
+    let mut door = plan.control.as_ref().map(Controlled::open);
+    control::start(&mut machine, host, door.as_mut()).map_err(|source| ExecuteError::Start { vcpus, source })?;
     let asked = Asked::of(plan.keep.on_request.as_ref());
     let bench = Bench::new(&machine, host, Guest::Contract(program, &plan.injected), door, asked);
     let expected = crate::oracle::mtrr::Expected::of(case, plan);

@@ -140,7 +140,7 @@ fn vcpu_stops_where_it_was_asked_to_and_goes_on_by_steps() {
             assert_eq!(live.state(), State::Stopped(Why::Stepped { vcpu }));
             assert_ne!(rip(&mut live, vcpu), before);
         }
-        assert_eq!(live.stops().len(), 1);
+        assert_eq!(live.stops().expect("it is there").len(), 1);
         assert_eq!((live.remove(number), live.remove(number)), (Ok(true), Ok(false)));
         to_the_end(live);
     });
@@ -284,7 +284,7 @@ fn word_is_watched_as_the_host_can_and_the_run_comes_to_what_it_comes_to() {
         let (number, how) = live.add(gate).expect("a stop");
         let host = HostKvm::open().expect("/dev/kvm");
         let expected = if host.watches_writes().expect("an answer") { How::Breakpoint } else { How::Stepping };
-        assert_eq!((how, live.stops()), (expected, vec![(number, gate, how)]));
+        assert_eq!((how, live.stops().expect("it is there")), (expected, vec![(number, gate, how)]));
         assert_eq!(to_the_stop(&mut live, number), 0, "vcpu0 opens and shuts the gate");
         assert!(matches!(
             live.add(Stop::Access { linear: 0x40_0066, size: 4, reads: false }),

@@ -11,7 +11,7 @@ use stallbench_abi::layout::{BOOT_BLOCK, PAUSE};
 use stallbench_abi::pause::{HoldState, PausePage, Point};
 use stallbench_abi::text;
 use stallbench_abi::vcpu::{Phase, VcpuPage};
-use stallbench_state::machine::{MachineState, VcpuState};
+use stallbench_state::machine::{MachineState, MpState, VcpuState};
 use stallbench_state::memory::{Memory, read_plain};
 use stallbench_state::published::Published;
 
@@ -207,7 +207,8 @@ fn describe(activity: &Activity<'_>, code: &dyn Code) -> String {
         Activity::Interrupting(deliverable) => format!("is about to take {deliverable}"),
         Activity::KeptOut(deliverable) => format!("halted with {deliverable} deliverable, not woken (host-injected)"),
         Activity::Timer => "its APIC timer is not masked".into(),
-        Activity::Absent(mp_state) => format!("not started ({mp_state:?})"),
+        Activity::Absent(MpState::InitReceived) => "not started (waits for SIPI)".into(),
+        Activity::Absent(_) => "not started".into(),
         Activity::Running { rip } => format!("runs at {}", place(code, *rip)),
         Activity::Unread(unread) => unread.to_string(),
     }

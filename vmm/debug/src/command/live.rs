@@ -69,16 +69,17 @@ fn in_words(session: &mut Session, state: &State) -> String {
 }
 
 fn at_stop(session: &mut Session, number: u32, vcpu: Option<usize>) -> String {
-    let stops = session.live().map(|live| live.stops()).unwrap_or_default();
-    let stop = stops.into_iter().find(|(other, ..)| *other == number).map(|(_, stop, _)| stop);
+    let stops = session.live().map_or(Ok(Vec::new()), |live| live.stops());
     let who = vcpu.map_or_else(|| "a vCPU".to_owned(), |vcpu| format!("vcpu{vcpu}"));
-    let what = match stop {
-        Some(Stop::Execute { linear, .. }) => format!("has come to {}", session.shown(linear)),
-        Some(Stop::Access { linear, size, reads }) => {
+    let found = stops.map(|stops| stops.into_iter().find(|(other, ..)| *other == number).map(|(_, stop, _)| stop));
+    let what = match found {
+        Ok(Some(Stop::Execute { linear, .. })) => format!("has come to {}", session.shown(linear)),
+        Ok(Some(Stop::Access { linear, size, reads })) => {
             let did = if reads { "read or written" } else { "written" };
             format!("has {did} {}, which holds {}", place::shown(session, linear), held(session, linear, size))
         }
-        None => "has come to it".into(),
+        Ok(None) => "has come to it".into(),
+        Err(error) => format!("has come to it, and the stops are not known: {error}"),
     };
     format!("stop {number}: {who} {what}\n")
 }

@@ -167,7 +167,8 @@ impl<'s> Conversation<'s> {
         {
             self.thread = Some(looks_at(tid));
         }
-        let mut told: Vec<u8> = self.machine.notices.drain(..).flat_map(|line| console(&format!("{line}\n"))).collect();
+        let mut told: Vec<u8> =
+            self.machine.take_notices().iter().flat_map(|line| console(&format!("{line}\n"))).collect();
         let reported = match self.stub.take() {
             Some(GdbStubStateMachine::Running(stub)) => stub.report_stop(&mut self.machine, stopped).ok(),
             other => other,

@@ -36,7 +36,7 @@ const FAILED: u8 = 5;
 /// What is said where something would change a machine that cannot run on.
 pub(super) const READ_ONLY: &str = "this is a dump: it can be looked at, and no more";
 
-/// Lines that wait for gdb: a report has a few for each vCPU.
+/// Lines that wait for gdb: a report has a few for each vCPU. The rest is counted.
 const MOST_NOTICES: usize = 1024;
 
 /// The machine.
@@ -47,6 +47,8 @@ pub(super) struct Machine<'s> {
     pub(super) planted: Vec<Planted>,
     /// Lines that gdb prints as soon as it listens.
     pub(super) notices: Vec<String>,
+    /// How many there were no room for.
+    left_out: usize,
     /// Why the request at hand was refused.
     pub(super) refusal: Option<String>,
     /// What was last said of the threads.
@@ -60,12 +62,13 @@ pub(super) struct Machine<'s> {
 impl<'s> Machine<'s> {
     pub(super) fn new(session: &'s mut Session) -> Self {
         let (resume, description) = (Resume::default(), description());
-        let (planted, notices, refusal, threads) = Default::default();
+        let (planted, notices, left_out, refusal, threads) = Default::default();
         Self {
             session,
             resume,
             planted,
             notices,
+            left_out,
             refusal,
             threads,
             description,
@@ -90,11 +93,29 @@ impl<'s> Machine<'s> {
         }
     }
 
-    /// Has gdb print a line once it listens; too many are left out.
+    /// Has gdb print a line once it listens; of too many it is told how many are left out.
     pub(super) fn note(&mut self, line: &str) {
-        if self.notices.len() < MOST_NOTICES {
-            self.notices.push(printable(line));
+        match self.notices.len() {
+            MOST_NOTICES.. => self.left_out += 1,
+            _ => self.notices.push(printable(line)),
         }
+    }
+
+    /// The same of a line that is never left out.
+    pub(super) fn note_always(&mut self, line: &str) {
+        self.notices = self.take_notices();
+        self.notices.push(printable(line));
+    }
+
+    /// What gdb is to print now.
+    pub(super) fn take_notices(&mut self) -> Vec<String> {
+        let mut lines = std::mem::take(&mut self.notices);
+        match std::mem::take(&mut self.left_out) {
+            0 => {}
+            1 => lines.push("… 1 line more is left out here".into()),
+            many => lines.push(format!("… {many} lines more are left out here")),
+        }
+        lines
     }
 
     /// Has gdb print why something was not done, once: it asks for some things again and again.

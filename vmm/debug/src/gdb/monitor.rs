@@ -32,7 +32,7 @@ impl Machine<'_> {
         self.is_old = self.session.target().is_live();
         self.look();
         let moved = if before == self.places() { "" } else { MOVED };
-        let notices: String = self.notices.drain(..).map(|notice| format!("{notice}\n")).collect();
+        let notices: String = self.take_notices().iter().map(|notice| format!("{notice}\n")).collect();
         notices + &said + moved
     }
 

@@ -173,7 +173,7 @@ impl Machine<'_> {
             }
             Why::End { text, result } => {
                 text.lines().for_each(|line| self.note(line));
-                self.note("the run is over; `continue` ends the machine");
+                self.note_always("the run is over; `continue` ends the machine");
                 self.resume.code = Some(exit_code(&result));
                 self.stopped(Signal(0), None)
             }

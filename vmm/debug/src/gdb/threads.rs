@@ -23,7 +23,7 @@ fn list(count: usize, vcpus: &Value) -> String {
         let of = |key: &str| vcpus[index][key].as_str().unwrap_or_default();
         let (state, doing) = (of("state"), of("doing"));
         // What it does may say its state.
-        let state = if doing.starts_with(&state.replace('-', " ")) { "" } else { state };
+        let state = if doing.to_lowercase().contains(&state.replace('-', " ")) { "" } else { state };
         let told = [state, doing].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(", ");
         let id = index + 1;
         let _ =
@@ -56,11 +56,13 @@ mod test {
     #[test]
     fn threads_are_named_and_told_of() {
         let vcpus = json!([{"state": "halted", "doing": "waits in <T as A>::f\u{1b}"},
-            {"state": "halted", "doing": "halted with interrupts on"}]);
+            {"state": "halted", "doing": "halted with interrupts on"},
+            {"state": "waits-for-sipi", "doing": "not started (waits for SIPI)"}]);
         let xml = list(17, &vcpus);
         let first = "<thread id=\"p1.1\" core=\"0\" name=\"vcpu0\">halted, waits in &lt;T as A&gt;::f?</thread>";
         assert!(xml.contains(first), "{xml}");
         assert!(xml.contains("name=\"vcpu1\">halted with interrupts on</thread>"), "{xml}");
+        assert!(xml.contains("name=\"vcpu2\">not started (waits for SIPI)</thread>"), "{xml}");
         assert!(xml.contains("<thread id=\"p1.11\" core=\"16\" name=\"vcpu16\"></thread>"), "{xml}");
     }
 }

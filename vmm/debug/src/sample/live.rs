@@ -144,8 +144,8 @@ impl Live for Lively {
         Ok(inner.stops.len() < before)
     }
 
-    fn stops(&mut self) -> Vec<(u32, Stop, How)> {
-        self.inner().stops.clone()
+    fn stops(&mut self) -> Result<Vec<(u32, Stop, How)>, LiveError> {
+        Ok(self.inner().stops.clone())
     }
 
     fn write(&mut self, physical: u64, bytes: &[u8]) -> Result<(), LiveError> {

@@ -92,8 +92,8 @@ impl Live for Attached {
         self.ask(move |bench| bench.remove(number))
     }
 
-    fn stops(&mut self) -> Vec<(u32, Stop, How)> {
-        self.ask(|bench| Ok(bench.stops())).unwrap_or_default()
+    fn stops(&mut self) -> Result<Vec<(u32, Stop, How)>, LiveError> {
+        self.ask(|bench| Ok(bench.stops()))
     }
 
     fn write(&mut self, physical: u64, bytes: &[u8]) -> Result<(), LiveError> {

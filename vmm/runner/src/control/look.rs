@@ -102,7 +102,15 @@ impl Bench<'_> {
 impl Bench<'_> {
     /// What KVM counts of each vCPU.
     pub(super) fn statistics(&self) -> Done<Vec<Vec<(String, u64)>>> {
-        let counted = self.machine.statistics();
-        counted.ok_or_else(|| LiveError::Refused("this host does not say what kvm counts of a vcpu".into()))
+        let uncounted = self.door.as_ref().and_then(|door| door.uncounted.as_deref());
+        self.machine.statistics().ok_or_else(|| LiveError::Refused(no_statistics(uncounted)))
+    }
+}
+
+/// Why there is nothing that KVM counts: what the host failed with, or that it keeps none.
+fn no_statistics(failed: Option<&str>) -> String {
+    match failed {
+        Some(error) => format!("failed to open what kvm counts of each vcpu: {error}"),
+        None => "this host does not say what kvm counts of a vcpu".into(),
     }
 }

@@ -52,19 +52,20 @@ pub fn execute(
     plan: &PlainPlan,
     interrupt: &AtomicBool,
 ) -> Result<RunOutcome, ExecuteError> {
-    let (mut outcome, machine) = run(host, program, plan, interrupt, |_| Ok(()))?;
-    drop(machine);
-    writers::complete(&mut outcome, host, program, plan, interrupt);
-    Ok(outcome)
+    let interrupted = || is_interrupted(interrupt, plan.control.as_ref());
+    let complete = |outcome: &mut RunOutcome| writers::complete(outcome, host, program, plan, &interrupted);
+    run(host, program, plan, &interrupted, |_| Ok(()), complete).map(|(outcome, _)| outcome)
 }
 
-/// One run, of a machine that is prepared further before it starts. Gives the machine as it ended.
+/// One run, of a machine that is prepared further before it starts. What came out is completed before anybody is told of it. Gives the
+/// machine as it ended.
 fn run(
     host: &HostKvm,
     program: &PlainProgram,
     plan: &PlainPlan,
-    interrupt: &AtomicBool,
+    interrupted: &dyn Fn() -> bool,
     prepare: impl FnOnce(&mut Machine) -> Result<(), ObserveError>,
+    complete: impl FnOnce(&mut RunOutcome),
 ) -> Result<(RunOutcome, Machine), ExecuteError> {
     let began = Instant::now();
     let vcpus = plan.vcpus;
@@ -74,21 +75,20 @@ fn run(
     let mut machine = machine.map_err(|source| ExecuteError::Create { vcpus, source })?;
     prepare(&mut machine)?;
     let _shortened = slice::shorten();
-    let door = plan.control.as_ref().map(Controlled::open);
-    control::start(&mut machine, host, door.as_ref()).map_err(|source| ExecuteError::Start { vcpus, source })?;
+    let mut door = plan.control.as_ref().map(Controlled::open);
+    control::start(&mut machine, host, door.as_mut()).map_err(|source| ExecuteError::Start { vcpus, source })?;
     let asked = Asked::of(plan.keep.on_request.as_ref());
     let bench = Bench::new(&machine, host, Guest::Plain(program, &plan.options.ghost), door, asked);
     let crowded = vcpus > host.fingerprint().host_cpus;
     let monitor = Monitor::new(&machine, program, plan, crowded, bench);
-    let interrupted = || is_interrupted(interrupt, plan.control.as_ref());
-    let (mut outcome, paused, mut bench) = monitor.run(&interrupted)?;
+    let (mut outcome, paused, mut bench) = monitor.run(interrupted)?;
+    outcome.wall = began.elapsed().saturating_sub(bench.stood());
     // The machine still stands still.
     if let Some(paused) = paused.filter(|_| !interrupted()) {
+        complete(&mut outcome);
         outcome.moment = plan.keep.at_end.wants(&outcome).then(|| Arc::new(Moment::of(&paused)));
-        outcome.wall = began.elapsed().saturating_sub(bench.stood());
-        bench.hold_at_end(paused, &outcome, &interrupted);
+        bench.hold_at_end(paused, &outcome, interrupted);
     }
-    outcome.wall = began.elapsed().saturating_sub(bench.stood());
     drop(bench);
     Ok((outcome, machine))
 }

@@ -86,7 +86,7 @@ fn add(session: &mut Session, stop: Stop) -> Result<Answer, CommandError> {
 }
 
 fn list(session: &mut Session) -> Result<Answer, CommandError> {
-    let stops = session.machine()?.stops();
+    let stops = session.machine()?.stops()?;
     let text: String = stops.iter().map(|(number, stop, how)| in_words(session, *number, *stop, *how)).collect();
     let data: Vec<_> = stops.iter().map(|(number, stop, how)| in_data(session, *number, *stop, *how)).collect();
     Ok(Answer::new(if stops.is_empty() { "no stops".into() } else { text }, json!(data)))
@@ -125,7 +125,7 @@ fn delete(session: &mut Session, mut arguments: Arguments<'_>) -> Result<Answer,
     let word = arguments.word("the number of the stop")?;
     arguments.end()?;
     let live = session.machine()?;
-    let stops: Vec<u32> = live.stops().into_iter().map(|(number, ..)| number).collect();
+    let stops: Vec<u32> = live.stops()?.into_iter().map(|(number, ..)| number).collect();
     let asked: Vec<u32> = match word {
         "all" => stops,
         word => number(word)

@@ -100,6 +100,21 @@ fn report_is_told_whole() {
     assert_eq!(conversation.machine.notices, ["no"]);
 }
 
+#[test]
+fn report_that_is_too_long_says_how_much_is_left_out() {
+    let lively = sample::live::Lively::new();
+    let mut session = lively.session();
+    let mut conversation = conversation(&mut session);
+    let text = "a line\n".repeat(1024 + 7);
+    lively.comes_to(crate::live::Why::End { text, result: serde_json::Value::Null });
+    let mut told = conversation.take(Frame::Packet(b"vCont;c".to_vec()));
+    told.extend(conversation.wait());
+    let count = |line: &str| told.windows(console(line).len()).filter(|part| *part == console(line)).count();
+    let last = "the run is over; `continue` ends the machine\n";
+    assert_eq!((count("a line\n"), count("… 7 lines more are left out here\n"), count(last)), (1024, 1, 1));
+    assert!(conversation.machine.take_notices().is_empty());
+}
+
 /// What `monitor` prints.
 fn monitor(conversation: &mut Conversation<'_>, line: &str) -> String {
     let hex: String = line.bytes().map(|byte| format!("{byte:02x}")).collect();

@@ -3,7 +3,6 @@
 //! The second run is left alone, without attempts at a proof, for somewhat longer than the first one took: what their stepping writes
 //! is not watched. Then it must be stalled too, in the same loops, or nothing is said.
 
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use stallbench_core::watch::{LastWriters, MOST_WORDS, Word, Writer};
@@ -28,7 +27,7 @@ pub(super) fn complete(
     host: &HostKvm,
     program: &PlainProgram,
     plan: &PlainPlan,
-    interrupt: &AtomicBool,
+    interrupted: &dyn Fn() -> bool,
 ) {
     let Some(proof) = outcome.proof.proof.clone() else { return };
     let words = words(&proof);
@@ -37,7 +36,7 @@ pub(super) fn complete(
     }
     let watched = &words[..words.len().min(MOST_WORDS)];
     let told = match host.watches_writes() {
-        Ok(true) => watch(&proof, watched, outcome.wall, (host, program, plan, interrupt)),
+        Ok(true) => watch(&proof, watched, outcome.wall, (host, program, plan, interrupted)),
         Ok(false) => Err("data breakpoints never fire on this host".to_owned()),
         Err(error) => Err(error.to_string()),
     };
@@ -68,7 +67,7 @@ fn watch(
     proof: &Proof,
     words: &[Word],
     first: Duration,
-    (host, program, plan, interrupt): (&HostKvm, &PlainProgram, &PlainPlan, &AtomicBool),
+    (host, program, plan, interrupted): (&HostKvm, &PlainProgram, &PlainPlan, &dyn Fn() -> bool),
 ) -> Result<Vec<(Word, String)>, String> {
     let plan = PlainPlan { alone: first * TIMES + MORE, keep: Keep::default(), control: None, ..plan.clone() };
     let mut last = None;
@@ -76,7 +75,8 @@ fn watch(
         last = Some(machine.watch(words)?);
         Ok(())
     };
-    let (outcome, machine) = run(host, program, &plan, interrupt, watching).map_err(|error| error.to_string())?;
+    let (outcome, machine) =
+        run(host, program, &plan, interrupted, watching, |_| ()).map_err(|error| error.to_string())?;
     let is_same = outcome.proof.proof.as_deref().is_some_and(|again| is_same(proof, again));
     let Some(last) = last.filter(|_| is_same && matches!(outcome.verdict, Verdict::Stall(_))) else {
         return Err("a second run, watched, was not stalled in the same loops".to_owned());
