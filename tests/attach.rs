@@ -13,6 +13,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 mod clock;
+mod executable;
 mod missing;
 mod wait;
 

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-/// Where it is loaded and entered.
-const CODE: u64 = 0x10_0000;
+use crate::executable::executable;
+
 /// rdtsc; shl rdx, 32; or rdx, rax; mov rbx, rdx; mov rcx, 1 << 33; add rbx, rcx: some seconds from now. Then rdtsc; shl rdx, 32; or rdx, rax;
 /// cmp rdx, rbx; jb back until it is then. xor eax, eax; out 0xf4, al: it has passed.
 const WAIT: &[u8] = &[
@@ -15,13 +15,7 @@ const WAIT: &[u8] = &[
 
 /// The options that run it with two vCPUs, its file in that directory.
 pub(crate) fn options(directory: &Path) -> Vec<String> {
-    let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0\0\0".to_vec();
-    file.extend([CODE, 64, 0].map(u64::to_le_bytes).concat());
-    file.extend([0, 0, 64, 56, 1, 64, 0, 0].map(u16::to_le_bytes).concat());
-    file.extend([1_u32, 7].map(u32::to_le_bytes).concat());
-    file.extend([120, CODE, CODE, WAIT.len() as u64, WAIT.len() as u64, 1].map(u64::to_le_bytes).concat());
-    file.extend(WAIT);
     let path = directory.join("clock.elf");
-    fs::write(&path, file).unwrap();
+    fs::write(&path, executable(WAIT, 0)).unwrap();
     ["--payload", path.to_str().unwrap(), "--vcpus", "2", "--budget", "60000"].map(str::to_owned).into()
 }

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod executable;
 mod gdb;
 mod missing;
 mod wait;
@@ -11,6 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use executable::executable;
 use gdb::gdb_is_missing;
 use missing::kvm_is_missing;
 use serde_json::Value;
@@ -231,16 +233,7 @@ fn dump_that_cannot_be_written_is_one_line_and_costs_no_verdict() {
 }
 
 /// A guest that reads the clock for ever: rdtsc, and a jump back to it.
-fn clock_reader() -> Vec<u8> {
-    const CODE: u64 = 0x10_0000;
-    let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0\0\0".to_vec();
-    file.extend([CODE, 64, 0].map(u64::to_le_bytes).concat());
-    file.extend([0, 0, 64, 56, 1, 64, 0, 0].map(u16::to_le_bytes).concat());
-    file.extend([1_u32, 7].map(u32::to_le_bytes).concat());
-    file.extend([120, CODE, CODE, 4, 4, 1].map(u64::to_le_bytes).concat());
-    file.extend([0x0f, 0x31, 0xeb, 0xfc]);
-    file
-}
+const CLOCK_READER: &[u8] = &[0x0f, 0x31, 0xeb, 0xfc];
 
 /// Every dump of a running machine below a directory, complete.
 fn of_running(directory: &Path) -> Vec<PathBuf> {
@@ -266,7 +259,7 @@ fn quit_signal_writes_a_dump_of_the_machine_that_runs_and_ends_nothing() {
         [&["--payload", "clock.elf", "--vcpus", "2", "--budget", "600000"][..], &[SMALLEST, "--repeat", "900000"]]
     {
         let directory = TempDir::new().unwrap();
-        fs::write(directory.path().join("clock.elf"), clock_reader()).unwrap();
+        fs::write(directory.path().join("clock.elf"), executable(CLOCK_READER, 0)).unwrap();
         let mut command = Command::new(BINARY);
         command.arg("run").args(arguments).args(["--dump", "never", "--out", "out"]);
         let command =

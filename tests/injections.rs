@@ -3,15 +3,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use assert_cmd::Command;
-use serde_json::{Value, json};
+mod ran;
 
-/// What a run of the binary came to.
-struct Ran {
-    code: Option<i32>,
-    result: Option<Value>,
-    said: String,
-}
+use assert_cmd::Command;
+use ran::{Ran, stallbench};
+use serde_json::{Value, json};
 
 /// A scenario with three vCPUs in which vCPU 0 and vCPU 1 call each other, and which passes if nothing comes between.
 struct Calls {
@@ -47,36 +43,17 @@ impl Calls {
 
 fn run(scenarios: &str) -> Ran {
     let directory = tempfile::tempdir().unwrap();
-    let (file, report) = (directory.path().join("mine.toml"), directory.path().join("report"));
+    let file = directory.path().join("mine.toml");
     std::fs::write(&file, scenarios).unwrap();
-    let option = format!("--report=jsonl={}", report.display());
-    let output = Command::cargo_bin("stallbench")
-        .unwrap()
-        .current_dir(env!("CARGO_TARGET_TMPDIR"))
-        .arg("run")
-        .arg(&file)
-        .arg(option)
-        .output()
-        .unwrap();
-    let lines = std::fs::read_to_string(&report).unwrap_or_default();
-    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    Ran {
-        code: output.status.code(),
-        result: lines.into_iter().find(|line| line["type"] == "result"),
-        said: format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)),
-    }
+    stallbench(&[file.to_str().unwrap()])
 }
 
 impl Ran {
-    fn result(&self) -> &Value {
-        self.result.as_ref().unwrap_or_else(|| panic!("no result: {}", self.said))
-    }
-
     /// Not as expected, for this reason and no other.
     #[track_caller]
     fn assert_unexpected(&self, verdict: &str, reason: &str) {
         assert_eq!(self.code, Some(100), "{}", self.said);
-        let result = self.result();
+        let result = self.only();
         assert_eq!((&result["verdict"], &result["as_expected"]), (&json!(verdict), &json!(false)), "{result:#}");
         assert_eq!(result["differences"], json!([reason]), "{result:#}");
         assert!(self.said.contains(&format!("not as expected: {reason}")), "{}", self.said);
@@ -86,7 +63,7 @@ impl Ran {
     #[track_caller]
     fn assert_refused(&self, reason: &str) {
         assert_eq!(self.code, Some(2), "{}", self.said);
-        assert!(self.result.is_none(), "{}", self.said);
+        assert!(self.results.is_empty(), "{}", self.said);
         assert!(self.said.contains(reason), "{}", self.said);
     }
 
@@ -100,7 +77,7 @@ impl Ran {
 fn hold_that_nobody_reaches_is_not_as_expected() {
     let ran = Calls::held("2 at call_other/begin until quiet").run();
     ran.assert_unexpected("pass", "no vCPU was ever held by '2 at call_other/begin until quiet'");
-    assert_eq!(ran.result()["injected"]["holds"][0]["vcpu"], Value::Null);
+    assert_eq!(ran.only()["injected"]["holds"][0]["vcpu"], Value::Null);
 }
 
 #[test]
@@ -121,7 +98,7 @@ fn vcpu_that_is_held_for_ever_by_declaration_is_as_declared() {
     let held = Calls::held("1 at call_other/begin until never");
     let ran = held.expect("verdict = 'stall'\nkind = 'absent-member'\nculprit = 'none'\nwords = { ran = 1 }").run();
     ran.assert_expected();
-    let hold = &ran.result()["injected"]["holds"][0];
+    let hold = &ran.only()["injected"]["holds"][0];
     assert_eq!((&hold["vcpu"], &hold["over"]), (&json!(1), &json!(false)));
 }
 
@@ -129,7 +106,7 @@ fn vcpu_that_is_held_for_ever_by_declaration_is_as_declared() {
 fn held_vcpu_is_let_go_when_nothing_else_moves() {
     let ran = Calls::held("1 at call_other/begin until quiet").expect("verdict = 'pass'\nwords = { ran = 2 }").run();
     ran.assert_expected();
-    let hold = &ran.result()["injected"]["holds"][0];
+    let hold = &ran.only()["injected"]["holds"][0];
     assert_eq!((&hold["vcpu"], &hold["over"]), (&json!(1), &json!(true)));
 }
 
@@ -148,7 +125,7 @@ fn fault_without_an_interrupt_to_hit_is_not_as_expected() {
 fn host_that_finds_no_init_to_lose_is_not_as_expected() {
     let ran = Calls::faulty("lose-init 2").run();
     ran.assert_unexpected("pass", "the fault 'lose-init 2' found nothing to hit");
-    assert_eq!(ran.result()["injected"]["faults"][0]["by"], "host-injected");
+    assert_eq!(ran.only()["injected"]["faults"][0]["by"], "host-injected");
 }
 
 #[test]
@@ -156,9 +133,9 @@ fn dropped_interrupt_is_marked_as_the_guest_s_doing_wherever_its_result_is_shown
     let expect = "verdict = 'stall'\nkind = 'lost-interrupt'\nculprit-vcpu = 0\nwords = { ran = 1 }";
     let ran = Calls::faulty("drop ipi call-single from 0 to 1").expect(expect).run();
     ran.assert_expected();
-    let fault = &ran.result()["injected"]["faults"][0];
+    let fault = &ran.only()["injected"]["faults"][0];
     assert_eq!((&fault["by"], &fault["hits"]), (&json!("guest-injected"), &json!(1)), "{fault:#}");
-    assert!(ran.result()["culprit"]["reason"].as_str().unwrap().contains("guest-injected"), "{:#}", ran.result());
+    assert!(ran.only()["culprit"]["reason"].as_str().unwrap().contains("guest-injected"), "{:#}", ran.only());
 }
 
 #[test]
@@ -180,7 +157,7 @@ fn delayed_interrupt_arrives_when_it_is_let_go_and_not_before() {
     // Behind the call, which returns without it.
     let ran = delayed("0 at set_mtrr/A1", "verdict = 'pass'\nwords = { count = 0 }");
     ran.assert_expected();
-    assert_eq!(ran.result()["injected"]["faults"][0]["hits"], json!(1));
+    assert_eq!(ran.only()["injected"]["faults"][0]["hits"], json!(1));
     // Behind the wait for what it would bring about.
     let ran = delayed("0 at set_mtrr/begin#2", "verdict = 'stall'\nkind = 'lost-interrupt'\nwords = { count = 1 }");
     ran.assert_expected();
@@ -194,7 +171,7 @@ fn vcpu_that_is_never_started_is_named_as_absent() {
          culprit-vcpu = 2\nbecause = 'all vCPUs are waited for, and one is never started'\n",
     );
     ran.assert_expected();
-    assert_eq!(ran.result()["injected"]["faults"][0]["by"], "guest-injected");
+    assert_eq!(ran.only()["injected"]["faults"][0]["by"], "guest-injected");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod executable;
 mod missing;
 mod wait;
 
@@ -14,6 +15,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use executable::executable;
 use missing::kvm_is_missing;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -173,16 +175,9 @@ impl Debugger {
 }
 
 /// A static executable of a few instructions.
-fn guest(directory: &TempDir, code: &[u8]) -> String {
-    const CODE: u64 = 0x10_0000;
-    let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0\0\0".to_vec();
-    file.extend([CODE, 64, 0].map(u64::to_le_bytes).concat());
-    file.extend([0, 0, 64, 56, 1, 64, 0, 0].map(u16::to_le_bytes).concat());
-    file.extend([1_u32, 7].map(u32::to_le_bytes).concat());
-    file.extend([120, CODE, CODE, code.len() as u64, code.len() as u64, 1].map(u64::to_le_bytes).concat());
-    file.extend(code);
+fn guest(directory: &TempDir, code: &[u8], memory: usize) -> String {
     let path = directory.path().join("guest.elf");
-    fs::write(&path, file).unwrap();
+    fs::write(&path, executable(code, memory)).unwrap();
     path.to_str().unwrap().to_owned()
 }
 
@@ -193,12 +188,28 @@ fn guest_that_dies_is_looked_at_as_it_died() {
     }
     let directory = tempfile::tempdir().unwrap();
     // mov eax, 0xdead000; mov cr3, rax; a spin that is not mapped any more.
-    let guest = guest(&directory, &[0xb8, 0, 0xd0, 0xea, 0x0d, 0x0f, 0x22, 0xd8, 0xeb, 0xfe]);
+    let guest = guest(&directory, &[0xb8, 0, 0xd0, 0xea, 0x0d, 0x0f, 0x22, 0xd8, 0xeb, 0xfe], 0);
     let what = ["--payload", &guest, "--expect", "guest-fault"];
     let answers = answers(&what, "step; vcpus; run; vcpus; verdict; quit");
     assert_eq!(answers[0]["rip"], "0x100005");
     let ended = &answers[2]["result"];
     assert_eq!((&ended["verdict"], &ended["text"]), (&"guest-fault".into(), &"triple fault".into()));
+}
+
+#[test]
+fn end_of_a_plain_guest_tells_all_that_its_report_does() {
+    if kvm_is_missing() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    // test [0x100100], 1; jz back to it: a wait for a word that nobody writes.
+    let guest = guest(&directory, &[0xf6, 0x04, 0x25, 0x00, 0x01, 0x10, 0x00, 0x01, 0x74, 0xf6], 0x1000);
+    let what = ["--payload", &guest, "--expect", "stall"];
+    let (ended, alone) = (&answers(&what, "run; quit")[0]["result"], result(&what));
+    assert_eq!(ended["verdict"], "stall", "{ended}");
+    let told = |result: &Value| (result["loops"][0]["reads"].clone(), result["unwatched"].clone());
+    assert_eq!(told(ended), told(&alone));
+    assert_ne!((&ended["loops"][0]["reads"][0]["last_writer"], &ended["unwatched"]), (&Value::Null, &Value::Null));
 }
 
 #[test]
@@ -208,7 +219,7 @@ fn guest_that_floods_its_console_is_stopped_and_stepped() {
     }
     let directory = tempfile::tempdir().unwrap();
     // mov edx, 0x3f8; mov al, 'x'; out dx, al; jmp back to it.
-    let guest = guest(&directory, &[0xba, 0xf8, 3, 0, 0, 0xb0, b'x', 0xee, 0xeb, 0xfd]);
+    let guest = guest(&directory, &[0xba, 0xf8, 3, 0, 0, 0xb0, b'x', 0xee, 0xeb, 0xfd], 0);
     let what = ["--payload", &guest, "--vcpus", "4", "--aps", "started", "--expect", "stall", "--budget", "2000"];
     let commands = "run 30; step 0 3; break 0x100008; run; run; run; run; delete all; run 20; vcpus; quit";
     let answers = answers(&what, commands);

@@ -3,30 +3,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod ran;
+
 use assert_cmd::Command;
+use ran::stallbench;
 use serde_json::Value;
 
-/// Runs scenarios as a user does: the exit code, and the result of each run.
-fn stallbench(arguments: &[&str]) -> (Option<i32>, Vec<Value>) {
-    let report = tempfile::NamedTempFile::new().unwrap();
-    let option = format!("--report=jsonl={}", report.path().display());
-    let output = Command::cargo_bin("stallbench")
-        .unwrap()
-        .current_dir(env!("CARGO_TARGET_TMPDIR"))
-        .arg("run")
-        .args(arguments)
-        .arg(option)
-        .output()
-        .unwrap();
-    let text = std::fs::read_to_string(report.path()).unwrap();
-    let results = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    (output.status.code(), results.filter(|line| line["type"] == "result").collect())
-}
-
 fn only(arguments: &[&str]) -> (Option<i32>, Value) {
-    let (code, mut results) = stallbench(arguments);
-    assert_eq!(results.len(), 1, "{results:#?}");
-    (code, results.remove(0))
+    let ran = stallbench(arguments);
+    (ran.code, ran.only().clone())
 }
 
 /// The steps of which this is known, by their numbers.

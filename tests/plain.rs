@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod documented;
+mod executable;
 mod gdb;
 mod missing;
 mod wait;
@@ -14,6 +15,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use documented::{documented_keys, undocumented};
+use executable::executable;
 use gdb::gdb_is_missing;
 use missing::kvm_is_missing;
 use serde_json::Value;
@@ -22,8 +24,6 @@ use wait::wait_until;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_stallbench");
 const DOCUMENT: &str = include_str!("../docs/plain-guests.md");
-/// Where the guests of these tests are loaded and entered.
-const CODE: u64 = 0x10_0000;
 
 /// Guests as bytes.
 mod code {
@@ -66,14 +66,7 @@ struct Elf(Vec<u8>);
 
 impl Elf {
     fn new(code: &[&[u8]]) -> Self {
-        let code = code.concat();
-        let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0\0\0".to_vec();
-        file.extend([CODE, 64, 0].map(u64::to_le_bytes).concat());
-        file.extend([0, 0, 64, 56, 1, 64, 0, 0].map(u16::to_le_bytes).concat());
-        file.extend([1_u32, 7].map(u32::to_le_bytes).concat());
-        file.extend([120, CODE, CODE, code.len() as u64, code.len() as u64, 1].map(u64::to_le_bytes).concat());
-        file.extend(code);
-        Self(file)
+        Self(executable(&code.concat(), 0))
     }
 
     /// With other bytes at an offset: those of the file header, or from 64 on of the program header.

@@ -3,45 +3,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::process::Output;
+mod ran;
 
-use assert_cmd::Command;
+use ran::{Ran, stallbench};
 use serde_json::Value;
 
-/// What a run of the binary came to.
-struct Ran {
-    code: Option<i32>,
-    results: Vec<Value>,
-    said: String,
-}
-
-fn stallbench(arguments: &[&str]) -> Ran {
-    let report = tempfile::NamedTempFile::new().unwrap();
-    let option = format!("--report=jsonl={}", report.path().display());
-    let output: Output = Command::cargo_bin("stallbench")
-        .unwrap()
-        .current_dir(env!("CARGO_TARGET_TMPDIR"))
-        .arg("run")
-        .args(arguments)
-        .arg(option)
-        .output()
-        .unwrap();
-    let text = std::fs::read_to_string(report.path()).unwrap();
-    let results = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    Ran {
-        code: output.status.code(),
-        results: results.filter(|line| line["type"] == "result").collect(),
-        said: format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)),
-    }
-}
-
 impl Ran {
-    /// The only result.
-    fn only(&self) -> &Value {
-        assert_eq!(self.results.len(), 1, "{}", self.said);
-        &self.results[0]
-    }
-
     fn assert_code(&self, code: i32) -> &Self {
         assert_eq!(self.code, Some(code), "{}", self.said);
         self

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 mod clock;
+mod executable;
 mod missing;
 mod terminal;
 mod wait;

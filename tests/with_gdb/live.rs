@@ -4,6 +4,7 @@ use std::process::Output;
 use std::{fs, str};
 
 use crate::client::Client;
+use crate::executable::{CODE, executable};
 use crate::gdb::gdb_is_missing;
 use crate::missing::kvm_is_missing;
 use crate::server::{Server, has, stallbench};
@@ -13,21 +14,14 @@ const DEADLOCK: &str = "mtrr/stack-broadcast@vcpus=4";
 const SMALLEST: &str = "call/smallest@vcpus=2";
 /// What the others run in it.
 const HANDLER: &str = "stallbench_payload::mtrr::rendezvous::ipi_handler";
-/// A word that a plain guest counts up for ever, and where it does.
+/// A word that a plain guest counts up for ever.
 const WORD: u64 = 0x10_2000;
-const CODE: u64 = 0x10_0000;
 
 /// A plain guest: `incl WORD; nop; jmp CODE`.
 fn counter() -> Vec<u8> {
     let word = (WORD as u32).to_le_bytes();
     let code = [&[0xff, 0x04, 0x25][..], &word, &[0x90, 0xeb, 0xf6]].concat();
-    let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0\0\0".to_vec();
-    file.extend([CODE, 64, 0].map(u64::to_le_bytes).concat());
-    file.extend([0, 0, 64, 56, 1, 64, 0, 0].map(u16::to_le_bytes).concat());
-    file.extend([1_u32, 7].map(u32::to_le_bytes).concat());
-    file.extend([120, CODE, CODE, code.len() as u64, 0x3000, 1].map(u64::to_le_bytes).concat());
-    file.extend(code);
-    file
+    executable(&code, 0x3000)
 }
 
 /// Runs the counter on one vCPU.
