@@ -25,6 +25,7 @@ use crate::oracle::order::Mode;
 use crate::outcome::RunOutcome;
 use crate::scenario::Injected;
 
+mod cpu_time;
 mod ending;
 mod fault;
 mod last_part;

@@ -296,6 +296,16 @@ fn word_is_watched_as_the_host_can_and_the_run_comes_to_what_it_comes_to() {
 }
 
 #[test]
+fn vcpu_that_is_slow_because_it_is_stepped_is_not_told_to_be() {
+    let outcome = watched("mtrr/percpu-lock@vcpus=4", |mut live| {
+        // Nobody writes there.
+        live.add(Stop::Access { linear: 0x40_0ff0, size: 8, reads: false }).expect("a stop");
+        to_the_end(live);
+    });
+    assert_eq!((outcome.verdict.word(), outcome.slow), ("pass", None));
+}
+
+#[test]
 fn look_at_a_machine_that_runs_lets_it_go_on() {
     let outcome = watched("mtrr/percpu-lock@vcpus=4", |mut live| {
         live.run(Until::default()).expect("it goes on");

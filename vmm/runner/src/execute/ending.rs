@@ -18,6 +18,7 @@ use stallbench_state::memory::{Memory, read_plain};
 use stallbench_state::program::Program;
 use stallbench_state::published::{Published, Ring, events};
 
+use super::cpu_time::CpuTime;
 use super::monitor::{End, slow_outcome};
 use super::stop::Captured;
 use super::{ExecuteError, fault};
@@ -39,7 +40,7 @@ pub(super) struct Ending<'e> {
     /// `None`: it could not be stopped.
     pub(super) captured: Option<&'e Captured>,
     pub(super) expected: &'e Expected,
-    pub(super) ran: &'e [Duration],
+    pub(super) cpu_time: &'e CpuTime,
     pub(super) ran_before: Option<&'e [Duration]>,
     pub(super) denied: &'e [Contradiction],
     pub(super) cache_off: Option<&'e Breach>,
@@ -99,7 +100,7 @@ impl Ending<'_> {
 
     /// The events of each vCPU.
     fn rings(&self) -> Vec<Ring> {
-        (0..self.ran.len()).map(|vcpu| events(self.machine.memory(), vcpu)).collect()
+        (0..self.machine.vcpus()).map(|vcpu| events(self.machine.memory(), vcpu)).collect()
     }
 
     fn verdict<'b>(
@@ -151,7 +152,7 @@ impl Ending<'_> {
             let ran = self.watch.ran_since_progress(slow.vcpu).as_millis();
             format!("{slow}, and had {ran} ms of CPU time since the last progress")
         });
-        let starved: Vec<_> = (0..self.ran.len()).filter_map(|vcpu| self.starved(vcpu)).collect();
+        let starved: Vec<_> = (0..self.machine.vcpus()).filter_map(|vcpu| self.starved(vcpu)).collect();
         if !starved.is_empty() {
             return Verdict::Starved { reason: root.into_iter().chain(starved).collect::<Vec<_>>().join("; ") };
         }
@@ -172,7 +173,7 @@ impl Ending<'_> {
         let state = captured.machine.vcpus.get(vcpu)?;
         let could_run = state.mp_state == Ok(MpState::Runnable) || state.deliverable().is_some();
         let is_up = state.mp_state.as_ref().is_ok_and(|mp_state| mp_state.is_up());
-        let ran = self.ran.get(vcpu)?.saturating_sub(*self.ran_before?.get(vcpu)?);
+        let ran = self.cpu_time.counts().get(vcpu)?.saturating_sub(*self.ran_before?.get(vcpu)?);
         let text = || format!("vcpu{vcpu} had {} µs of CPU time in the last quarter of the budget", ran.as_micros());
         (is_up && could_run && ran < STARVED_BELOW).then(text)
     }
@@ -201,7 +202,7 @@ impl Ending<'_> {
             progress: published.get(vcpu).map(|page| page.progress).unwrap_or_default(),
             ran: *ran,
         };
-        self.ran.iter().enumerate().map(summary).collect()
+        self.cpu_time.had().iter().enumerate().map(summary).collect()
     }
 }
 

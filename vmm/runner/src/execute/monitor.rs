@@ -29,6 +29,7 @@ use stallbench_state::machine::VcpuState;
 use stallbench_state::memory::Memory;
 use stallbench_state::program::Program;
 
+use super::cpu_time::CpuTime;
 use super::ending::Ending;
 use super::last_part::LastPart;
 use super::patience::Patience;
@@ -112,7 +113,7 @@ pub(super) struct Monitor<'m> {
     budget: Duration,
     watch: Watch,
     progress: Vec<u64>,
-    ran: Vec<Duration>,
+    cpu_time: CpuTime,
     last_part: LastPart,
     /// Polls that are still to be made at [`CLOSE_POLL`].
     close_polls: u32,
@@ -165,7 +166,7 @@ impl<'m> Monitor<'m> {
             budget,
             watch: Watch::new(policy, vcpus, patience.now()),
             progress: vec![0; vcpus],
-            ran: vec![Duration::ZERO; vcpus],
+            cpu_time: CpuTime::of(vcpus),
             last_part: LastPart::of(budget),
             close_polls: 0,
             rest: Rest { next: Duration::ZERO, interval: CLOSE_POLL },
@@ -196,7 +197,7 @@ impl<'m> Monitor<'m> {
             program: self.program,
             captured: look.as_ref().map(|look| &look.captured),
             expected,
-            ran: &self.ran,
+            cpu_time: &self.cpu_time,
             ran_before: self.last_part.ran_before(self.now()),
             denied: &self.denied,
             cache_off: self.cache_off.as_ref().map(|(breach, _)| breach),
@@ -246,8 +247,15 @@ impl<'m> Monitor<'m> {
         if interrupted() {
             return Poll::End(End::Interrupted);
         }
-        if self.bench.attend(&mut self.patience, self.quiet.kept_out(), interrupted) == Some(true) {
-            return Poll::Changed;
+        self.cpu_time.note(self.machine, self.patience.share());
+        match self.bench.attend(&mut self.patience, self.quiet.kept_out(), interrupted) {
+            None => {}
+            Some(is_changed) => {
+                self.cpu_time.forgo(self.machine);
+                if is_changed {
+                    return Poll::Changed;
+                }
+            }
         }
         if self.bench.is_asked() {
             let work = self.patience.begin_work();
@@ -259,10 +267,10 @@ impl<'m> Monitor<'m> {
         }
         self.counts.polls += 1;
         self.machine.progress_into(&mut self.progress);
-        self.machine.ran_into(&mut self.ran);
         self.machine.enforce_turns();
-        self.last_part.note(self.now(), &self.ran);
-        match self.watch.observe(self.now(), &self.progress, &self.ran) {
+        let ran = self.cpu_time.counts();
+        self.last_part.note(self.patience.now(), ran);
+        match self.watch.observe(self.patience.now(), &self.progress, ran) {
             Advice::Wait => Poll::Nothing,
             Advice::Suspect => Poll::Suspicious,
         }
@@ -384,7 +392,8 @@ impl<'m> Monitor<'m> {
             return None;
         }
         // Before it goes on: an entry that is counted from here on comes after the first look.
-        let before = (self.machine.ran(), self.machine.entries());
+        self.cpu_time.note(self.machine, self.patience.share());
+        let before = (self.cpu_time.counts().to_vec(), self.machine.entries());
         paused.resume();
         if let Some(end) = self.let_run(&first.closure.stuck, &before, interrupted)? {
             return Some((end, None));
@@ -425,9 +434,9 @@ impl<'m> Monitor<'m> {
         }
     }
 
-    /// How each vCPU has run since it had had these CPU times and made these entries.
+    /// How each vCPU has run since these CPU times counted and it had made these entries.
     fn ran_since(&self, (times, entries): &(Vec<Duration>, Vec<u64>)) -> Vec<Ran> {
-        let times = self.ran.iter().zip(times).map(|(now, then)| now.saturating_sub(*then));
+        let times = self.cpu_time.counts().iter().zip(times).map(|(now, then)| now.saturating_sub(*then));
         let entries = self.machine.entries().into_iter().zip(entries).map(|(now, then)| now - then);
         times.zip(entries).map(|(time, entries)| Ran { time, entries }).collect()
     }

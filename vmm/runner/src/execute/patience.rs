@@ -62,6 +62,11 @@ impl Patience {
         }
     }
 
+    /// One of how many parts of the time is charged now.
+    pub(super) fn share(&self) -> u32 {
+        self.share
+    }
+
     /// What is charged up to now.
     pub(super) fn now(&self) -> Duration {
         self.at(Instant::now())
