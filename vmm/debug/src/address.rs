@@ -2,6 +2,7 @@
 
 use crate::arguments::number;
 use crate::error::CommandError;
+use crate::nearest::did_you_mean;
 use crate::place;
 use crate::registers;
 use crate::session::Session;
@@ -60,10 +61,22 @@ pub(crate) fn value(session: &Session, text: &str) -> Result<u64, CommandError> 
             // A word of the case goes before the last part of some function's path.
             Ok(symbol) if symbol.name != text => Ok(place::data(session, text).map_or(symbol.address, |(at, _)| at)),
             Ok(symbol) => Ok(symbol.address),
-            Err(error @ CommandError::UnknownSymbol { .. }) => place::named(session, text)?.ok_or(error),
+            Err(CommandError::UnknownSymbol { .. }) => {
+                place::named(session, text)?.ok_or_else(|| unknown(session, text))
+            }
             Err(error) => Err(error),
         },
     }
+}
+
+/// Nothing has that name, nor is it a number.
+fn unknown(session: &Session, text: &str) -> CommandError {
+    if text.starts_with("phys:") {
+        return CommandError::Physical { text: text.to_owned() };
+    }
+    let words = place::words(session);
+    let near = did_you_mean(text, words.iter().map(String::as_str).chain(session.symbols().names()));
+    CommandError::UnknownSymbol { name: text.to_owned(), near }
 }
 
 #[cfg(test)]
@@ -89,6 +102,7 @@ mod test {
         let error = |text| value(&session, text).expect_err("there is none").to_string();
         assert!(error("$rpi").starts_with("no register $rpi; did you mean ") && error("$rpi").contains("rip"));
         assert!(error("_strat").starts_with("neither a number nor a symbol: _strat; did you mean _start"));
+        assert!(error("phys:0x1000").contains("is guest-physical"), "{}", error("phys:0x1000"));
         for text in ["", "$", "+", "-", "0x", "phys:", "$rip+", "a+0x"] {
             assert!(address(&session, text).is_err(), "{text}");
         }

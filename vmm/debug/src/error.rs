@@ -57,6 +57,12 @@ pub enum CommandError {
         /// The nearest names.
         near: String,
     },
+    /// Guest-physical, where that cannot be.
+    #[error("{text} is guest-physical: memory is read and written there, and here a linear address is expected")]
+    Physical {
+        /// What was typed.
+        text: String,
+    },
     /// The last part of more than one symbol.
     #[error("{count} symbols end in {name}; say more of it, or all: {first}")]
     Ambiguous {

@@ -24,16 +24,15 @@ fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<&'a 
     near.into_iter().take(MOST).map(|(_, known)| known).collect()
 }
 
-/// 1 for the same name, 0 for nothing in common. The last part of a path counts nearly as much as the whole.
+/// 1 for the same name, 0 for nothing in common. The last parts of paths count nearly as much as the whole.
 fn similarity(name: &str, known: &str) -> f64 {
-    let name = name.to_lowercase();
-    let tail = known.rsplit("::").next().unwrap_or(known);
+    let (name, known) = (name.to_lowercase(), known.to_lowercase());
+    let last = |path: &str| path.rsplit("::").next().unwrap_or_default().to_owned();
     // In short names letters that have changed places weigh too much in the one measure; the other counts them as one mistake.
-    let like = |known: &str| {
-        let known = known.to_lowercase();
-        strsim::jaro_winkler(&name, &known).max(strsim::normalized_damerau_levenshtein(&name, &known) + 0.1)
+    let like = |name: &str, known: &str| {
+        strsim::jaro_winkler(name, known).max(strsim::normalized_damerau_levenshtein(name, known) + 0.1)
     };
-    like(known).max(like(tail) * 0.99)
+    like(&name, &known).max(like(&last(&name), &last(&known)) * 0.99)
 }
 
 #[cfg(test)]
@@ -44,6 +43,7 @@ mod test {
     fn nearest_names_come_first_and_far_ones_never() {
         assert_eq!(nearest("wiats", ["waits", "bt", "vcpus", "watch", "write"]), ["waits"]);
         assert_eq!(nearest("hadnler", ["rt::interrupt::handler", "rt::apic::send"]), ["rt::interrupt::handler"]);
+        assert_eq!(nearest("call::hadnler", ["handler", "apic::send"]), ["handler"]);
         assert_eq!(did_you_mean("xyzzy", ["waits"]), "");
         assert_eq!(did_you_mean("RIP", ["rip"]), "; did you mean rip?");
     }

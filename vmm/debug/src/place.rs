@@ -146,7 +146,8 @@ mod test {
         let session = named("gate");
         assert_eq!(value(&session, "gate").expect("it is named"), 0x40_0064);
         assert_eq!(value(&session, "gate+4").expect("it is named"), 0x40_0068);
-        assert!(value(&session, "gates").is_err());
+        let unknown = value(&session, "gates").expect_err("it is not named so").to_string();
+        assert!(unknown.contains("did you mean gate"), "{unknown}");
         assert_eq!(super::shown(&session, 0x40_0064), "gate at 0x400064 (arena+0x64)");
         assert_eq!(session.complete("watch ga"), (6, vec!["gate".to_owned()]));
         let unnamed = crate::sample::session();

@@ -37,6 +37,11 @@ impl Symbols {
         Some(if offset == 0 { symbol.name.clone() } else { format!("{}+{offset:#x}", symbol.name) })
     }
 
+    /// The names of all.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|symbol| symbol.name.as_str())
+    }
+
     /// The symbol of a name, or of the last parts of its path.
     pub(crate) fn named(&self, name: &str) -> Result<&Symbol, CommandError> {
         if let Some(symbol) = self.0.iter().find(|symbol| symbol.name == name) {
@@ -47,10 +52,7 @@ impl Symbols {
         ending.dedup_by_key(|symbol| &symbol.name);
         match ending[..] {
             [symbol] => Ok(symbol),
-            [] => {
-                let near = did_you_mean(name, self.0.iter().map(|symbol| symbol.name.as_str()));
-                Err(CommandError::UnknownSymbol { name: name.to_owned(), near })
-            }
+            [] => Err(CommandError::UnknownSymbol { name: name.to_owned(), near: did_you_mean(name, self.names()) }),
             [first, ..] => {
                 let (name, count, first) = (name.to_owned(), ending.len(), first.name.clone());
                 Err(CommandError::Ambiguous { name, count, first })

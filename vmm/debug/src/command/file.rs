@@ -57,7 +57,7 @@ fn write(path: &Path, content: impl FnOnce(&mut BufWriter<&File>) -> io::Result<
 /// replaced, not even when it comes in between.
 fn as_a_new_file(path: &Path, content: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>) -> io::Result<u64> {
     if path.symlink_metadata().is_ok() {
-        return Err(io::ErrorKind::AlreadyExists.into());
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it is there, and is not replaced"));
     }
     let partial = Partial::of(path)?;
     let file = OpenOptions::new().write(true).create_new(true).open(&partial.0)?;
@@ -121,7 +121,7 @@ mod test {
         let mut session = Lively::new().session();
         session.set_directory(directory.path());
         let error = answer(&mut session, "dump a").expect_err("it is there").to_string();
-        assert_eq!(error, format!("{}: entity already exists", path.display()));
+        assert_eq!(error, format!("{}: it is there, and is not replaced", path.display()));
         let full = as_a_new_file(&directory.path().join("b"), |_| Err(std::io::ErrorKind::StorageFull.into()));
         assert!(full.is_err());
         assert!(answer(&mut session, "payload nowhere/b").is_err() && answer(&mut session, "dump .").is_err());

@@ -74,6 +74,9 @@ fn run(session: &mut Session, mut arguments: Arguments<'_>) -> Result<Answer, Co
     let bytes = linear.read(Address::Linear(table.base), (length * GATE).max(GATE))?;
     let (gates, _) = bytes.as_chunks::<GATE>();
     let gates: Vec<Gate> = gates.iter().map(Gate::of).collect();
+    if let Some(wanted) = wanted.filter(|wanted| *wanted >= gates.len() as u64) {
+        return Err(arguments.wrong(format!("there is no vector {wanted:#x} in a table of limit {:#x}", table.limit)));
+    }
     let shown = gates.iter().copied().enumerate().filter(|(at, _)| wanted.is_none_or(|wanted| wanted == *at as u64));
     let data: Vec<Value> = shown.map(|(at, gate)| in_data(session, at, gate)).collect();
     let rows = rows(session, &gates, wanted);
@@ -122,7 +125,7 @@ fn in_data(session: &Session, at: usize, gate: Gate) -> Value {
 mod test {
     use stallbench_abi::layout::STUBS;
 
-    use crate::sample::{answer, session, session_with, text};
+    use crate::sample::{answer, refusal, session, session_with, text};
 
     #[test]
     fn gates_of_the_image_lead_to_its_stubs() {
@@ -140,6 +143,7 @@ mod test {
         let answer = answer(&mut session, "idt 0 0xfb").expect("it has an answer");
         assert_eq!(answer.text.lines().count(), 2, "{}", answer.text);
         assert_eq!(answer.data[0]["vector"], 0xfb);
+        assert!(refusal("idt 0 300").starts_with("there is no vector 0x12c in a table of limit 0xfff; usage: idt "));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::answer::{Answer, columns, hex, row};
 use crate::arguments::{Arguments, number};
 use crate::bits;
 use crate::error::CommandError;
+use crate::nearest::did_you_mean;
 use crate::session::Session;
 use crate::style;
 
@@ -44,9 +45,14 @@ fn run(session: &mut Session, mut arguments: Arguments<'_>) -> Result<Answer, Co
 
 /// A register by its number or its name.
 fn index(arguments: &Arguments<'_>, word: &str) -> Result<u32, CommandError> {
-    let named = msr::MSRS.iter().find(|(_, name)| name.eq_ignore_ascii_case(word)).map(|(index, _)| *index);
+    // The manuals' prefix may stand before it.
+    let short = word.get(..5).filter(|prefix| prefix.eq_ignore_ascii_case("IA32_")).map_or(word, |_| &word[5..]);
+    let named = msr::MSRS.iter().find(|(_, name)| name.eq_ignore_ascii_case(short)).map(|(index, _)| *index);
     let numbered = || number(word).and_then(|index| u32::try_from(index).ok());
-    named.or_else(numbered).ok_or_else(|| arguments.wrong(format!("{word} is no register of a capture")))
+    named.or_else(numbered).ok_or_else(|| {
+        let near = did_you_mean(short, msr::MSRS.iter().map(|(_, name)| *name));
+        arguments.wrong(format!("{word} is no register of a capture{near}"))
+    })
 }
 
 fn of(session: &Session, vcpu: &VcpuState, wanted: Option<u32>) -> (String, Value) {
@@ -58,7 +64,11 @@ fn of(session: &Session, vcpu: &VcpuState, wanted: Option<u32>) -> (String, Valu
     };
     let shown: Vec<_> = msrs.iter().filter(|(index, _)| wanted.is_none_or(|wanted| wanted == *index)).collect();
     let rows: Vec<_> = shown.iter().map(|(index, value)| in_row(session, *index, *value)).collect();
-    let none = if rows.is_empty() { "  this host did not give it\n" } else { "" };
+    let none = match wanted {
+        _ if !rows.is_empty() => "",
+        Some(index) if msr::name(index).is_none() => "  no capture has it; `mtrr` has those of memory types\n",
+        _ => "  this host did not give it\n",
+    };
     let of = |(index, value): &&(u32, u64)| json!({"index": hex(u64::from(*index)), "name": msr::name(*index), "value": hex(*value)});
     let data: Vec<_> = shown.iter().map(of).collect();
     (format!("{heading}\n{}{none}", columns(&rows)), json!({"vcpu": vcpu.index, "msrs": data}))
@@ -101,12 +111,14 @@ mod test {
             "{text}"
         );
         assert!(text.contains("EFER  0xd00            LME LMA NXE"), "{text}");
+        assert_eq!(crate::sample::text("msr ia32_efer"), crate::sample::text("msr efer"));
         assert_eq!(crate::sample::text("msr efer"), crate::sample::text("msr 0 0xc0000080"));
     }
 
     #[test]
     fn register_that_is_not_there_is_said_so() {
-        assert!(text("msr 0 0x999").ends_with("this host did not give it\n"));
+        assert!(text("msr 0 0x2ff").ends_with("no capture has it; `mtrr` has those of memory types\n"));
+        assert!(refusal("msr IA32_EFFR").starts_with("IA32_EFFR is no register of a capture; did you mean EFER?"));
         assert!(refusal("msr nonsense").starts_with("nonsense is no register of a capture; usage: msr "));
         let mut session = session_with(|machine| machine.machine.vcpus[0].msrs = Some(unread("MSRs")));
         assert!(

@@ -238,6 +238,7 @@ mod test {
     #[test]
     fn name_that_does_not_exist_gets_the_nearest() {
         assert!(refusal("print contxets").contains("did you mean contexts"), "{}", refusal("print contxets"));
+        assert!(refusal("print record::CallSingel 1").contains("did you mean CallSingle"));
         assert!(refusal("print record::CallSingle").contains("needs the address where it lies"));
         assert!(refusal("print").starts_with("the name is missing"));
     }
