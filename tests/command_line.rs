@@ -133,6 +133,8 @@ fn missing_files_and_empty_directories_are_named() {
     let directory = tempfile::tempdir().unwrap();
     refused(&["run", "./no-such-file.toml"], &["read ./no-such-file.toml", "No such file"]);
     refused(&["run", directory.path().to_str().unwrap()], &["no *.toml file in this directory"]);
+    let dump = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/dumps/deadlock.core");
+    refused(&["debug", dump], &["deadlock.core: an ELF file, and no scenarios: `debug --dump` looks at a dump"]);
 }
 
 #[test]

@@ -101,9 +101,13 @@ impl fmt::Debug for VcpuSet {
     }
 }
 
-/// As `vcpu1, vcpu2`.
+/// As `vcpu1, vcpu2`; where all that lie between two are in it, and they are many, as `vcpu1 to vcpu63`.
 impl fmt::Display for VcpuSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (first, last) = (self.iter().next().unwrap_or_default(), self.iter().last().unwrap_or_default());
+        if self.len() > 4 && last - first + 1 == self.len() {
+            return write!(f, "vcpu{first} to vcpu{last}");
+        }
         for (i, vcpu) in self.iter().enumerate() {
             write!(f, "{}vcpu{vcpu}", if i == 0 { "" } else { ", " })?;
         }
@@ -120,6 +124,14 @@ mod test {
         let set = VcpuSet::of_mask([u64::MAX; MASK_WORDS], 3);
         assert_eq!(set.iter().collect::<Vec<_>>(), [0, 1, 2]);
         assert_eq!(set.len(), 3);
+    }
+
+    #[test]
+    fn members_in_a_row_are_told_by_the_first_and_the_last() {
+        let shown = |members: &[usize]| members.iter().copied().collect::<VcpuSet>().to_string();
+        assert_eq!(shown(&[1, 2, 3, 4]), "vcpu1, vcpu2, vcpu3, vcpu4");
+        assert_eq!(shown(&(1..200).collect::<Vec<_>>()), "vcpu1 to vcpu199");
+        assert_eq!(shown(&[0, 2, 3, 4, 5]), "vcpu0, vcpu2, vcpu3, vcpu4, vcpu5");
     }
 
     #[test]

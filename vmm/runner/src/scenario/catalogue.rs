@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -22,6 +22,8 @@ built_in!["acceptance", "call", "crash", "mtrr", "nmi", "records", "rendezvous",
 
 /// Most bytes of a scenario file.
 const MOST_BYTES: u64 = 4 << 20;
+/// What ELF files begin with.
+const ELF: &[u8] = b"\x7fELF";
 
 /// All scenarios that can be named. Files of the user's come before built-in ones of the same subject and hide them.
 #[derive(Debug)]
@@ -125,15 +127,16 @@ fn parsed<'a>(name: &str, text: &'static str, cell: &'a OnceLock<Subject>) -> Re
 
 /// The text of a file that may be anything.
 fn read_text(path: &Path) -> Result<String, ScenarioError> {
-    let mut text = String::new();
-    let read = File::open(path).and_then(|file| file.take(MOST_BYTES + 1).read_to_string(&mut text));
-    match read {
-        Err(source) => Err(ScenarioError::Read { path: path.to_owned(), source }),
-        Ok(bytes) if bytes as u64 > MOST_BYTES => {
-            Err(ScenarioError::TooLarge { path: path.to_owned(), most: MOST_BYTES })
-        }
-        Ok(_) => Ok(text),
+    let unreadable = |source| ScenarioError::Read { path: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    File::open(path).and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut bytes)).map_err(unreadable)?;
+    if bytes.starts_with(ELF) {
+        return Err(ScenarioError::Elf { path: path.to_owned() });
     }
+    if bytes.len() as u64 > MOST_BYTES {
+        return Err(ScenarioError::TooLarge { path: path.to_owned(), most: MOST_BYTES });
+    }
+    String::from_utf8(bytes).map_err(|error| unreadable(io::Error::new(io::ErrorKind::InvalidData, error.utf8_error())))
 }
 
 fn toml_files(directory: &Path) -> Result<Vec<PathBuf>, ScenarioError> {

@@ -41,6 +41,12 @@ pub enum ScenarioError {
         /// Which.
         path: PathBuf,
     },
+    /// A dump or a guest in the place of a scenario.
+    #[error("read {}: an ELF file, and no scenarios: `debug --dump` looks at a dump, `--payload` runs a guest", path.display())]
+    Elf {
+        /// Which.
+        path: PathBuf,
+    },
     /// A file that is larger than any list of scenarios.
     #[error("read {}: larger than {most} bytes", path.display())]
     TooLarge {
