@@ -147,7 +147,9 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 ///
 /// Why it may not come in, as words.
 pub(crate) fn admit(stream: &UnixStream) -> Result<i32, String> {
-    let (user, process) = peer(stream).map_err(|error| format!("who are you? {error}"))?;
+    // The number of a process of a pid namespace that is not below ours is 0 here, which rustix takes for an error of no sense.
+    let unnamed = "who are you? The kernel does not say here, as of a process outside of a container whose run this is";
+    let (user, process) = peer(stream).map_err(|_| unnamed)?;
     let own = rustix::process::geteuid().as_raw();
     if user == own { Ok(process) } else { Err(format!("only user {own} may come in, and you are user {user}")) }
 }
