@@ -5,6 +5,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "../binary.rs"]
+mod binary;
 mod code;
 mod counting;
 mod elf;

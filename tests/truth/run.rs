@@ -8,12 +8,8 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::binary::binary;
 use crate::guest::{Guest, Truth};
-
-/// The binary that is tested: that of this build, or on a machine without it, that of the variable.
-pub(crate) fn binary() -> PathBuf {
-    std::env::var_os("STALLBENCH_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_stallbench").into(), PathBuf::from)
-}
 
 /// What a run may take: enough for any verdict but `budget`, which takes all of it.
 fn budget(truth: Truth) -> Duration {

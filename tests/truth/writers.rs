@@ -5,9 +5,10 @@ use std::process::Command;
 use iced_x86::code_asm::*;
 use serde_json::Value;
 
+use crate::binary::binary;
 use crate::code::word;
 use crate::guest::{Guest, Truth};
-use crate::run::{Bench, binary};
+use crate::run::Bench;
 
 /// What the host says of breakpoints on writes.
 fn host_watches_writes() -> bool {

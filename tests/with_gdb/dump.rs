@@ -8,9 +8,10 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::{fs, str};
 
+use crate::binary::binary;
 use crate::client::Client;
 use crate::gdb::gdb_is_missing;
-use crate::server::{BINARY, Server, has, shelved, stallbench};
+use crate::server::{Server, has, shelved, stallbench};
 
 #[test]
 fn gdb_sees_every_vcpu_of_a_dump() {
@@ -211,7 +212,7 @@ fn another_user_is_hung_up_on() {
 fn port_is_any_that_is_free_and_who_may_come_there_is_warned_of() {
     for (asked, who) in [(":0", "every user of this machine"), ("0.0.0.0:0", "whoever reaches that port")] {
         let dump = shelved("livelock");
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(binary());
         command.args(["debug", "--dump", dump.to_str().unwrap(), "--gdb", asked]).stderr(Stdio::piped());
         let mut process = command.spawn().unwrap();
         let said: Vec<_> = BufReader::new(process.stderr.take().unwrap()).lines().take(2).collect();

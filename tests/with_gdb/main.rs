@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "../binary.rs"]
+mod binary;
 #[path = "../executable.rs"]
 mod executable;
 #[path = "../gdb.rs"]

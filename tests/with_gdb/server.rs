@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_stallbench");
+use crate::binary::binary;
+
 /// Long enough for any host; no test waits so long unless it fails.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(90);
 
@@ -28,7 +29,7 @@ impl Server {
 
     /// Starts it once more, where the one before has left its socket.
     pub(crate) fn again(&mut self, arguments: &[&str]) {
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(binary());
         command.args(arguments).arg("--gdb").arg(format!("unix:{}", self.socket().display()));
         let command = command.current_dir(self.directory.path()).stdin(Stdio::null());
         self.process = Some(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
@@ -86,12 +87,15 @@ impl Drop for Server {
 /// What gdb prints that follows these commands.
 pub(crate) fn gdb(commands: &[&str]) -> String {
     let mut gdb = Command::new("timeout");
-    gdb.args(["--signal=KILL", &DEADLINE.as_secs().to_string(), "gdb", "-batch", "-nx"]);
+    gdb.args(["-s", "KILL", &DEADLINE.as_secs().to_string(), "gdb", "-batch", "-nx"]);
     gdb.args(["-ex", "set confirm off", "-ex", "set width 0"]);
     gdb.args(commands.iter().flat_map(|command| ["-ex", command]));
-    // In the source tree, where it finds the lines of the guest.
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
-    let output = gdb.current_dir(root).stdin(Stdio::null()).output().unwrap();
+    // In the source tree, where it finds the lines of the guest; an emulated machine has none.
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    if root.is_dir() {
+        gdb.current_dir(root);
+    }
+    let output = gdb.stdin(Stdio::null()).output().unwrap();
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(output.status.code().is_some(), "gdb took longer than {DEADLINE:?}:\n{said}");
     said
@@ -111,5 +115,5 @@ pub(crate) fn has(said: &str, parts: &[&str]) {
 
 /// The binary with these arguments, which ends by itself.
 pub(crate) fn stallbench(arguments: &[&str]) -> Output {
-    Command::new(BINARY).args(arguments).stdin(Stdio::null()).output().unwrap()
+    Command::new(binary()).args(arguments).stdin(Stdio::null()).output().unwrap()
 }
