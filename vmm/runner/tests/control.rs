@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::panic::resume_unwind;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -56,13 +56,21 @@ fn plan(run: &Run, control: &Control) -> RunPlan {
 fn watched(name: &str, look: impl FnOnce(Attached)) -> RunOutcome {
     let control = Control::new();
     let attached = control.attach(true).expect("nobody is in");
-    let plan = plan(&cell(name), &control);
+    let (plan, interrupt) = (plan(&cell(name), &control), AtomicBool::new(false));
+    let host = HostKvm::open().expect("/dev/kvm");
     thread::scope(|scope| {
-        let host = HostKvm::open().expect("/dev/kvm");
-        let run = scope.spawn(move || execute(&host, program(), &plan, &AtomicBool::new(false)));
+        let run = scope.spawn(|| execute(&host, program(), &plan, &interrupt));
         assert!(control.wait_for_machine(DEADLINE), "there is a machine");
         look(attached);
-        run.join().unwrap_or_else(|panic| resume_unwind(panic)).expect("an outcome")
+        let left = Instant::now();
+        while !run.is_finished() && left.elapsed() < DEADLINE {
+            thread::park_timeout(Duration::from_millis(1));
+        }
+        let is_over = run.is_finished();
+        interrupt.store(true, Ordering::Relaxed);
+        let outcome = run.join().unwrap_or_else(|panic| resume_unwind(panic)).expect("an outcome");
+        assert!(is_over, "{name}: it goes on for ever");
+        outcome
     })
 }
 
