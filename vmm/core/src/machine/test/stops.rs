@@ -66,6 +66,20 @@ fn machine_that_is_started_paused_has_executed_nothing() {
 }
 
 #[test]
+fn machine_that_is_started_held_executes_nothing_however_late_it_is_paused() {
+    let Some(host) = host() else { return };
+    let mut machine = machine(&host, 1, COUNTING);
+    machine.start_held().expect("threads");
+    let held = Instant::now();
+    poll(&machine, "long enough for some instructions", || held.elapsed() > Duration::from_millis(50));
+    assert_eq!((count(&machine), machine.entries()), (0, vec![0]));
+    let paused = machine.pause(DEADLINE).expect("a pause");
+    assert_eq!(rip(&paused.capture(Capture::Control)), Some(IMAGE));
+    drop(paused);
+    poll(&machine, "it goes on", || count(&machine) > 0);
+}
+
+#[test]
 fn every_turn_of_a_loop_is_one_stop() {
     let Some(host) = host() else { return };
     let machine = paused_at_start(&host, 1, COUNTING, &at(&[INC]));
