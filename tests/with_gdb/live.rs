@@ -166,10 +166,12 @@ fn one_vcpu_is_one_thread_of_its_dump_too() {
 }
 
 /// What gdb does to have its thread stand at a `hlt`, or wait behind it. A slow host may not have come there yet.
-const TO_HLT: &str = "set $steps = 0
+const TO_HLT: &str = "set language c
+set $steps = 0
 while *(unsigned char *) $pc != 0xf4 && *(unsigned char *) ($pc - 1) != 0xf4 && $steps++ < 5000
   stepi
 end
+set language auto
 ";
 
 #[test]
