@@ -7,6 +7,7 @@
 //! | module | what it owns | thread |
 //! |---|---|---|
 //! | [`host`] | `/dev/kvm`, what it can do, the host's fingerprint | any |
+//! | [`controlled`] | a machine of which every step is the caller's to take | creator's |
 //! | [`cpuid`] | the CPUID model that every guest sees on every host | any |
 //! | [`memory`] | guest memory and its KVM slots | any |
 //! | `boot` | what lies in memory and in registers before the first instruction | creator's |
@@ -24,6 +25,7 @@
 //! | `kick`, `flag` | getting a vCPU out of `KVM_RUN` | both |
 //! | `vcpu` | the loop of a vCPU's thread, its exits, its capture | the vCPU's |
 
+pub mod controlled;
 pub mod cpuid;
 pub mod event;
 pub mod host;
@@ -56,7 +58,8 @@ pub use event::{Fault, MachineEvent};
 pub use host::{HostError, HostKvm, remedy_of_exhaustion};
 pub use kick::KickCounters;
 pub use machine::{
-    CreateError, Machine, MachineConfig, PauseError, Paused, PlainConfig, StartError, VcpuError, VisitError,
+    CreateError, Machine, MachineConfig, PauseError, Paused, PlainConfig, ResumeError, StartError, VcpuError,
+    VisitError,
 };
 pub use mmu::make_room;
 pub use serial::Console;

@@ -68,7 +68,16 @@ impl GuestMemory {
     /// Gives the memory to a VM, a slot for each region. The memory has to outlive every vCPU that may run: each vCPU's thread
     /// shares its ownership.
     pub(crate) fn attach(&self, vm: &VmFd) -> Result<(), MemoryError> {
-        for (slot, region) in self.map.iter().enumerate() {
+        self.attach_some(vm, |_| true)
+    }
+
+    /// As [`Self::attach`], but for the region at that address: accesses to it are exits then.
+    pub(crate) fn attach_all_but(&self, vm: &VmFd, hole: u64) -> Result<(), MemoryError> {
+        self.attach_some(vm, |start| start != hole)
+    }
+
+    fn attach_some(&self, vm: &VmFd, wanted: impl Fn(u64) -> bool) -> Result<(), MemoryError> {
+        for (slot, region) in self.map.iter().enumerate().filter(|(_, region)| wanted(region.start_addr().0)) {
             let region = kvm_userspace_memory_region {
                 slot: slot as u32,
                 flags: 0,
@@ -89,7 +98,7 @@ impl GuestMemory {
     }
 
     /// A copy of all of it that is not zero. Only of memory that nobody writes meanwhile is it the memory of one moment.
-    pub(crate) fn copy(&self) -> DumpedMemory {
+    pub fn copy(&self) -> DumpedMemory {
         let range = |region: &GuestRegionMmap<()>| region.start_addr().0..region.start_addr().0 + region.len();
         let mut copy = DumpedMemory::zeroed(self.map.iter().map(range));
         for region in self.map.iter() {

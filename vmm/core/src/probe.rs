@@ -76,6 +76,26 @@ impl HostKvm {
         Ok(data_breakpoints(self)? == Some(true))
     }
 
+    /// Asks the host whether a vCPU that may be interrupted before but one instruction stops there, each time
+    /// ([`crate::controlled`]). Takes some milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::probe`].
+    pub fn tells_windows(&self) -> Result<bool, ProbeError> {
+        let vm = self.kvm().create_vm().map_err(CreateError::Vm)?;
+        let mut asker = Asker::of(vm, &Code::windows())?;
+        for _ in 0..code::WINDOWS {
+            asker.vcpu.get_kvm_run().request_interrupt_window = 1;
+            let stopped = asker.next();
+            asker.vcpu.get_kvm_run().request_interrupt_window = 0;
+            if (stopped, asker.next()) != (Told::Window, Told::Byte(tell::BUSY)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Asks the host whether a vCPU stops before an instruction ([`crate::stop`]). Takes some milliseconds.
     ///
     /// # Errors
@@ -99,6 +119,8 @@ enum Told {
     Shutdown,
     /// It stopped at a breakpoint.
     Breakpoint,
+    /// It stopped where it can be interrupted.
+    Window,
     /// Something else.
     Other,
 }
@@ -115,7 +137,10 @@ struct Asker {
 impl Asker {
     /// A guest that is about to run this code.
     fn new(host: &HostKvm, code: &Code) -> Result<Self, ProbeError> {
-        let vm = create_vm(host)?;
+        Self::of(create_vm(host)?, code)
+    }
+
+    fn of(vm: VmFd, code: &Code) -> Result<Self, ProbeError> {
         let memory = GuestMemory::new(1)?;
         memory.attach(&vm)?;
         boot::prepare_bare(&memory, &code.pieces);
@@ -140,6 +165,7 @@ impl Asker {
                 Ok(VcpuExit::InternalError | VcpuExit::FailEntry(..)) => return Told::Refused,
                 Ok(VcpuExit::Shutdown) => return Told::Shutdown,
                 Ok(VcpuExit::Debug(_)) => return Told::Breakpoint,
+                Ok(VcpuExit::IrqWindowOpen) => return Told::Window,
                 Err(error) if error.errno() == libc::EINTR || error.errno() == libc::EAGAIN => {}
                 _ => return Told::Other,
             }
@@ -248,6 +274,13 @@ mod test {
         let host = HostKvm::open().expect("/dev/kvm");
         let known = ["kvm_pvm", "kvm_amd", "kvm_intel"].contains(&host.fingerprint().vendor_module.as_str());
         assert!(host.breaks().expect("an answer") || !known);
+    }
+
+    #[test]
+    fn processors_tell_windows_and_an_emulator_may_not() {
+        let host = HostKvm::open().expect("/dev/kvm");
+        let is_processor = ["kvm_amd", "kvm_intel"].contains(&host.fingerprint().vendor_module.as_str());
+        assert!(host.tells_windows().expect("an answer") || !is_processor);
     }
 
     #[test]

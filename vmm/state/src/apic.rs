@@ -64,6 +64,33 @@ pub struct LocalApic {
 }
 
 impl LocalApic {
+    /// The page of registers, as [`Self::from_registers`] reads it: with the id where xAPIC mode has it.
+    pub fn to_registers(&self) -> [u8; 1024] {
+        let mut page = [0; 1024];
+        let mut set = |at: usize, word: u32| page[at..at + 4].copy_from_slice(&word.to_le_bytes());
+        let words = [
+            (offset::ID, self.id << 24),
+            (offset::TPR, self.tpr),
+            (offset::PPR, self.ppr),
+            (offset::LDR, self.ldr),
+            (offset::DFR, self.dfr),
+            (offset::SVR, self.svr),
+            (offset::ESR, self.esr),
+            // The two halves.
+            (offset::ICR_LOW, self.icr as u32),
+            (offset::ICR_HIGH, (self.icr >> 32) as u32),
+            (offset::LVT_TIMER, self.lvt_timer),
+            (offset::LVT_LINT0, self.lvt_lint0),
+            (offset::LVT_LINT1, self.lvt_lint1),
+            (offset::LVT_ERROR, self.lvt_error),
+        ];
+        words.into_iter().for_each(|(at, word)| set(at, word));
+        for (at, vectors) in [(offset::ISR, self.isr), (offset::TMR, self.tmr), (offset::IRR, self.irr)] {
+            vectors.into_iter().enumerate().for_each(|(i, word)| set(at + 16 * i, word));
+        }
+        page
+    }
+
     /// Reads the page of registers that KVM hands out (KVM api.rst 4.57).
     ///
     /// Its id stands in bits 31:24 in either mode, unless a VM asks for 32-bit ids (KVM api.rst 7.7); the destination of the
@@ -156,6 +183,21 @@ mod test {
         assert_eq!((apic.id, apic.svr, apic.icr), (3, 0x1ff, 0x0200_0000_0000_40fb));
         assert_eq!(apic.requested().collect::<Vec<_>>(), [0xfb, 0]);
         assert!(apic.is_requested(0xfb) && !apic.is_requested(0xfc));
+    }
+
+    #[test]
+    fn page_is_written_as_it_is_read() {
+        let apic = LocalApic {
+            id: 3,
+            tpr: 0x20,
+            svr: 0x1ff,
+            icr: 0x0200_0000_0000_40fb,
+            irr: [1, 2, 3, 4, 5, 6, 7, 8],
+            isr: [9; 8],
+            lvt_error: 0x1_0000,
+            ..LocalApic::default()
+        };
+        assert_eq!(LocalApic::from_registers(&apic.to_registers(), false), apic);
     }
 
     #[test]

@@ -58,7 +58,7 @@ pub struct VcpuState {
 }
 
 /// General registers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Registers {
     /// RAX.
     pub rax: u64,

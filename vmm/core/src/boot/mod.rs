@@ -4,6 +4,7 @@
 
 mod descriptors;
 pub(crate) mod image;
+pub(crate) mod moment;
 pub(crate) mod plain;
 pub(crate) mod registers;
 mod tables;

@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use super::paused::PauseError;
 use crate::boot::image::ImageError;
+use crate::boot::moment::PlaceError;
 use crate::boot::registers::RegisterError;
 use crate::memory::MemoryError;
 
@@ -74,6 +75,27 @@ pub enum CreateError {
         #[source]
         source: RegisterError,
     },
+}
+
+/// Why a machine could not be made in a state that another was in. Each message is a fragment that reads well after "failed to".
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ResumeError {
+    /// It could not be made.
+    #[error(transparent)]
+    Create(#[from] CreateError),
+    /// A vCPU could not be put into its state.
+    #[error("place vcpu {vcpu}")]
+    Place {
+        /// The vCPU.
+        vcpu: usize,
+        /// Why.
+        #[source]
+        source: PlaceError,
+    },
+    /// The memory is not that of a guest of so many vCPUs.
+    #[error("place memory at {0:#x}: a guest of so many vcpus has none there")]
+    Memory(u64),
 }
 
 /// Why a machine could not be started.

@@ -17,16 +17,18 @@ use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap};
 use kvm_ioctls::{VcpuFd, VmFd};
 use stallbench_abi::boot::BootBlock;
 use stallbench_abi::layout::{private, private_area};
+use stallbench_state::dump::DumpedMemory;
+use stallbench_state::machine::MachineState;
 use stallbench_state::memory::Memory;
 
-pub use error::{CreateError, StartError};
+pub use error::{CreateError, ResumeError, StartError};
 pub use hands::VcpuError;
 pub use paused::{PauseError, Paused, VisitError};
 pub use plain::PlainConfig;
 
 use crate::board::{Board, Order};
 use crate::boot::registers::RegisterError;
-use crate::boot::{self, registers};
+use crate::boot::{self, moment, registers};
 use crate::clock::CpuClock;
 use crate::event::{Events, MachineEvent};
 use crate::flag::ImmediateExit;
@@ -131,13 +133,37 @@ impl Machine {
         image: &[u8],
         boot_block: &BootBlock,
     ) -> Result<Self, CreateError> {
-        check(host, config, boot_block)?;
+        check_contract(host, config.vcpus, boot_block)?;
         let vm = create_vm(host)?;
         let memory = GuestMemory::new(config.vcpus)?;
         let entry = boot::prepare(&memory, image, boot_block, config.vcpus)?;
         let mut machine = Self::empty(host, vm, memory, config, None)?;
         for vcpu in 0..config.vcpus {
             machine.add_vcpu(host, vcpu, |fd| if vcpu == 0 { registers::enter(fd, entry) } else { Ok(()) })?;
+        }
+        Ok(machine)
+    }
+
+    /// Makes a machine in the state that another was in, of a guest of the contract; nothing of it runs yet. What was pending at a
+    /// local APIC is pending here.
+    pub fn resumed(
+        host: &HostKvm,
+        config: &MachineConfig,
+        state: &MachineState,
+        memory: &DumpedMemory,
+    ) -> Result<Self, ResumeError> {
+        check_vcpus(host, config.vcpus)?;
+        let vm = create_vm(host)?;
+        let guest = GuestMemory::new(config.vcpus).map_err(CreateError::from)?;
+        for run in memory.runs() {
+            if !guest.write_whole(run.base, &run.bytes) {
+                return Err(ResumeError::Memory(run.base));
+            }
+        }
+        let mut machine = Self::empty(host, vm, guest, config, None)?;
+        for (vcpu, state) in state.vcpus.iter().enumerate() {
+            machine.add_vcpu(host, vcpu, |_| Ok(()))?;
+            moment::place(&machine.prepared[vcpu].fd, state).map_err(|source| ResumeError::Place { vcpu, source })?;
         }
         Ok(machine)
     }
@@ -335,10 +361,11 @@ impl Drop for Machine {
     }
 }
 
-fn check(host: &HostKvm, config: &MachineConfig, boot_block: &BootBlock) -> Result<(), CreateError> {
-    check_vcpus(host, config.vcpus)?;
+/// A machine of so many vCPUs can be made, and the boot block is one for it.
+pub(crate) fn check_contract(host: &HostKvm, vcpus: usize, boot_block: &BootBlock) -> Result<(), CreateError> {
+    check_vcpus(host, vcpus)?;
     match boot_block.vcpus {
-        told if told as usize != config.vcpus => Err(CreateError::BootBlock { asked: config.vcpus, told }),
+        told if told as usize != vcpus => Err(CreateError::BootBlock { asked: vcpus, told }),
         _ => Ok(()),
     }
 }

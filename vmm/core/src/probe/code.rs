@@ -34,6 +34,9 @@ pub(super) const MARK: u64 = 0x5ca1_ab1e;
 /// Where a guest writes a byte.
 pub(super) const WRITTEN: u64 = ARENA;
 
+/// How often a guest can be interrupted before one instruction.
+pub(super) const WINDOWS: usize = 16;
+
 /// Instructions that are more than plain integers: popcnt eax, eax; xorps xmm0, xmm0; fninit.
 pub(super) const BEYOND: [&[u8]; 3] = [&[0xf3, 0x0f, 0xb8, 0xc0], &[0x0f, 0x57, 0xc0], &[0xdb, 0xe3]];
 
@@ -99,6 +102,11 @@ impl Code {
     /// One instruction, and the end.
     pub(super) fn one(instruction: &[u8]) -> Self {
         Self { pieces: vec![(IMAGE, [instruction, &end()].concat())], idt_limit: 0 }
+    }
+
+    /// Can be interrupted before a single instruction, again and again: behind STI and the instruction in its shadow.
+    pub(super) fn windows() -> Self {
+        Self::one(&[STI, NOP, CLI, &out(tell::BUSY)].concat().repeat(WINDOWS))
     }
 
     /// Writes a byte: mov [WRITTEN], al; and the end.

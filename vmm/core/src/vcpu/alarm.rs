@@ -9,13 +9,13 @@ use vmm_sys_util::signal::SIGRTMIN;
 
 /// A timer of one thread.
 #[derive(Debug)]
-pub(super) struct Alarm {
+pub(crate) struct Alarm {
     timer: libc::timer_t,
 }
 
 impl Alarm {
     /// An alarm for the calling thread; none where the system gives no more of them.
-    pub(super) fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         // SAFETY: plain integers and pointers, for which zero is a value.
         let mut event: libc::sigevent = unsafe { zeroed() };
         event.sigev_notify = libc::SIGEV_THREAD_ID;
@@ -29,12 +29,12 @@ impl Alarm {
     }
 
     /// Interrupts the thread once, after this time.
-    pub(super) fn set(&self, after: Duration) {
+    pub(crate) fn set(&self, after: Duration) {
         self.start(after, Duration::ZERO);
     }
 
     /// Interrupts the thread every so often, until it is set anew; never where the time is 0.
-    pub(super) fn repeat(&self, every: Duration) {
+    pub(crate) fn repeat(&self, every: Duration) {
         self.start(every, every);
     }
 

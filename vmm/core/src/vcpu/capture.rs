@@ -95,7 +95,7 @@ pub(super) fn read_msr(vcpu: &VcpuFd, index: u32) -> Option<u64> {
 }
 
 /// Writes a register; false where KVM refuses the value.
-pub(super) fn write_msr(vcpu: &VcpuFd, index: u32, data: u64) -> bool {
+pub(crate) fn write_msr(vcpu: &VcpuFd, index: u32, data: u64) -> bool {
     vcpu.set_msrs(&one_msr(index, data)).is_ok_and(|written| written == 1)
 }
 
@@ -109,13 +109,13 @@ fn unread(what: &'static str, error: kvm_ioctls::Error) -> Unread {
 }
 
 /// General registers as KVM has them.
-pub(super) fn general(regs: &kvm_regs) -> Registers {
+pub(crate) fn general(regs: &kvm_regs) -> Registers {
     let &kvm_regs { rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp, r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags } = regs;
     Registers { rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp, r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags }
 }
 
 /// System registers as KVM has them.
-pub(super) fn system_registers(sregs: &kvm_sregs) -> SystemRegisters {
+pub(crate) fn system_registers(sregs: &kvm_sregs) -> SystemRegisters {
     SystemRegisters {
         cr0: sregs.cr0,
         cr2: sregs.cr2,

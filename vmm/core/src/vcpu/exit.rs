@@ -2,7 +2,8 @@
 #![expect(unsafe_code, reason = "the payloads of exits lie in a union of kvm_run")]
 
 use kvm_bindings::{
-    KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES as INSTRUCTION_BYTES, kvm_run,
+    KVM_EXIT_MMIO, KVM_EXIT_X86_RDMSR, KVM_INTERNAL_ERROR_EMULATION,
+    KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES as INSTRUCTION_BYTES, kvm_run,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use stallbench_abi::port::{self, Doorbell};
@@ -93,11 +94,22 @@ pub(super) fn run(vcpu: &mut VcpuFd, serial: Option<&Serial>) -> Exit {
 
 /// Says what came of the access to a model-specific register that ended `KVM_RUN`: the value that was read or written, or
 /// `None` for #GP (KVM api.rst 5, `KVM_EXIT_X86_RDMSR`).
-pub(super) fn answer(vcpu: &mut VcpuFd, value: Option<u64>) {
+pub(crate) fn answer(vcpu: &mut VcpuFd, value: Option<u64>) {
     // SAFETY: the last exit was of this kind, so the kernel reads this member of the union; both fields are plain numbers.
     let msr = unsafe { &mut vcpu.get_kvm_run().__bindgen_anon_1.msr };
     msr.error = u8::from(value.is_none());
     msr.data = value.unwrap_or_default();
+}
+
+/// Says what the access reads that ended `KVM_RUN`, little-endian: of memory that has no slot (KVM api.rst 5, `KVM_EXIT_MMIO`), or of a
+/// model-specific register.
+pub(crate) fn answer_read(vcpu: &mut VcpuFd, value: u64) {
+    let run = vcpu.get_kvm_run();
+    match run.exit_reason {
+        KVM_EXIT_MMIO => run.__bindgen_anon_1.mmio.data = value.to_le_bytes(),
+        KVM_EXIT_X86_RDMSR => answer(vcpu, Some(value)),
+        _ => {}
+    }
 }
 
 fn output(port: u16, data: &[u8]) -> Exit {
@@ -130,7 +142,7 @@ fn failed(errno: i32) -> Exit {
 }
 
 /// Reads what KVM says of an internal error (KVM api.rst 5, `KVM_EXIT_INTERNAL_ERROR`).
-fn internal_error(run: &kvm_run) -> Fault {
+pub(crate) fn internal_error(run: &kvm_run) -> Fault {
     // SAFETY: the exit reason says that this member of the union is the one that the kernel wrote.
     let internal = unsafe { run.__bindgen_anon_1.internal };
     let count = (internal.ndata as usize).min(internal.data.len());

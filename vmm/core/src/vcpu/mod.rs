@@ -16,10 +16,10 @@
 //! A parked vCPU is never entered again, but answers all orders ([`crate::board`]). One that is kept out ([`kept`]) is in that state
 //! until it is let in.
 
-mod alarm;
-mod capture;
+pub(crate) mod alarm;
+pub(crate) mod capture;
 mod debugged;
-mod exit;
+pub(crate) mod exit;
 mod halt;
 pub(crate) mod kept;
 mod stepping;
@@ -92,7 +92,7 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 pub(crate) struct Vcpu {
     index: usize,
-    fd: VcpuFd,
+    pub(crate) fd: VcpuFd,
     link: Arc<Link>,
     shared: Arc<Shared>,
     /// The last `KVM_RUN` was interrupted.

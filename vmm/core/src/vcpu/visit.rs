@@ -7,7 +7,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use kvm_bindings::{kvm_guest_debug, kvm_regs};
+use kvm_bindings::kvm_guest_debug;
 use stallbench_state::machine::Registers;
 use thiserror::Error;
 
@@ -15,6 +15,7 @@ use super::debugged::TRIES;
 use super::exit::{self, Exit};
 use super::{State, Vcpu};
 use crate::board::Order;
+use crate::boot::moment::general;
 use crate::breakpoint::STEP_ALONE;
 use crate::event::{Fault, MachineEvent};
 use crate::memory::GuestMemory;
@@ -110,7 +111,7 @@ impl Visited<'_> {
     /// Puts it elsewhere: gives it these general registers. From then on this visit of it is a supposition, see [`Self::step`].
     pub fn place(&mut self, registers: &Registers) -> Result<(), StepError> {
         self.supposes = true;
-        self.vcpu.fd.set_regs(&kvm_registers(registers)).map_err(|error| refused("KVM_SET_REGS", &error))?;
+        self.vcpu.fd.set_regs(&general(registers)).map_err(|error| refused("KVM_SET_REGS", &error))?;
         // What came with the last `KVM_RUN` is not true any more.
         self.vcpu.entered = false;
         Ok(())
@@ -282,10 +283,4 @@ impl Vcpu {
 
 fn refused(ioctl: &'static str, error: &kvm_ioctls::Error) -> StepError {
     StepError::Refused { ioctl, errno: error.errno() }
-}
-
-fn kvm_registers(registers: &Registers) -> kvm_regs {
-    let &Registers { rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp, r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags } =
-        registers;
-    kvm_regs { rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp, r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags }
 }

@@ -1,0 +1,229 @@
+//! A machine that one thread drives: every access of a vCPU to what vCPUs share stops it, and what comes of the access is the
+//! caller's to say.
+//!
+//! The arena has no memory slot, so an access to it is an exit with address, size, direction and value (KVM api.rst 5,
+//! `KVM_EXIT_MMIO`); so is one to the xAPIC, since KVM is given no local APICs. MTRRs and the x2APIC's registers stop a vCPU by the
+//! MSR filter (KVM api.rst 4.97, 7.21). What the caller answers, and when it lets which vCPU run, is all that decides what the
+//! guest does: nothing is delivered, woken or timed by the kernel.
+//!
+//! Here a vCPU is moved and looked at; what its accesses and interrupts mean, whoever drives it knows.
+
+mod processor;
+mod state;
+#[cfg(test)]
+mod test;
+
+use std::time::Duration;
+
+use kvm_bindings::{
+    KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER, KVM_MSR_EXIT_REASON_INVAL, KVM_MSR_EXIT_REASON_UNKNOWN,
+    kvm_enable_cap,
+};
+use kvm_ioctls::{MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd};
+use stallbench_abi::boot::BootBlock;
+use stallbench_abi::layout::ARENA;
+use stallbench_state::machine::SystemRegisters;
+use thiserror::Error;
+
+pub use processor::Stop;
+pub use state::{Inject, Moved, ProcessorState};
+
+use crate::CreateError;
+use crate::boot::{self, registers};
+use crate::host::HostKvm;
+use crate::kick;
+use crate::machine::check_contract;
+use crate::memory::GuestMemory;
+use crate::mmu;
+use crate::probe::ProbeError;
+use crate::vcpu::alarm::Alarm;
+use processor::Processor;
+
+/// Model-specific registers whose accesses stop a vCPU: IA32_APIC_BASE, the MTRRs and IA32_PAT (SDM 4, table 2-2). First, how many.
+const MSRS: [(u32, u32); 5] = [(0x1b, 1), (0x200, 16), (0x250, 32), (0x277, 1), (0x2ff, 1)];
+/// How often `KVM_RUN` is interrupted: no instruction keeps the caller for longer.
+const INTERRUPTED_EVERY: Duration = Duration::from_millis(50);
+
+/// Why a machine cannot be driven. Each message is a fragment that reads well after "failed to".
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ControlError {
+    /// KVM lacks what it takes.
+    #[error("drive a machine step by step: kvm lacks {}", .0.join(", "))]
+    Missing(Vec<&'static str>),
+    /// The machine could not be made.
+    #[error("make a machine")]
+    Create(#[from] CreateError),
+    /// KVM refused to have accesses stop a vCPU.
+    #[error("have accesses to msrs stop a vcpu ({ioctl})")]
+    Filter {
+        /// Which ioctl.
+        ioctl: &'static str,
+        /// Why.
+        #[source]
+        source: kvm_ioctls::Error,
+    },
+    /// The host could not be asked what it does.
+    #[error("ask the host whether it tells where a vcpu can be interrupted")]
+    Probe(#[source] ProbeError),
+    /// The system gives no timer.
+    #[error("bound how long a vcpu runs (timer_create)")]
+    Alarm,
+}
+
+/// A machine whose vCPUs the thread that made it drives, one at a time.
+#[derive(Debug)]
+pub struct Controlled {
+    processors: Vec<Processor>,
+    memory: GuestMemory,
+    /// A vCPU stops at the first place at which it can be interrupted.
+    tells_windows: bool,
+    vm: VmFd,
+    /// Interrupts each `KVM_RUN` of this thread, from the first until it [rests](Self::rest).
+    alarm: Alarm,
+    is_bounded: bool,
+}
+
+impl Controlled {
+    /// A machine of which nothing has run yet: vCPU 0 stands at the guest's entry, all others have to be [started](Self::start_up).
+    pub fn new(host: &HostKvm, vcpus: usize, image: &[u8], boot_block: &BootBlock) -> Result<Self, ControlError> {
+        let needed = ["sync-regs", "immediate-exit", "x86-user-space-msr", "x86-msr-filter"];
+        let missing: Vec<_> = needed.into_iter().filter(|name| !host.has(name)).collect();
+        if !missing.is_empty() {
+            return Err(ControlError::Missing(missing));
+        }
+        check_contract(host, vcpus, boot_block)?;
+        let vm = host.kvm().create_vm().map_err(CreateError::Vm)?;
+        filter_msrs(&vm)?;
+        let memory = GuestMemory::new(vcpus).map_err(CreateError::from)?;
+        memory.attach_all_but(&vm, ARENA).map_err(CreateError::from)?;
+        mmu::make_room(&vm, vcpus, memory.size()).map_err(CreateError::Mmu)?;
+        let entry = boot::prepare(&memory, image, boot_block, vcpus).map_err(CreateError::from)?;
+        kick::install_handler();
+        let alarm = Alarm::new().ok_or(ControlError::Alarm)?;
+        let tells_windows = host.tells_windows().map_err(ControlError::Probe)?;
+        let processors = Vec::with_capacity(vcpus);
+        let mut machine = Self { processors, memory, tells_windows, vm, alarm, is_bounded: false };
+        for vcpu in 0..vcpus {
+            machine.add_vcpu(host, vcpu, vcpus, entry)?;
+        }
+        Ok(machine)
+    }
+
+    fn add_vcpu(&mut self, host: &HostKvm, vcpu: usize, vcpus: usize, entry: u64) -> Result<(), CreateError> {
+        let failed = |source| CreateError::Vcpu { vcpu, source };
+        let not_prepared = |source| CreateError::Registers { vcpu, source };
+        let fd = self.vm.create_vcpu(vcpu as u64).map_err(failed)?;
+        registers::configure(&fd, vcpu, vcpus, host.has("enforce-pv-feature-cpuid")).map_err(not_prepared)?;
+        if vcpu == 0 {
+            registers::enter(&fd, entry).map_err(not_prepared)?;
+        }
+        self.processors.push(Processor::new(fd).map_err(failed)?);
+        Ok(())
+    }
+
+    /// Number of vCPUs.
+    pub fn vcpus(&self) -> usize {
+        self.processors.len()
+    }
+
+    /// Guest memory. That of the arena is the caller's to use: the guest does not see it while it is a hole.
+    pub fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    /// Writes guest memory; false where it is none.
+    #[must_use]
+    pub fn write(&self, address: u64, bytes: &[u8]) -> bool {
+        self.memory.write(address, bytes)
+    }
+
+    /// Lets a vCPU run until its next stop. What it read before is what was [answered](Self::answer), else 0.
+    pub fn run(&mut self, vcpu: usize) -> Stop {
+        self.bound();
+        self.processors[vcpu].run()
+    }
+
+    /// Lets a vCPU get on, but not past the first place at which it can take an interrupt: to there or its next stop, where the host
+    /// tells, else by one instruction ([`Stop::Stepped`]). By that TF can be in the RFLAGS that an interrupt pushes.
+    pub fn get_on(&mut self, vcpu: usize) -> Stop {
+        self.bound();
+        if self.tells_windows { self.processors[vcpu].run_to_window() } else { self.processors[vcpu].step() }
+    }
+
+    /// Completes the access of a vCPU's last stop, and nothing else: it stands behind that instruction then, or at the second access of
+    /// the same one.
+    pub fn complete(&mut self, vcpu: usize) -> Stop {
+        self.bound();
+        self.processors[vcpu].complete()
+    }
+
+    /// Leaves the thread to others: nothing of it is interrupted until a vCPU goes on.
+    pub fn rest(&mut self) {
+        if std::mem::take(&mut self.is_bounded) {
+            self.alarm.repeat(Duration::ZERO);
+        }
+    }
+
+    fn bound(&mut self) {
+        if !std::mem::replace(&mut self.is_bounded, true) {
+            self.alarm.repeat(INTERRUPTED_EVERY);
+        }
+    }
+
+    /// Says what the access of a vCPU's last stop reads.
+    pub fn answer(&mut self, vcpu: usize, value: u64) {
+        self.processors[vcpu].answer(value);
+    }
+
+    /// Lets the access to a model-specific register of a vCPU's last stop raise #GP.
+    pub fn refuse(&mut self, vcpu: usize) {
+        self.processors[vcpu].refuse();
+    }
+
+    /// Writes a model-specific register as KVM does: false where that refuses the value.
+    pub fn takes_msr(&self, vcpu: usize, index: u32, value: u64) -> bool {
+        self.processors[vcpu].takes_msr(index, value)
+    }
+
+    /// Puts a vCPU that was reset where a start-up interrupt does (SDM 3A 9.4.4).
+    pub fn start_up(&mut self, vcpu: usize, vector: u8) -> Result<(), kvm_ioctls::Error> {
+        self.processors[vcpu].start_up(vector)
+    }
+
+    /// Takes what a vCPU's segments and tables are now for what they are from here on.
+    pub fn keep_tables(&mut self, vcpu: usize) {
+        self.processors[vcpu].keep_tables();
+    }
+
+    /// The registers of a vCPU at its last stop; an error where one of those has changed that were to stay.
+    pub fn state(&self, vcpu: usize) -> Result<ProcessorState, Moved> {
+        self.processors[vcpu].state()
+    }
+
+    /// All system registers of a vCPU in that state, but for IA32_APIC_BASE, of which KVM knows nothing here.
+    pub fn system(&self, vcpu: usize, state: &ProcessorState) -> SystemRegisters {
+        self.processors[vcpu].system(state)
+    }
+
+    /// Puts a vCPU into a state, and has an interrupt or NMI delivered before its next instruction. An access that it stands at is
+    /// dropped.
+    pub fn load(&mut self, vcpu: usize, state: &ProcessorState, inject: Option<Inject>) {
+        self.bound();
+        self.processors[vcpu].load(state, inject);
+    }
+}
+
+/// Has accesses to [`MSRS`] and to registers that KVM does not know stop the vCPU that makes them.
+fn filter_msrs(vm: &VmFd) -> Result<(), ControlError> {
+    let failed = |ioctl| move |source| ControlError::Filter { ioctl, source };
+    let reasons = KVM_MSR_EXIT_REASON_FILTER | KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN;
+    let capability =
+        kvm_enable_cap { cap: KVM_CAP_X86_USER_SPACE_MSR, args: [reasons.into(), 0, 0, 0], ..Default::default() };
+    vm.enable_cap(&capability).map_err(failed("KVM_ENABLE_CAP"))?;
+    // A clear bit denies the access, which is what makes it an exit.
+    const DENIED: [u8; 4] = [0; 4];
+    let flags = MsrFilterRangeFlags::READ | MsrFilterRangeFlags::WRITE;
+    let ranges = MSRS.map(|(base, msr_count)| MsrFilterRange { flags, base, msr_count, bitmap: &DENIED });
+    vm.set_msr_filter(MsrFilterDefaultAction::ALLOW, &ranges).map_err(failed("KVM_X86_SET_MSR_FILTER"))
+}

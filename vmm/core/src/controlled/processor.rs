@@ -1,0 +1,276 @@
+//! One vCPU of a controlled machine.
+
+use std::time::Duration;
+
+use kvm_bindings::{kvm_guest_debug, kvm_sregs};
+use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
+
+use stallbench_state::machine::SystemRegisters;
+
+use super::state::{Inject, Moved, ProcessorState};
+use crate::breakpoint::STEP_ALONE;
+use crate::clock::CpuClock;
+use crate::event::Fault;
+use crate::vcpu::{capture, exit};
+
+/// CPU time within which a vCPU has to come to its next stop. Where ring 0 is emulated that is a million instructions, and no
+/// protocol does so many between two looks at what it shares.
+const LONGEST: Duration = Duration::from_secs(2);
+/// Accesses that one instruction makes at most: a read, and a write in two parts.
+const MOST_ACCESSES: usize = 4;
+
+/// Why a vCPU stopped. All registers are those behind the instruction, but for an access that is still to be answered: then those
+/// before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// It reads memory that it shares, or its xAPIC, and has to be [answered](super::Controlled::answer).
+    Read {
+        /// Guest-physical.
+        address: u64,
+        /// In bytes, at most 8.
+        size: u8,
+    },
+    /// It writes there.
+    Write {
+        /// Guest-physical.
+        address: u64,
+        /// In bytes, at most 8.
+        size: u8,
+        /// What, zero-extended.
+        value: u64,
+    },
+    /// It reads a model-specific register, and has to be answered or refused.
+    ReadMsr {
+        /// Which.
+        index: u32,
+    },
+    /// It writes a model-specific register, and can be refused.
+    WriteMsr {
+        /// Which.
+        index: u32,
+        /// What.
+        value: u64,
+    },
+    /// It writes a port.
+    Out {
+        /// Which.
+        port: u16,
+        /// What, zero-extended; the first access of a string instruction.
+        value: u32,
+    },
+    /// It reads a port.
+    In {
+        /// Which.
+        port: u16,
+    },
+    /// It halted.
+    Halted,
+    /// It has executed the one instruction that it was to execute.
+    Stepped,
+    /// It can take an interrupt here, for the first time.
+    Window,
+    /// It stands behind an access that was completed.
+    Completed,
+    /// It ran for long without any of these.
+    Endless,
+    /// It cannot go on.
+    Fault(Fault),
+}
+
+#[derive(Debug)]
+pub(super) struct Processor {
+    fd: VcpuFd,
+    /// Segments and tables, from the start line on.
+    tables: Option<kvm_sregs>,
+    /// KVM has still to complete an access (KVM api.rst 5).
+    pending: bool,
+    /// What lies in `kvm_run` goes to KVM with the next `KVM_RUN`.
+    loaded: bool,
+    /// It executes one instruction at a time.
+    steps: bool,
+}
+
+/// What `KVM_RUN` brings and takes.
+const PARTS: [SyncReg; 3] = [SyncReg::Register, SyncReg::SystemRegister, SyncReg::VcpuEvents];
+
+impl Processor {
+    pub(super) fn new(mut fd: VcpuFd) -> Result<Self, kvm_ioctls::Error> {
+        PARTS.into_iter().for_each(|part| fd.set_sync_valid_reg(part));
+        Ok(Self { fd, tables: None, pending: false, loaded: false, steps: false })
+    }
+
+    pub(super) fn run(&mut self) -> Stop {
+        if std::mem::take(&mut self.steps) {
+            let off = kvm_guest_debug::default();
+            if let Err(error) = self.fd.set_guest_debug(&off) {
+                return Stop::Fault(Fault::Debug { errno: error.errno() });
+            }
+        }
+        self.until_stop()
+    }
+
+    pub(super) fn run_to_window(&mut self) -> Stop {
+        self.fd.get_kvm_run().request_interrupt_window = 1;
+        let stop = self.run();
+        self.fd.get_kvm_run().request_interrupt_window = 0;
+        stop
+    }
+
+    pub(super) fn step(&mut self) -> Stop {
+        // KVM steps from the RIP that it has when it is told to, and takes what lies in `kvm_run` later.
+        let told = self.put().and_then(|()| {
+            let debug = kvm_guest_debug { control: STEP_ALONE, ..Default::default() };
+            self.fd.set_guest_debug(&debug)
+        });
+        if let Err(error) = told {
+            return Stop::Fault(Fault::Debug { errno: error.errno() });
+        }
+        self.steps = true;
+        self.until_stop()
+    }
+
+    /// Puts what was loaded into KVM.
+    fn put(&mut self) -> Result<(), kvm_ioctls::Error> {
+        if !std::mem::take(&mut self.loaded) {
+            return Ok(());
+        }
+        let sync = self.fd.sync_regs();
+        self.fd.set_sregs(&sync.sregs)?;
+        self.fd.set_regs(&sync.regs)?;
+        self.fd.set_vcpu_events(&sync.events)?;
+        PARTS.into_iter().for_each(|part| self.fd.clear_sync_dirty_reg(part));
+        Ok(())
+    }
+
+    fn until_stop(&mut self) -> Stop {
+        let began = CpuClock::OWN.now();
+        loop {
+            match self.enter() {
+                Some(stop) => return stop,
+                None if CpuClock::OWN.now().saturating_sub(began) > LONGEST => return Stop::Endless,
+                None => {}
+            }
+        }
+    }
+
+    pub(super) fn complete(&mut self) -> Stop {
+        if !self.pending {
+            return Stop::Completed;
+        }
+        // Of an access that was completed KVM_RUN comes back before the guest runs (KVM api.rst 5, `immediate_exit`).
+        self.fd.set_kvm_immediate_exit(1);
+        let stop = self.enter().unwrap_or(Stop::Completed);
+        self.fd.set_kvm_immediate_exit(0);
+        stop
+    }
+
+    /// One `KVM_RUN`; `None` where it was interrupted.
+    fn enter(&mut self) -> Option<Stop> {
+        self.pending = false;
+        let stop = stop(&mut self.fd);
+        PARTS.into_iter().for_each(|part| self.fd.clear_sync_dirty_reg(part));
+        self.loaded = false;
+        self.pending = stop.as_ref().is_some_and(Stop::is_access);
+        stop
+    }
+
+    pub(super) fn answer(&mut self, value: u64) {
+        exit::answer_read(&mut self.fd, value);
+    }
+
+    pub(super) fn refuse(&mut self) {
+        exit::answer(&mut self.fd, None);
+    }
+
+    pub(super) fn takes_msr(&self, index: u32, value: u64) -> bool {
+        capture::write_msr(&self.fd, index, value)
+    }
+
+    pub(super) fn start_up(&mut self, vector: u8) -> Result<(), kvm_ioctls::Error> {
+        let mut sregs = self.fd.get_sregs()?;
+        (sregs.cs.selector, sregs.cs.base) = (u16::from(vector) << 8, u64::from(vector) << 12);
+        self.fd.set_sregs(&sregs)?;
+        let mut regs = self.fd.get_regs()?;
+        regs.rip = 0;
+        self.fd.set_regs(&regs)
+    }
+
+    pub(super) fn keep_tables(&mut self) {
+        self.tables = Some(self.fd.sync_regs().sregs);
+    }
+
+    pub(super) fn state(&self) -> Result<ProcessorState, Moved> {
+        ProcessorState::of(&self.fd.sync_regs(), self.tables.as_ref())
+    }
+
+    pub(super) fn system(&self, state: &ProcessorState) -> SystemRegisters {
+        let tables = self.tables.unwrap_or_else(|| self.fd.sync_regs().sregs);
+        capture::system_registers(&state.into_sync(&tables, None).sregs)
+    }
+
+    pub(super) fn load(&mut self, state: &ProcessorState, inject: Option<Inject>) {
+        for _ in 0..MOST_ACCESSES {
+            if self.complete() == Stop::Completed {
+                break;
+            }
+        }
+        let tables = self.tables.unwrap_or_else(|| self.fd.sync_regs().sregs);
+        *self.fd.sync_regs_mut() = state.into_sync(&tables, inject);
+        PARTS.into_iter().for_each(|part| self.fd.set_sync_dirty_reg(part));
+        self.loaded = true;
+    }
+}
+
+impl Stop {
+    /// Whether KVM has still to complete it.
+    fn is_access(&self) -> bool {
+        matches!(
+            self,
+            Self::Read { .. }
+                | Self::Write { .. }
+                | Self::ReadMsr { .. }
+                | Self::WriteMsr { .. }
+                | Self::Out { .. }
+                | Self::In { .. }
+        )
+    }
+}
+
+fn stop(fd: &mut VcpuFd) -> Option<Stop> {
+    let fault = match fd.run() {
+        Ok(VcpuExit::MmioRead(address, data)) => return Some(Stop::Read { address, size: size(data) }),
+        Ok(VcpuExit::MmioWrite(address, data)) => {
+            return Some(Stop::Write { address, size: size(data), value: number(data) });
+        }
+        Ok(VcpuExit::X86Rdmsr(msr)) => return Some(Stop::ReadMsr { index: msr.index }),
+        Ok(VcpuExit::X86Wrmsr(msr)) => return Some(Stop::WriteMsr { index: msr.index, value: msr.data }),
+        // The low half: an access is of 4 bytes at most.
+        Ok(VcpuExit::IoOut(port, data)) => return Some(Stop::Out { port, value: number(data) as u32 }),
+        Ok(VcpuExit::IoIn(port, data)) => {
+            data.fill(0xff);
+            return Some(Stop::In { port });
+        }
+        Ok(VcpuExit::Hlt) => return Some(Stop::Halted),
+        Ok(VcpuExit::Debug(_)) => return Some(Stop::Stepped),
+        Ok(VcpuExit::IrqWindowOpen) => return Some(Stop::Window),
+        Ok(VcpuExit::Intr) => return None,
+        Ok(VcpuExit::Shutdown) => Fault::Shutdown,
+        Ok(VcpuExit::FailEntry(reason, cpu)) => Fault::FailEntry { reason, cpu },
+        Ok(VcpuExit::MemoryFault { gpa, .. }) => Fault::Memory { address: gpa },
+        Ok(VcpuExit::InternalError) => exit::internal_error(fd.get_kvm_run()),
+        Ok(other) => Fault::Unexpected { exit: format!("{other:?}") },
+        Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => return None,
+        Err(error) => Fault::Run { errno: error.errno() },
+    };
+    Some(Stop::Fault(fault))
+}
+
+/// KVM tells no access of more than 8 bytes.
+fn size(data: &[u8]) -> u8 {
+    data.len().min(8) as u8
+}
+
+/// The first 8 bytes, little-endian.
+fn number(data: &[u8]) -> u64 {
+    data.iter().take(8).rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
+}
