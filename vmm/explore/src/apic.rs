@@ -1,0 +1,145 @@
+//! A local APIC as far as interrupts between processors go: what is requested, what is in service (SDM 3A 11.8.4).
+//!
+//! Sending, by the interrupt command register, is decoded here too. What one vCPU alone knows of its APIC (mode, SVR, TPR, the high half
+//! of the ICR) is part of its own state.
+
+use stallbench_state::apic::VectorSet;
+
+/// Who gets an interrupt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// The vCPU with this APIC id, which is its number.
+    One(u32),
+    /// The sender alone.
+    Itself,
+    /// All.
+    All,
+    /// All but the sender.
+    Others,
+}
+
+impl Target {
+    /// Whether a vCPU is among those that it names.
+    pub(crate) fn holds(self, vcpu: usize, sender: usize) -> bool {
+        match self {
+            Self::One(id) => id as usize == vcpu,
+            Self::Itself => vcpu == sender,
+            Self::All => true,
+            Self::Others => vcpu != sender,
+        }
+    }
+}
+
+/// What is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Message {
+    Fixed(u8),
+    Nmi,
+    Init,
+    StartUp(u8),
+    /// A delivery or destination mode that no payload uses: the value.
+    Other(u64),
+}
+
+/// What a write to the interrupt command register sends (SDM 3A 11.6.1). In xAPIC mode the destination has 8 bits.
+pub(crate) fn command(icr: u64, x2apic: bool) -> (Message, Target) {
+    const LOGICAL: u64 = 1 << 11;
+    let destination = (icr >> 32) as u32;
+    let target = match icr >> 18 & 0b11 {
+        0b01 => Target::Itself,
+        0b10 => Target::All,
+        0b11 => Target::Others,
+        _ => Target::One(if x2apic { destination } else { destination >> 24 }),
+    };
+    let vector = icr as u8;
+    let message = match icr >> 8 & 0b111 {
+        _ if icr & LOGICAL != 0 && icr >> 18 & 0b11 == 0 => Message::Other(icr),
+        0b000 => Message::Fixed(vector),
+        0b100 => Message::Nmi,
+        0b101 => Message::Init,
+        0b110 => Message::StartUp(vector),
+        _ => Message::Other(icr),
+    };
+    (message, target)
+}
+
+/// What of a local APIC others change, or an interrupt does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Apic {
+    /// Interrupt request register: requests of one vector merge.
+    pub(crate) irr: VectorSet,
+    /// In-service register.
+    pub(crate) isr: VectorSet,
+    /// An NMI is pending: further ones merge.
+    pub(crate) nmi: bool,
+}
+
+impl Apic {
+    /// Requests a vector.
+    pub(crate) fn request(&mut self, vector: u8) {
+        self.irr[usize::from(vector / 32)] |= 1 << (vector % 32);
+    }
+
+    /// Ends the interrupt of the highest priority in service.
+    pub(crate) fn end_of_interrupt(&mut self) {
+        if let Some(vector) = highest(&self.isr) {
+            self.isr[usize::from(vector / 32)] &= !(1 << (vector % 32));
+        }
+    }
+
+    /// The vector that is delivered next, where its class is above those of the TPR and of what is in service.
+    pub(crate) fn deliverable(&self, tpr: u8) -> Option<u8> {
+        let class = tpr.max(highest(&self.isr).unwrap_or(0)) >> 4;
+        highest(&self.irr).filter(|vector| vector >> 4 > class)
+    }
+
+    /// The processor takes a vector.
+    pub(crate) fn accept(&mut self, vector: u8) {
+        let (word, bit) = (usize::from(vector / 32), 1 << (vector % 32));
+        self.irr[word] &= !bit;
+        self.isr[word] |= bit;
+    }
+}
+
+fn highest(set: &VectorSet) -> Option<u8> {
+    let word = (0..set.len()).rev().find(|word| set[*word] != 0)?;
+    // At most 7 words of 32 bits.
+    Some((word as u32 * 32 + set[word].ilog2()) as u8)
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn requests_merge_and_the_highest_comes_first() {
+        let mut apic = Apic::default();
+        [0xfb, 0xfc, 0xfb].into_iter().for_each(|vector| apic.request(vector));
+        assert_eq!(apic.deliverable(0), Some(0xfc));
+        apic.accept(0xfc);
+        assert_eq!(apic.deliverable(0), None, "0xfb is of the class of what is in service");
+        apic.end_of_interrupt();
+        assert_eq!(apic.deliverable(0), Some(0xfb));
+        apic.accept(0xfb);
+        apic.end_of_interrupt();
+        assert_eq!(apic, Apic::default());
+    }
+
+    #[test]
+    fn priority_of_the_task_holds_back_its_class() {
+        let mut apic = Apic::default();
+        apic.request(0x41);
+        assert_eq!((apic.deliverable(0x3f), apic.deliverable(0x40)), (Some(0x41), None));
+    }
+
+    #[test]
+    fn commands_are_those_of_the_manual() {
+        assert_eq!(command(0x0300_0000_0000_40fb, false), (Message::Fixed(0xfb), Target::One(3)));
+        assert_eq!(command(0x0000_0003_0000_40fb, true), (Message::Fixed(0xfb), Target::One(3)));
+        assert_eq!(command(0x000c_40fc, false), (Message::Fixed(0xfc), Target::Others));
+        assert_eq!(command(0x0008_4400, false), (Message::Nmi, Target::All));
+        assert_eq!(command(0x0100_0000_0000_4608, false), (Message::StartUp(8), Target::One(1)));
+        assert_eq!(command(0x0100_0000_0000_4500, false).0, Message::Init);
+        assert!(matches!(command(0x0100_0000_0000_48fb, false).0, Message::Other(_)), "logical destination");
+    }
+}

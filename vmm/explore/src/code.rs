@@ -1,0 +1,159 @@
+//! What the instructions are at which vCPUs stop.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register, RflagsBits};
+use stallbench_state::machine::Registers;
+use stallbench_state::memory::Memory;
+use stallbench_state::program::Program;
+
+/// The longest instruction (SDM 2A 2.3.11).
+const LONGEST: usize = 15;
+/// The status flags, as the decoder has them and as RFLAGS does.
+const STATUS_BITS: u32 =
+    RflagsBits::CF | RflagsBits::PF | RflagsBits::AF | RflagsBits::ZF | RflagsBits::SF | RflagsBits::OF;
+/// The status flags in RFLAGS: CF, PF, AF, ZF, SF, OF (SDM 3A 2.3).
+pub(crate) const STATUS_FLAGS: u64 = 0x8d5;
+/// Instructions that are looked at for who reads a flag.
+const MOST_LOOKED_AT: usize = 32;
+/// The longest function that is looked through, in bytes.
+const LONGEST_FUNCTION: u64 = 1 << 16;
+
+/// The code of a guest, which does not change.
+#[derive(Debug)]
+pub(crate) struct Code<'p> {
+    program: &'p Program,
+    /// Where the instruction begins that ends at an address.
+    begins: RefCell<HashMap<u64, Option<u64>>>,
+    /// The flags that are read from an address on.
+    live: RefCell<HashMap<u64, u64>>,
+}
+
+impl<'p> Code<'p> {
+    pub(crate) fn of(program: &'p Program) -> Self {
+        Self { program, begins: RefCell::default(), live: RefCell::default() }
+    }
+
+    /// Whether the read at this instruction and the write behind it are one: a locked instruction, or an exchange with memory (SDM 3A
+    /// 9.1.2.2).
+    pub(crate) fn is_locked(&self, memory: &dyn Memory, rip: u64) -> bool {
+        instruction(memory, rip).is_some_and(|it| {
+            let exchanges =
+                it.mnemonic() == Mnemonic::Xchg && (0..it.op_count()).any(|op| it.op_kind(op) == OpKind::Memory);
+            it.has_lock_prefix() || exchanges
+        })
+    }
+
+    /// Whether an instruction is STI.
+    pub(crate) fn is_sti(&self, memory: &dyn Memory, rip: u64) -> bool {
+        instruction(memory, rip).is_some_and(|it| it.mnemonic() == Mnemonic::Sti)
+    }
+
+    /// The status flags that the instructions from an address on may read before they write them. Others differ from one processor
+    /// to the next where the manual leaves them undefined, and decide nothing.
+    pub(crate) fn live_flags(&self, memory: &dyn Memory, rip: u64) -> u64 {
+        *self.live.borrow_mut().entry(rip).or_insert_with(|| live_flags(memory, rip))
+    }
+
+    /// Where the plain store begins that a vCPU has just executed: with the registers as they are, at that address, an interrupt would
+    /// have found it. `None` where it is anything but a `mov` of these bytes.
+    pub(crate) fn before_store(&self, memory: &dyn Memory, after: &Registers, address: u64, size: u8) -> Option<u64> {
+        let begin = *self.begins.borrow_mut().entry(after.rip).or_insert_with(|| self.begin(memory, after.rip));
+        let store = instruction(memory, begin?)?;
+        let is_move =
+            store.mnemonic() == Mnemonic::Mov && store.op0_kind() == OpKind::Memory && !store.has_rep_prefix();
+        let there = store.virtual_address(0, 0, |register, _, _| value(after, register));
+        let is_it = is_move && there == Some(address) && store.memory_size().size() == usize::from(size);
+        is_it.then(|| store.ip())
+    }
+
+    /// Where the instruction begins that ends at an address: the function is read from its start.
+    fn begin(&self, memory: &dyn Memory, end: u64) -> Option<u64> {
+        let (_, offset) = self.program.symbol(end.checked_sub(1)?)?;
+        if offset > LONGEST_FUNCTION {
+            return None;
+        }
+        let mut at = end - 1 - offset;
+        loop {
+            let next = instruction(memory, at)?.next_ip();
+            match next {
+                next if next == end => return Some(at),
+                next if next > end => return None,
+                next => at = next,
+            }
+        }
+    }
+
+    /// An address for people: `function+0x12`.
+    pub(crate) fn place(&self, address: u64) -> String {
+        stallbench_stall::code::place(self.program, address)
+    }
+}
+
+/// Straight on from an address: to where all are written, to a call or a return, over which the ABI keeps none, or to any other jump,
+/// behind which those that were not written may be read.
+fn live_flags(memory: &dyn Memory, rip: u64) -> u64 {
+    let (mut live, mut dead, mut at) = (0, 0, rip);
+    for _ in 0..MOST_LOOKED_AT {
+        let Some(it) = instruction(memory, at) else { break };
+        live |= it.rflags_read() & !dead;
+        dead |= it.rflags_modified();
+        match it.flow_control() {
+            _ if dead & STATUS_BITS == STATUS_BITS => return in_rflags(live),
+            FlowControl::Next => at = it.next_ip(),
+            FlowControl::Call | FlowControl::Return => return in_rflags(live),
+            FlowControl::UnconditionalBranch => at = it.near_branch_target(),
+            _ => break,
+        }
+    }
+    in_rflags(live | STATUS_BITS & !dead)
+}
+
+/// Bits of the decoder, where RFLAGS has them (SDM 3A 2.3).
+fn in_rflags(bits: u32) -> u64 {
+    let at = [
+        (RflagsBits::CF, 0),
+        (RflagsBits::PF, 2),
+        (RflagsBits::AF, 4),
+        (RflagsBits::ZF, 6),
+        (RflagsBits::SF, 7),
+        (RflagsBits::OF, 11),
+    ];
+    at.into_iter().filter(|(bit, _)| bits & bit != 0).fold(0, |flags, (_, at)| flags | 1 << at)
+}
+
+/// The instruction at an address.
+pub(crate) fn instruction(memory: &dyn Memory, rip: u64) -> Option<Instruction> {
+    let mut bytes = [0; LONGEST];
+    let read = (1..=LONGEST).rev().find(|count| memory.read(rip, &mut bytes[..*count]))?;
+    let decoded = Decoder::with_ip(64, &bytes[..read], rip, DecoderOptions::NONE).decode();
+    (!decoded.is_invalid()).then_some(decoded)
+}
+
+/// A register that addresses are made of; no guest of the contract has a segment with a base.
+fn value(registers: &Registers, register: Register) -> Option<u64> {
+    let full = register.full_register();
+    let r = registers;
+    let value = match full {
+        Register::RAX => r.rax,
+        Register::RBX => r.rbx,
+        Register::RCX => r.rcx,
+        Register::RDX => r.rdx,
+        Register::RSI => r.rsi,
+        Register::RDI => r.rdi,
+        Register::RSP => r.rsp,
+        Register::RBP => r.rbp,
+        Register::R8 => r.r8,
+        Register::R9 => r.r9,
+        Register::R10 => r.r10,
+        Register::R11 => r.r11,
+        Register::R12 => r.r12,
+        Register::R13 => r.r13,
+        Register::R14 => r.r14,
+        Register::R15 => r.r15,
+        _ if register.is_segment_register() => 0,
+        _ => return None,
+    };
+    Some(if register.is_gpr32() { value & u64::from(u32::MAX) } else { value })
+}

@@ -1,0 +1,175 @@
+//! What of its devices a vCPU alone knows, and its accesses to them.
+
+use std::rc::Rc;
+
+use stallbench_abi::layout::XAPIC;
+use stallbench_abi::port::{DOORBELL, Doorbell, YIELD};
+use stallbench_core::controlled::{Controlled, Stop};
+use stallbench_state::mtrr::MtrrState;
+
+/// MSRs of the local APIC in x2APIC mode (SDM 3A 11.12.1.2).
+const X2APIC: std::ops::Range<u32> = 0x800..0x900;
+/// The interrupt command register among them.
+pub(crate) const SEND: u32 = X2APIC.start + (register::ICR_LOW >> 4);
+const APIC_BASE: u32 = 0x1b;
+/// IA32_APIC_BASE after a reset: enabled, at its usual address (SDM 3A 11.4.4). BSP is the first vCPU's.
+const APIC_BASE_AT_RESET: u64 = XAPIC | 1 << 11;
+const BSP: u64 = 1 << 8;
+const X2APIC_ENABLED: u64 = 1 << 10;
+
+/// Registers of the local APIC, by their offset in xAPIC mode (SDM 3A table 11-1).
+mod register {
+    pub(super) const ID: u32 = 0x20;
+    pub(super) const TPR: u32 = 0x80;
+    pub(super) const EOI: u32 = 0xb0;
+    pub(super) const SVR: u32 = 0xf0;
+    pub(super) const ICR_LOW: u32 = 0x300;
+    pub(super) const ICR_HIGH: u32 = 0x310;
+}
+
+/// What of its devices a vCPU alone knows.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Devices {
+    /// IA32_APIC_BASE.
+    pub(crate) apic_base: u64,
+    /// High half of the xAPIC's interrupt command register.
+    pub(crate) icr_high: u32,
+    /// Spurious-interrupt vector register.
+    pub(crate) svr: u32,
+    /// Task-priority register.
+    pub(crate) tpr: u8,
+    /// MTRRs and IA32_PAT, by index.
+    pub(crate) msrs: Rc<[(u32, u64)]>,
+    /// Cross-CPU calls that it has begun.
+    pub(crate) calls: u64,
+    /// It has rung that its part is done.
+    pub(crate) done: bool,
+}
+
+/// What became of a stop.
+#[derive(Debug)]
+pub(crate) enum Served {
+    /// It concerned the vCPU alone, and is done.
+    Own,
+    /// It ends the interrupt in service, and is done but for that.
+    EndOfInterrupt,
+    /// It concerns others too, or is none of a device.
+    Shared(Stop),
+    /// It is something that no passage can contain: a fragment behind "vcpu 1".
+    Unknown(String),
+}
+
+impl Devices {
+    /// As after a reset.
+    pub(crate) fn at_reset(vcpu: usize) -> Self {
+        let bsp = if vcpu == 0 { BSP } else { 0 };
+        Self {
+            apic_base: APIC_BASE_AT_RESET | bsp,
+            icr_high: 0,
+            svr: 0xff,
+            tpr: 0,
+            msrs: MtrrState::at_start().msrs().collect(),
+            calls: 0,
+            done: false,
+        }
+    }
+
+    /// Whether the local APIC is in x2APIC mode.
+    pub(crate) fn x2apic(&self) -> bool {
+        self.apic_base & X2APIC_ENABLED != 0
+    }
+
+    /// Does what a stop asks of the vCPU's own devices.
+    pub(crate) fn serve(&mut self, machine: &mut Controlled, vcpu: usize, stop: Stop) -> Served {
+        match stop {
+            Stop::Read { address, size: 4 } if is_xapic(address) => {
+                let Some(value) = self.read_apic(vcpu, (address - XAPIC) as u32) else {
+                    return Served::Unknown(format!("reads its APIC at {address:#x}"));
+                };
+                machine.answer(vcpu, value.into());
+                Served::Own
+            }
+            Stop::Write { address, size: 4, value } if is_xapic(address) => match (address - XAPIC) as u32 {
+                register::ICR_LOW => Served::Shared(stop),
+                // An access of 4 bytes.
+                offset => self.write_apic(offset, value as u32),
+            },
+            Stop::ReadMsr { index } => self.read_msr(machine, vcpu, index),
+            Stop::WriteMsr { index: SEND, .. } if self.x2apic() => Served::Shared(stop),
+            Stop::WriteMsr { index, value } => self.write_msr(machine, vcpu, index, value),
+            Stop::Out { port: DOORBELL, value } => match Doorbell(value) {
+                Doorbell::DONE => {
+                    self.done = true;
+                    Served::Own
+                }
+                Doorbell::LOG => Served::Own,
+                _ => Served::Shared(stop),
+            },
+            Stop::Out { port: YIELD, .. } => Served::Own,
+            other => Served::Shared(other),
+        }
+    }
+
+    fn read_apic(&self, vcpu: usize, offset: u32) -> Option<u32> {
+        Some(match offset {
+            register::ID if self.x2apic() => vcpu as u32,
+            register::ID => (vcpu as u32) << 24,
+            register::TPR => self.tpr.into(),
+            register::SVR => self.svr,
+            register::ICR_HIGH => self.icr_high,
+            // It is write-only; an exchange reads it.
+            register::EOI => 0,
+            // What was sent has arrived at the target's APIC: delivery status is idle (SDM 3A 11.6.1).
+            register::ICR_LOW => 0,
+            _ => return None,
+        })
+    }
+
+    fn write_apic(&mut self, offset: u32, value: u32) -> Served {
+        match offset {
+            register::EOI => return Served::EndOfInterrupt,
+            // 8 bits.
+            register::TPR => self.tpr = value as u8,
+            register::SVR => self.svr = value,
+            register::ICR_HIGH => self.icr_high = value,
+            other => return Served::Unknown(format!("writes register {other:#x} of its APIC")),
+        }
+        Served::Own
+    }
+
+    fn read_msr(&self, machine: &mut Controlled, vcpu: usize, index: u32) -> Served {
+        let value = match index {
+            APIC_BASE => Some(self.apic_base),
+            index if X2APIC.contains(&index) && self.x2apic() => {
+                self.read_apic(vcpu, (index - X2APIC.start) << 4).map(u64::from)
+            }
+            index => self.msrs.iter().find(|(kept, _)| *kept == index).map(|(_, value)| *value),
+        };
+        match value {
+            Some(value) => machine.answer(vcpu, value),
+            None => machine.refuse(vcpu),
+        }
+        Served::Own
+    }
+
+    fn write_msr(&mut self, machine: &mut Controlled, vcpu: usize, index: u32, value: u64) -> Served {
+        if index == APIC_BASE {
+            self.apic_base = value;
+            return Served::Own;
+        }
+        if X2APIC.contains(&index) && self.x2apic() {
+            // Registers of 32 bits, but for the ICR.
+            return self.write_apic((index - X2APIC.start) << 4, value as u32);
+        }
+        match self.msrs.iter().position(|(kept, _)| *kept == index) {
+            Some(at) if machine.takes_msr(vcpu, index, value) => Rc::make_mut(&mut self.msrs)[at].1 = value,
+            _ => machine.refuse(vcpu),
+        }
+        Served::Own
+    }
+}
+
+/// Whether an address is one of the xAPIC's registers.
+pub(crate) fn is_xapic(address: u64) -> bool {
+    address & !0xfff == XAPIC
+}

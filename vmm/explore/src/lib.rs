@@ -1,0 +1,37 @@
+//! Every schedule of a guest, and every arrival of an interrupt.
+//!
+//! The payload runs on KVM under control ([`stallbench_core::controlled`]): a vCPU stops at every access to what vCPUs share, and the
+//! search decides who goes on, and when an interrupt is delivered. What a vCPU does from one stop to the next depends on nothing but
+//! its own registers and memory and on what it read: KVM is asked for each such passage once, and the graph of all states of the
+//! machine is put together from them. docs/explore.md tells the method and what it rests on.
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | [`local`] | the state of one vCPU |
+//! | [`apic`] | what is requested of a local APIC, and in service |
+//! | [`arena`] | the memory that vCPUs share |
+//! | [`devices`] | what of its devices a vCPU alone knows |
+//! | [`code`] | the instructions at which vCPUs stop |
+//! | [`stage`] | passages from one stop to the next, on KVM |
+//! | [`start`] | from the first instruction to the start line |
+//! | [`graph`] | states of the machine, and the choices between them |
+//! | [`search`] | all of them |
+//! | [`reach`] | what the whole graph says |
+#![forbid(unsafe_code)]
+
+mod apic;
+mod arena;
+mod code;
+mod devices;
+mod graph;
+mod local;
+mod moment;
+mod reach;
+mod search;
+mod stage;
+mod start;
+
+pub use moment::Moment;
+pub use search::{Counts, ExploreError, Findings, Leg, Limits, Search, Stuck, Way};
+pub use stage::Refusal;
+pub use start::StartError;

@@ -1,0 +1,233 @@
+//! The state of one vCPU: all that decides what it does next, but for what it reads.
+//!
+//! Left out is what no decision of a guest reads: the waits that it publishes, its counters, its events. So is memory below the stack
+//! pointer: an interrupt may overwrite that at any instruction, and code without a red zone keeps nothing there.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::mem::{offset_of, size_of};
+use std::rc::Rc;
+
+use stallbench_abi::layout::{PAGE, private, private_area as area};
+use stallbench_abi::vcpu::{CONTEXTS, Context, Phase, VcpuPage};
+use stallbench_core::controlled::ProcessorState;
+use stallbench_state::memory::Memory;
+
+use crate::devices::Devices;
+
+/// Granularity of the differences from the memory at the start line.
+const LINE: usize = 64;
+
+/// Why a vCPU stands where it stands, and what it is about to do.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Parked {
+    /// It is about to read what is shared. With `update` the read and the write behind it are one.
+    Read { address: u64, size: u8, update: bool },
+    /// It is about to write: the registers are those behind the store. `before` is where that begins, if an interrupt can come in
+    /// front of it.
+    Write { address: u64, size: u8, value: u64, before: Option<u64> },
+    /// It is about to send an interrupt by the x2APIC.
+    Send { icr: u64 },
+    /// It can take an interrupt here, and where it stops next it cannot.
+    Open,
+    /// It halted.
+    Halted,
+    /// It waits for a start-up interrupt.
+    Off,
+    /// It cannot go on: why.
+    Dead(Rc<str>),
+}
+
+/// The state of one vCPU.
+#[derive(Clone, Debug)]
+pub(crate) struct Local {
+    pub(crate) parked: Parked,
+    pub(crate) processor: ProcessorState,
+    pub(crate) devices: Devices,
+    /// The publication page. Its counters are zero.
+    page: Box<[u8]>,
+    /// Its stacks from the stack pointer up, each with its address.
+    stacks: Vec<(u64, Box<[u8]>)>,
+    /// Lines of the rest of its memory that are not as they were at the start line.
+    lines: Vec<(u64, [u8; LINE])>,
+}
+
+impl Parked {
+    /// Whether it is between two instructions, of which the second has not begun.
+    pub(crate) fn is_between(&self) -> bool {
+        match self {
+            Self::Read { .. } | Self::Send { .. } | Self::Open | Self::Halted => true,
+            Self::Write { before, .. } => before.is_some(),
+            Self::Off | Self::Dead(_) => false,
+        }
+    }
+}
+
+/// The stacks of a private area: lowest byte, end.
+const STACKS: [(u64, u64); 4] = [
+    (area::TASK_STACK, area::TASK_STACK_TOP),
+    (area::EXCEPTION_STACK, area::EXCEPTION_STACK_TOP),
+    (area::NMI_STACK, area::NMI_STACK_TOP),
+    (area::DOUBLE_FAULT_STACK, area::DOUBLE_FAULT_STACK_TOP),
+];
+/// Pages of a private area that are neither published nor stacks, nor ghost.
+const REST: [(u64, u64); 2] = [(area::DESCRIPTORS, area::DESCRIPTORS + PAGE), (area::RUNTIME, area::RING)];
+/// Words of the publication page that count, and that nothing reads: they start at zero at each passage.
+const COUNTERS: [usize; 4] = [
+    offset_of!(VcpuPage, progress),
+    offset_of!(VcpuPage, events),
+    offset_of!(VcpuPage, interrupts),
+    offset_of!(VcpuPage, nmis),
+];
+
+/// The private memory of a vCPU as it was at the start line.
+#[derive(Debug)]
+pub(crate) struct Base {
+    vcpu: usize,
+    rest: [Vec<u8>; 2],
+}
+
+impl Base {
+    pub(crate) fn of(memory: &dyn Memory, vcpu: usize) -> Self {
+        Self { vcpu, rest: REST.map(|(from, to)| bytes(memory, private(vcpu) + from, (to - from) as usize)) }
+    }
+
+    /// Addresses of the words that count what nothing reads.
+    pub(crate) fn counters(&self) -> impl Iterator<Item = u64> + use<> {
+        let page = private(self.vcpu) + area::PAGE_PUBLISHED;
+        COUNTERS.into_iter().map(move |at| page + at as u64)
+    }
+}
+
+impl Local {
+    /// The state of a vCPU that stands still, from its memory.
+    pub(crate) fn of(
+        base: &Base,
+        memory: &dyn Memory,
+        parked: Parked,
+        processor: ProcessorState,
+        devices: Devices,
+    ) -> Self {
+        let area = private(base.vcpu);
+        let mut page = bytes(memory, area + area::PAGE_PUBLISHED, size_of::<VcpuPage>());
+        COUNTERS.into_iter().for_each(|at| page[at..at + 8].fill(0));
+        let stacks = live_stacks(memory, area, processor.general.rsp);
+        let mut lines = Vec::new();
+        for ((from, _), was) in REST.into_iter().zip(&base.rest) {
+            let now = bytes(memory, area + from, was.len());
+            if now == *was {
+                continue;
+            }
+            let pairs = now.chunks_exact(LINE).zip(was.chunks_exact(LINE)).enumerate();
+            let changed = pairs.filter(|(_, (now, was))| now != was);
+            lines.extend(changed.filter_map(|(line, (now, _))| {
+                Some((area + from + (line * LINE) as u64, <[u8; LINE]>::try_from(now).ok()?))
+            }));
+        }
+        Self { parked, processor, devices, page: page.into(), stacks, lines }
+    }
+
+    /// Whether its vCPU says that its part is done, and is in no handler.
+    pub(crate) fn is_through(&self) -> bool {
+        let word = |at: usize| {
+            self.page.get(at..at + 4).map(|bytes| bytes.iter().rev().fold(0, |word, byte| word << 8 | u32::from(*byte)))
+        };
+        word(offset_of!(VcpuPage, phase)) == Some(Phase::FINISHED.0) && word(offset_of!(VcpuPage, depth)) == Some(0)
+    }
+
+    /// What it takes to put this state into memory: each piece with its address.
+    pub(crate) fn memory<'a>(&'a self, base: &'a Base) -> impl Iterator<Item = (u64, &'a [u8])> {
+        let area = private(base.vcpu);
+        let rest = REST.into_iter().zip(&base.rest).map(move |((from, _), was)| (area + from, &was[..]));
+        let lines = self.lines.iter().map(|(at, line)| (*at, &line[..]));
+        let stacks = self.stacks.iter().map(|(at, bytes)| (*at, &bytes[..]));
+        rest.chain(lines).chain(stacks).chain([(area + area::PAGE_PUBLISHED, &self.page[..])])
+    }
+
+    /// What tells it from other states of its vCPU.
+    fn identity(&self) -> Identity {
+        const PUBLISHED: usize = offset_of!(VcpuPage, contexts);
+        const AFTER: usize = PUBLISHED + CONTEXTS * size_of::<Context>();
+        const LOG: usize = offset_of!(VcpuPage, log);
+        let mut bytes = self.page[..PUBLISHED].to_vec();
+        bytes.extend_from_slice(&self.page[AFTER..LOG]);
+        for (at, stack) in &self.stacks {
+            bytes.extend_from_slice(&at.to_le_bytes());
+            bytes.extend_from_slice(stack);
+        }
+        for (at, line) in &self.lines {
+            bytes.extend_from_slice(&at.to_le_bytes());
+            bytes.extend_from_slice(line);
+        }
+        Identity {
+            parked: self.parked.clone(),
+            processor: self.processor,
+            devices: self.devices.clone(),
+            memory: bytes.into(),
+        }
+    }
+}
+
+/// The stacks that are in use from this stack pointer up: that of an interrupt that has one of its own, and below it the one that it
+/// interrupted, which the frame at its end names (SDM 3A 7.14.2: RIP, CS, RFLAGS, RSP, SS).
+fn live_stacks(memory: &dyn Memory, area: u64, mut rsp: u64) -> Vec<(u64, Box<[u8]>)> {
+    let mut stacks = Vec::new();
+    for _ in STACKS {
+        let Some((_, top)) = STACKS.into_iter().find(|(low, top)| (area + low..=area + top).contains(&rsp)) else {
+            break;
+        };
+        let end = area + top;
+        stacks.push((rsp, bytes(memory, rsp, (end - rsp) as usize).into()));
+        if top == area::TASK_STACK_TOP {
+            break;
+        }
+        rsp = memory.read_u64(end - 16).unwrap_or_default();
+    }
+    stacks
+}
+
+fn bytes(memory: &dyn Memory, address: u64, size: usize) -> Vec<u8> {
+    let mut bytes = vec![0; size];
+    let read = memory.read(address, &mut bytes);
+    debug_assert!(read, "the private areas of all vCPUs are memory");
+    bytes
+}
+
+/// All of a state that decides.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Identity {
+    parked: Parked,
+    processor: ProcessorState,
+    devices: Devices,
+    memory: Box<[u8]>,
+}
+
+/// States of one vCPU, each once.
+#[derive(Debug, Default)]
+pub(crate) struct Locals {
+    states: Vec<Local>,
+    numbers: HashMap<Identity, u32>,
+}
+
+impl Locals {
+    /// The number of a state, and whether it is new.
+    pub(crate) fn number(&mut self, local: Local) -> u32 {
+        let next = self.states.len() as u32;
+        match self.numbers.entry(local.identity()) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(new) => {
+                new.insert(next);
+                self.states.push(local);
+                next
+            }
+        }
+    }
+
+    pub(crate) fn get(&self, number: u32) -> &Local {
+        &self.states[number as usize]
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.states.len()
+    }
+}

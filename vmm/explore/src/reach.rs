@@ -1,0 +1,278 @@
+//! What the whole graph says: which states lead to the end of the run, which never do, and how a schedule gets there.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
+
+use crate::graph::{Choice, Graph};
+
+/// Turns of a spin, in stops, within which it comes back to where it was.
+const LONGEST_SPIN: usize = 64;
+
+/// Which states lead to one of these, by some schedule; those themselves included.
+pub(crate) fn leads_to(graph: &Graph, targets: impl Iterator<Item = u32>) -> Vec<bool> {
+    let (ends, sources) = predecessors(graph);
+    let mut leads = vec![false; graph.len()];
+    let mut queue: Vec<u32> = targets.collect();
+    queue.iter().for_each(|target| leads[*target as usize] = true);
+    while let Some(state) = queue.pop() {
+        let at = state as usize;
+        let begin = if at == 0 { 0 } else { ends[at - 1] };
+        for source in &sources[begin..ends[at]] {
+            if !std::mem::replace(&mut leads[*source as usize], true) {
+                queue.push(*source);
+            }
+        }
+    }
+    leads
+}
+
+/// The states that lead to each, one state after the other, and where those of each end.
+fn predecessors(graph: &Graph) -> (Vec<usize>, Vec<u32>) {
+    let mut ends = vec![0_usize; graph.len()];
+    let numbers = || 0..graph.len() as u32;
+    numbers().flat_map(|state| graph.edges(state)).for_each(|edge| ends[edge.to as usize] += 1);
+    let mut sum = 0;
+    for end in &mut ends {
+        sum += *end;
+        *end = sum;
+    }
+    let mut places = ends.clone();
+    let mut sources = vec![0; sum];
+    for state in numbers() {
+        for edge in graph.edges(state) {
+            let place = &mut places[edge.to as usize];
+            *place -= 1;
+            sources[*place] = state;
+        }
+    }
+    (ends, sources)
+}
+
+/// A way through the graph from its first state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Path {
+    /// The choices.
+    pub(crate) choices: Vec<Choice>,
+    /// The states, the first included: one more than there are choices.
+    pub(crate) states: Vec<u32>,
+    /// How often a vCPU was left that could have gone on and got something done.
+    pub(crate) preemptions: usize,
+}
+
+/// A place of the way: a state, and who went last, 0 for none and else the vCPU plus one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Place {
+    state: u32,
+    last: u8,
+}
+
+/// How a place was reached.
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    from: Place,
+    choice: Choice,
+    preemptions: u32,
+    steps: u32,
+}
+
+/// The way to the nearest of the states that are wanted: with the fewest preemptions, and of those the shortest.
+pub(crate) fn nearest(graph: &Graph, wanted: impl Fn(u32) -> bool) -> Option<Path> {
+    nearest_each(graph, wanted, 1).pop()
+}
+
+/// The ways to the nearest of the states that are wanted, one to each, the nearest first, so many at most.
+pub(crate) fn nearest_each(graph: &Graph, wanted: impl Fn(u32) -> bool, most: usize) -> Vec<Path> {
+    let (mut found, mut paths) = (HashSet::new(), Vec::new());
+    let start = Place { state: 0, last: 0 };
+    let mut reached: HashMap<Place, Step> = HashMap::new();
+    let mut left = HashSet::new();
+    let mut queue = BinaryHeap::from([Reverse((0, 0, start))]);
+    while let Some(Reverse((preemptions, steps, place))) = queue.pop() {
+        if !left.insert(place) {
+            continue;
+        }
+        if wanted(place.state) && found.insert(place.state) {
+            paths.push(walk_back(&reached, place, preemptions));
+            if paths.len() == most {
+                break;
+            }
+        }
+        let gets_on = place.last != 0 && gets_on(graph, place.state, usize::from(place.last) - 1);
+        for edge in graph.edges(place.state) {
+            // At most 255 vCPUs.
+            let next = Place { state: edge.to, last: edge.choice.vcpu() as u8 + 1 };
+            let preempts = gets_on && next.last != place.last;
+            let (preemptions, steps) = (preemptions + u32::from(preempts), steps + 1);
+            let is_nearer = |known: &Step| (preemptions, steps) < (known.preemptions, known.steps);
+            if !left.contains(&next) && reached.get(&next).is_none_or(is_nearer) {
+                reached.insert(next, Step { from: place, choice: edge.choice, preemptions, steps });
+                queue.push(Reverse((preemptions, steps, next)));
+            }
+        }
+    }
+    paths
+}
+
+fn walk_back(reached: &HashMap<Place, Step>, mut place: Place, preemptions: u32) -> Path {
+    let mut path = Path { preemptions: preemptions as usize, states: vec![place.state], ..Path::default() };
+    while let Some(step) = reached.get(&place).filter(|_| place.last != 0) {
+        path.choices.push(step.choice);
+        path.states.push(step.from.state);
+        place = step.from;
+    }
+    path.choices.reverse();
+    path.states.reverse();
+    path
+}
+
+/// Whether a vCPU that goes on alone gets something done: it can go on, and does not come back to this very state.
+fn gets_on(graph: &Graph, state: u32, vcpu: usize) -> bool {
+    let on = |state| graph.edges(state).iter().find(|edge| edge.choice == Choice::Run(vcpu as u8)).map(|edge| edge.to);
+    let mut at = match on(state) {
+        Some(next) => next,
+        None => return false,
+    };
+    for _ in 0..LONGEST_SPIN {
+        if at == state {
+            return false;
+        }
+        match on(at) {
+            Some(next) => at = next,
+            None => break,
+        }
+    }
+    true
+}
+
+/// The states of a set that every schedule stays in for ever, reached from a state; the nearest one first. `None` where nothing was
+/// expanded there.
+pub(crate) fn last_states(graph: &Graph, from: u32) -> Vec<u32> {
+    let components = Components::of(graph, from);
+    let mut queue = VecDeque::from([from]);
+    let mut met = HashSet::from([from]);
+    while let Some(state) = queue.pop_front() {
+        let component = components.number[&state];
+        let stays = |edge: &crate::graph::Edge| components.number.get(&edge.to) == Some(&component);
+        if components.is_closed[component] {
+            let mut states: Vec<_> =
+                components.number.iter().filter(|(_, number)| **number == component).map(|(state, _)| *state).collect();
+            states.sort_by_key(|other| (*other != state, *other));
+            debug_assert!(graph.edges(state).iter().all(stays), "closed");
+            return states;
+        }
+        queue.extend(graph.edges(state).iter().map(|edge| edge.to).filter(|to| met.insert(*to)));
+    }
+    vec![from]
+}
+
+/// Strongly connected components of what can be reached from a state (Tarjan 1972), with a stack of its own.
+struct Components {
+    number: HashMap<u32, usize>,
+    /// Nothing leads out of it.
+    is_closed: Vec<bool>,
+}
+
+impl Components {
+    fn of(graph: &Graph, from: u32) -> Self {
+        let mut index: HashMap<u32, (u32, u32)> = HashMap::new();
+        let mut components = Self { number: HashMap::new(), is_closed: Vec::new() };
+        let (mut open, mut calls, mut next) = (Vec::new(), vec![(from, 0_usize)], 0_u32);
+        while let Some((state, edge)) = calls.pop() {
+            if edge == 0 {
+                index.insert(state, (next, next));
+                next += 1;
+                open.push(state);
+            } else {
+                // Back from the state that the edge before led to.
+                let to = graph.edges(state)[edge - 1].to;
+                components.lower(&mut index, state, to);
+            }
+            match graph.edges(state).get(edge) {
+                Some(to) if index.contains_key(&to.to) => {
+                    // Nothing to go into: as if back from there at once.
+                    calls.push((state, edge + 1));
+                }
+                Some(to) => {
+                    calls.push((state, edge + 1));
+                    calls.push((to.to, 0));
+                }
+                None if index[&state].0 == index[&state].1 => components.close(graph, state, &mut open),
+                None => {}
+            }
+        }
+        components
+    }
+
+    /// What a state can reach is what those can that it leads to and that have no component yet.
+    fn lower(&self, index: &mut HashMap<u32, (u32, u32)>, state: u32, to: u32) {
+        if self.number.contains_key(&to) {
+            return;
+        }
+        let reached = index[&to].1;
+        if let Some((_, low)) = index.get_mut(&state) {
+            *low = (*low).min(reached);
+        }
+    }
+
+    fn close(&mut self, graph: &Graph, root: u32, open: &mut Vec<u32>) {
+        let begin = open.iter().rposition(|state| *state == root).unwrap_or(0);
+        let states = open.split_off(begin);
+        let number = self.is_closed.len();
+        states.iter().for_each(|state| _ = self.number.insert(*state, number));
+        let is_in = |edge: &crate::graph::Edge| self.number.get(&edge.to) == Some(&number);
+        self.is_closed.push(states.iter().all(|state| graph.edges(*state).iter().all(is_in)));
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+    use crate::graph::{Edge, State};
+
+    /// A graph of so many states, with an edge for each triple: from, vCPU, to.
+    fn graph(states: u32, edges: &[(u32, u8, u32)]) -> Graph {
+        let mut graph = Graph::default();
+        for state in 0..states {
+            graph.number(State { locals: [state].into(), apics: [0].into(), arena: 0 });
+            let of = edges.iter().filter(|(from, ..)| *from == state);
+            let edges: Vec<_> = of.map(|&(_, vcpu, to)| Edge { choice: Choice::Run(vcpu), to }).collect();
+            graph.expand(&edges);
+        }
+        graph
+    }
+
+    #[test]
+    fn states_that_do_not_lead_to_the_end_are_told() {
+        let graph = graph(5, &[(0, 0, 1), (0, 1, 2), (2, 0, 3), (3, 0, 2), (1, 0, 4)]);
+        assert_eq!(leads_to(&graph, [4].into_iter()), [true, true, false, false, true]);
+    }
+
+    #[test]
+    fn way_with_fewest_preemptions_comes_before_the_shortest() {
+        // vCPU 0 is left at state 1, where it could go on; or it goes on until it has nothing to do.
+        let graph = graph(6, &[(0, 0, 1), (1, 1, 5), (1, 0, 2), (2, 0, 3), (3, 1, 4), (4, 1, 5)]);
+        let path = nearest(&graph, |state| state == 5).expect("a way");
+        assert_eq!((path.preemptions, path.states), (0, vec![0, 1, 2, 3, 4, 5]));
+        assert_eq!(nearest(&graph, |state| state == 9), None);
+    }
+
+    #[test]
+    fn leaving_a_vcpu_that_spins_is_no_preemption() {
+        let graph = graph(4, &[(0, 0, 1), (1, 0, 1), (1, 1, 2), (2, 0, 3)]);
+        let path = nearest(&graph, |state| state == 3).expect("a way");
+        assert_eq!(path.preemptions, 0, "vCPU 0 spins at 1, and vCPU 1 has nothing to do at 2");
+    }
+
+    #[test]
+    fn states_that_no_schedule_leaves_are_found_behind_those_that_it_does() {
+        let graph = graph(6, &[(0, 0, 1), (1, 0, 0), (1, 1, 2), (2, 1, 5), (2, 0, 3), (3, 0, 4), (4, 0, 3)]);
+        let states = last_states(&graph, 0);
+        assert_eq!(states, [5], "the nearest");
+        let graph = graph_without_end();
+        assert_eq!(last_states(&graph, 0), [3, 4]);
+    }
+
+    fn graph_without_end() -> Graph {
+        graph(5, &[(0, 0, 1), (1, 0, 0), (1, 1, 2), (2, 0, 3), (3, 0, 4), (4, 0, 3)])
+    }
+}

@@ -1,0 +1,354 @@
+//! All states that a machine can come to.
+
+use stallbench_core::controlled::{Controlled, Inject};
+use stallbench_state::program::Program;
+
+use crate::apic::{Apic, Message, command};
+use crate::arena::{self, Arenas};
+use crate::graph::{Apics, Choice, Edge, Graph, State, injected};
+use crate::local::Parked;
+use crate::moment::{self, Moment};
+use crate::reach::{self, Path};
+use crate::stage::{Effect, Input, Refusal, Stage, is_open};
+use crate::start::{self, StartError};
+use thiserror::Error;
+
+/// Why nothing was explored, or not all.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ExploreError {
+    /// The guest does not come to its start line.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// It does something that cannot be explored.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}
+
+/// How far a search goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// States at most.
+    pub states: usize,
+}
+
+/// A search: the machine under control, and what is known of its states.
+#[derive(Debug)]
+pub struct Search<'p> {
+    stage: Stage<'p>,
+    arenas: Arenas,
+    apics: Apics,
+    graph: Graph,
+    /// States in which the run is over.
+    ends: Vec<u32>,
+    /// States in which a vCPU has died.
+    faults: Vec<u32>,
+}
+
+/// How much is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// States of the machine.
+    pub states: usize,
+    /// Those of them whose choices were not followed yet.
+    pub frontier: usize,
+    /// Choices that were followed.
+    pub transitions: usize,
+    /// What KVM was asked for: what a vCPU does from one stop to the next.
+    pub passages: u64,
+    /// States of single vCPUs.
+    pub locals: usize,
+}
+
+/// A schedule, from the start line on.
+#[derive(Clone, Debug)]
+pub struct Way(Path);
+
+impl Way {
+    /// How many choices it takes.
+    pub fn steps(&self) -> usize {
+        self.0.choices.len()
+    }
+
+    /// How often it leaves a vCPU that could have gone on and got something done.
+    pub fn preemptions(&self) -> usize {
+        self.0.preemptions
+    }
+}
+
+/// Steps in a row of one vCPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leg {
+    /// The vCPU.
+    pub vcpu: usize,
+    /// Its first step, from 1 on.
+    pub first: usize,
+    /// Its last step.
+    pub last: usize,
+    /// What is delivered to it at the first of them.
+    pub takes: Option<Inject>,
+    /// Where it stands then: the instruction that it executes next.
+    pub to: String,
+}
+
+/// A schedule that ends where the run can never end.
+#[derive(Clone, Debug)]
+pub struct Stuck {
+    /// It leads to one of the states that no schedule leaves.
+    pub way: Way,
+    /// After so many of its choices no schedule leads to the end any more.
+    pub no_return: usize,
+    /// How many states no schedule leaves.
+    pub closed: usize,
+}
+
+/// What the states of a machine say.
+#[derive(Clone, Debug)]
+pub struct Findings {
+    /// All states are known.
+    pub is_complete: bool,
+    /// States from which the run can never end.
+    pub stuck: usize,
+    /// The nearest of them: with the fewest preemptions.
+    pub stall: Option<Stuck>,
+    /// The way to the nearest state in which a vCPU died.
+    pub fault: Option<Way>,
+    /// Ways to the nearest states in which the run is over, one to each.
+    pub ends: Vec<Way>,
+    /// States in which the run is over.
+    pub all_ends: usize,
+}
+
+impl<'p> Search<'p> {
+    /// Brings a machine to its start line.
+    pub fn new(mut machine: Controlled, program: &'p Program) -> Result<Self, ExploreError> {
+        let standing = start::bring_up(&mut machine)?;
+        let arenas = Arenas::new(arena::copy(machine.memory()));
+        let (stage, locals) = Stage::new(machine, program, standing)?;
+        let mut apics = Apics::default();
+        let quiet = apics.number(Apic::default());
+        let mut graph = Graph::default();
+        let state = State { apics: vec![quiet; locals.len()].into(), locals: locals.into(), arena: 0 };
+        graph.number(state);
+        Ok(Self { stage, arenas, apics, graph, ends: Vec::new(), faults: Vec::new() })
+    }
+
+    /// Goes on until all states are known, or there are too many: whether all are.
+    pub fn run(&mut self, limits: Limits) -> Result<bool, ExploreError> {
+        let ran = self.go_on(limits);
+        self.stage.machine().rest();
+        ran
+    }
+
+    fn go_on(&mut self, limits: Limits) -> Result<bool, ExploreError> {
+        while self.graph.expanded() < self.graph.len() {
+            if self.graph.len() > limits.states {
+                return Ok(false);
+            }
+            self.expand()?;
+        }
+        Ok(true)
+    }
+
+    /// How much is known.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            states: self.graph.len(),
+            frontier: self.graph.len() - self.graph.expanded(),
+            transitions: self.graph.transitions(),
+            passages: self.stage.asked,
+            locals: self.stage.locals(),
+        }
+    }
+
+    /// What the states that are known say, with ways to so many ends of the run at most.
+    pub fn findings(&self, most_ends: usize) -> Findings {
+        let is_complete = self.graph.expanded() == self.graph.len();
+        let fault =
+            (!self.faults.is_empty()).then(|| reach::nearest(&self.graph, self.is_one_of(&self.faults))).flatten();
+        let ends = reach::nearest_each(&self.graph, self.is_one_of(&self.ends), most_ends.min(self.ends.len()));
+        let ends = ends.into_iter().map(Way).collect();
+        let (stuck, stall) = if is_complete { self.stuck() } else { (0, None) };
+        Findings { is_complete, stuck, stall, fault: fault.map(Way), ends, all_ends: self.ends.len() }
+    }
+
+    /// How many states lead nowhere, and the way to them. That can be told of a whole graph alone.
+    fn stuck(&self) -> (usize, Option<Stuck>) {
+        let leads = reach::leads_to(&self.graph, self.ends.iter().chain(&self.faults).copied());
+        let stuck = leads.iter().filter(|leads| !**leads).count();
+        (stuck, (stuck > 0).then(|| self.way_to_stall(&leads)).flatten())
+    }
+
+    fn is_one_of(&self, states: &[u32]) -> impl Fn(u32) -> bool + use<> {
+        let mut is_one = vec![false; self.graph.len()];
+        states.iter().for_each(|state| is_one[*state as usize] = true);
+        move |state| is_one[state as usize]
+    }
+
+    /// The way to a state that no schedule leads out of, by the nearest one from which all is lost.
+    fn way_to_stall(&self, leads: &[bool]) -> Option<Stuck> {
+        let lost = reach::nearest(&self.graph, |state| !leads[state as usize])?;
+        let states = reach::last_states(&self.graph, *lost.states.last()?);
+        let target = *states.first()?;
+        let way = reach::nearest(&self.graph, |state| state == target)?;
+        Some(Stuck { no_return: lost.choices.len(), way: Way(way), closed: states.len() })
+    }
+
+    /// What happens on a way: who goes how far, and what is delivered to whom.
+    pub fn legs(&self, way: &Way) -> Vec<Leg> {
+        let mut legs: Vec<Leg> = Vec::new();
+        for (step, (choice, states)) in way.0.choices.iter().zip(way.0.states.windows(2)).enumerate() {
+            let vcpu = choice.vcpu();
+            let [from, to] = [states[0], states[1]].map(|state| self.graph.state(state));
+            let apic = self.apics.get(from.apics[vcpu]);
+            let local = self.stage.local(vcpu, from.locals[vcpu]);
+            let takes = injected(*choice, &apic, local.devices.tpr);
+            let to = self.stage.place(vcpu, to.locals[vcpu]);
+            match legs.last_mut().filter(|leg| leg.vcpu == vcpu && takes.is_none()) {
+                Some(leg) => (leg.last, leg.to) = (step + 1, to),
+                None => legs.push(Leg { vcpu, first: step + 1, last: step + 1, takes, to }),
+            }
+        }
+        legs
+    }
+
+    /// The machine at the end of a way, as a free one can go on from there. `short` choices before its end.
+    ///
+    /// # Errors
+    ///
+    /// KVM did not do on that way what it did before.
+    pub fn moment(&mut self, way: &Way, short: usize) -> Result<Moment, ExploreError> {
+        let first = (**self.graph.state(0)).clone();
+        self.stage.rewind(&first.locals);
+        let mut state = first;
+        let choices = &way.0.choices[..way.0.choices.len().saturating_sub(short)];
+        for choice in choices {
+            let vcpu = choice.vcpu();
+            let input = self.input(&state, *choice);
+            let known = self.stage.passage(vcpu, state.locals[vcpu], input)?;
+            self.stage.again(vcpu, state.locals[vcpu], input, &known)?;
+            state = self.follow(&state, *choice)?;
+        }
+        self.stage.machine().rest();
+        let apics: Vec<_> = state.apics.iter().map(|apic| self.apics.get(*apic)).collect();
+        Ok(moment::moment(&mut self.stage, &state.locals, &apics, &self.arenas, state.arena))
+    }
+
+    /// Follows all choices of the next state.
+    fn expand(&mut self) -> Result<(), ExploreError> {
+        let number = self.graph.expanded() as u32;
+        let state = (**self.graph.state(number)).clone();
+        let is_dead = |vcpu: usize| matches!(self.stage.local(vcpu, state.locals[vcpu]).parked, Parked::Dead(_));
+        // What others do behind a fault is of no interest.
+        let dead = (0..state.locals.len()).any(is_dead);
+        let choices = if dead { Vec::new() } else { self.choices(&state) };
+        if dead {
+            self.faults.push(number);
+        } else if self.is_over(&state) {
+            self.ends.push(number);
+        }
+        let mut edges = Vec::with_capacity(choices.len());
+        for choice in choices {
+            let next = self.follow(&state, choice)?;
+            let (to, _) = self.graph.number(next);
+            edges.push(Edge { choice, to });
+        }
+        self.graph.expand(&edges);
+        Ok(())
+    }
+
+    /// What can happen next.
+    fn choices(&self, state: &State) -> Vec<Choice> {
+        let mut choices = Vec::new();
+        for vcpu in 0..state.locals.len() {
+            // At most 255 vCPUs.
+            let number = vcpu as u8;
+            let local = self.stage.local(vcpu, state.locals[vcpu]);
+            if !matches!(local.parked, Parked::Halted | Parked::Off | Parked::Dead(_)) {
+                choices.push(Choice::Run(number));
+            }
+            let apic = self.apics.get(state.apics[vcpu]);
+            if !local.parked.is_between() {
+                continue;
+            }
+            if is_open(&local.processor) && apic.deliverable(local.devices.tpr).is_some() {
+                choices.push(Choice::Interrupt(number));
+            }
+            if apic.nmi && !local.processor.nmi_masked {
+                choices.push(Choice::Nmi(number));
+            }
+        }
+        choices
+    }
+
+    /// What a choice has its vCPU go on with.
+    fn input(&self, state: &State, choice: Choice) -> Input {
+        let vcpu = choice.vcpu();
+        let local = self.stage.local(vcpu, state.locals[vcpu]);
+        let apic = self.apics.get(state.apics[vcpu]);
+        match (injected(choice, &apic, local.devices.tpr), &local.parked) {
+            (Some(inject), _) => Input::Deliver(inject),
+            (None, Parked::Read { address, size, .. }) => Input::Go(self.arenas.read(state.arena, *address, *size)),
+            (None, _) => Input::Go(0),
+        }
+    }
+
+    /// The state that a choice leads to.
+    fn follow(&mut self, state: &State, choice: Choice) -> Result<State, ExploreError> {
+        let vcpu = choice.vcpu();
+        let input = self.input(state, choice);
+        let mut apic = self.apics.get(state.apics[vcpu]);
+        let passage = self.stage.passage(vcpu, state.locals[vcpu], input)?;
+        let mut next = state.clone();
+        next.locals[vcpu] = passage.to;
+        match input {
+            Input::Deliver(Inject::Vector(vector)) => apic.accept(vector),
+            Input::Deliver(Inject::Nmi) => apic.nmi = false,
+            Input::Go(_) => {}
+        }
+        next.apics[vcpu] = self.apics.number(apic);
+        for effect in passage.effects.iter() {
+            self.apply(&mut next, vcpu, *effect)?;
+        }
+        Ok(next)
+    }
+
+    fn apply(&mut self, state: &mut State, vcpu: usize, effect: Effect) -> Result<(), ExploreError> {
+        match effect {
+            Effect::Store { address, size, value } => {
+                state.arena = self.arenas.store(state.arena, address, size, value);
+            }
+            Effect::EndOfInterrupt => self.change(state, vcpu, Apic::end_of_interrupt),
+            Effect::Send { icr, x2apic } => {
+                let (message, target) = command(icr, x2apic);
+                for receiver in (0..state.locals.len()).filter(|&other| target.holds(other, vcpu)) {
+                    match message {
+                        Message::Fixed(vector) => self.change(state, receiver, |apic| apic.request(vector)),
+                        Message::Nmi => self.change(state, receiver, |apic| apic.nmi = true),
+                        Message::Init | Message::StartUp(_) | Message::Other(_) => {
+                            let what = format!("sends {message:?}");
+                            return Err(Refusal::Unknown { vcpu, what, place: String::new() }.into());
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn change(&mut self, state: &mut State, vcpu: usize, change: impl FnOnce(&mut Apic)) {
+        let mut apic = self.apics.get(state.apics[vcpu]);
+        change(&mut apic);
+        state.apics[vcpu] = self.apics.number(apic);
+    }
+
+    /// Whether the run is over: every vCPU that is up has done its part and halts, with nothing on its way.
+    fn is_over(&self, state: &State) -> bool {
+        (0..state.locals.len()).all(|vcpu| {
+            let local = self.stage.local(vcpu, state.locals[vcpu]);
+            let apic = self.apics.get(state.apics[vcpu]);
+            let at_rest = local.parked == Parked::Halted && is_open(&local.processor) && local.is_through();
+            local.parked == Parked::Off || at_rest && !apic.nmi && apic.deliverable(local.devices.tpr).is_none()
+        })
+    }
+}
