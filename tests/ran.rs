@@ -12,10 +12,21 @@ pub(crate) struct Ran {
 }
 
 /// `stallbench run` with these arguments.
+#[allow(dead_code, reason = "not each test that has this module runs both")]
 pub(crate) fn stallbench(arguments: &[&str]) -> Ran {
+    of("run", arguments)
+}
+
+/// `stallbench explore` with these arguments.
+#[allow(dead_code, reason = "not each test that has this module runs both")]
+pub(crate) fn stallbench_explore(arguments: &[&str]) -> Ran {
+    of("explore", arguments)
+}
+
+fn of(what: &str, arguments: &[&str]) -> Ran {
     let report = tempfile::NamedTempFile::new().unwrap();
     let mut command = Command::cargo_bin("stallbench").unwrap();
-    command.current_dir(env!("CARGO_TARGET_TMPDIR")).arg("run").args(arguments);
+    command.current_dir(env!("CARGO_TARGET_TMPDIR")).arg(what).args(arguments);
     let output = command.arg(format!("--report=jsonl={}", report.path().display())).output().unwrap();
     let text = std::fs::read_to_string(report.path()).unwrap();
     let results = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());

@@ -4,6 +4,7 @@ mod bench;
 mod debug;
 mod dump;
 mod exit;
+mod explore;
 mod gdb;
 mod guest;
 mod host;
@@ -34,6 +35,8 @@ const AFTER_HELP: &str = "Exit codes: 0 all as expected · 2 the request is wron
 enum Command {
     /// Run scenarios: real guests on real KVM
     Run(Box<run::Arguments>),
+    /// Try every schedule of a scenario, and every arrival of an interrupt
+    Explore(Box<explore::Arguments>),
     /// List patterns, scenarios, cases and knobs; tell the story of one
     List(list::Arguments),
     /// Check the certificate of a proved stall, on a fresh machine and by another way than it was made
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
 fn follow(command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Run(arguments) => run::run(&arguments),
+        Command::Explore(arguments) => explore::explore(&arguments),
         Command::List(arguments) => list::list(&arguments),
         Command::Verify(arguments) => verify::verify(&arguments),
         Command::Debug(arguments) => debug::debug(&arguments),

@@ -28,8 +28,8 @@ use stallbench_runner::session;
 use crate::exit::{Exit, Failure};
 use crate::{interrupt, output};
 pub(crate) use gdb::MACHINE;
-pub(crate) use plan::{dumps_on_request, on_request, run_plan};
-use progress::Progress;
+pub(crate) use plan::{dumps_on_request, on_request, report_kinds, run_plan};
+pub(crate) use progress::Progress;
 pub(crate) use what::{Common, Running, What};
 
 #[derive(Debug, Args)]
@@ -182,7 +182,7 @@ impl Session<'_> {
 }
 
 /// The worst thing that happened decides.
-fn exit(summary: &Summary, report_failed: bool) -> Exit {
+pub(crate) fn exit(summary: &Summary, report_failed: bool) -> Exit {
     if summary.interrupted {
         Exit::Interrupted
     } else if report_failed {
@@ -194,7 +194,7 @@ fn exit(summary: &Summary, report_failed: bool) -> Exit {
     }
 }
 
-fn open_reports(kinds: &[Kind], evidence: Option<&Arc<Evidence>>) -> Reports {
+pub(crate) fn open_reports(kinds: &[Kind], evidence: Option<&Arc<Evidence>>) -> Reports {
     let mut reports = Reports::default();
     for kind in kinds {
         let report = match kind.open(output::stdout()) {

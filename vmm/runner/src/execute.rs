@@ -13,13 +13,13 @@ use stallbench_abi::knob::KNOB_SLOTS;
 use stallbench_abi::layout::{ARENA, ARENA_SIZE, GHOST, PAGE};
 use stallbench_abi::pause::{HOLDS, Hold};
 use stallbench_core::observe::ObserveError;
-use stallbench_core::{CreateError, Fault, HostKvm, Machine, MachineConfig, StartError, VcpuError};
+use stallbench_core::{CreateError, Fault, HostKvm, Machine, MachineConfig, ResumeError, StartError, VcpuError};
 use stallbench_stall::Policy;
 use stallbench_state::program::Program;
 use thiserror::Error;
 
 use crate::control::{self, Bench, Controlled, Guest};
-use crate::dump::{Asked, Keep};
+use crate::dump::{Asked, Keep, Moment};
 use crate::layout::Layout;
 use crate::oracle::order::Mode;
 use crate::outcome::RunOutcome;
@@ -110,6 +110,9 @@ pub enum ExecuteError {
     /// An NMI that was asked for could not be sent.
     #[error("do what the host was asked to do")]
     Nmi(#[from] VcpuError),
+    /// The machine could not be made in the state that another was in.
+    #[error(transparent)]
+    Resume(#[from] ResumeError),
     /// Its threads could not be started.
     #[error("start a machine with {vcpus} vCPUs")]
     Start {
@@ -148,11 +151,44 @@ pub fn execute(
 ) -> Result<RunOutcome, ExecuteError> {
     let began = Instant::now();
     let cases = program.cases().len();
-    let case = program.cases().get(plan.case).ok_or(ExecuteError::NoCase { case: plan.case, cases })?;
+    program.cases().get(plan.case).ok_or(ExecuteError::NoCase { case: plan.case, cases })?;
     let vcpus = plan.vcpus;
     let config = MachineConfig { turn: TURN, ..MachineConfig::new(vcpus) };
     let machine = Machine::new(host, &config, program.bytes(), &boot_block(plan));
-    let mut machine = machine.map_err(|source| ExecuteError::Create { vcpus, source })?;
+    let machine = machine.map_err(|source| ExecuteError::Create { vcpus, source })?;
+    watch(host, program, plan, machine, began, interrupt)
+}
+
+/// Lets a machine go on from a state that another was in, and comes to a verdict.
+///
+/// # Errors
+///
+/// As [`execute`]; and where KVM does not take the state.
+pub fn resume(
+    host: &HostKvm,
+    program: &Program,
+    plan: &RunPlan,
+    moment: &Moment,
+    interrupt: &AtomicBool,
+) -> Result<RunOutcome, ExecuteError> {
+    let began = Instant::now();
+    let config = MachineConfig { turn: TURN, ..MachineConfig::new(plan.vcpus) };
+    let machine = Machine::resumed(host, &config, &moment.machine, &moment.memory)?;
+    watch(host, program, plan, machine, began, interrupt)
+}
+
+/// Lets a machine go, and watches it until there is a verdict.
+fn watch(
+    host: &HostKvm,
+    program: &Program,
+    plan: &RunPlan,
+    mut machine: Machine,
+    began: Instant,
+    interrupt: &AtomicBool,
+) -> Result<RunOutcome, ExecuteError> {
+    let vcpus = plan.vcpus;
+    let cases = program.cases().len();
+    let case = program.cases().get(plan.case).ok_or(ExecuteError::NoCase { case: plan.case, cases })?;
     let order = order::Look::begin(host, program, plan.order, &mut machine)
         .map_err(|source| ExecuteError::Order { mode: plan.order, source })?;
     let _shortened = slice::shorten();

@@ -4,6 +4,7 @@ pub mod control;
 pub mod dump;
 pub mod evidence;
 pub mod execute;
+pub mod explore;
 pub mod layout;
 pub mod nearest;
 pub mod oracle;

@@ -200,6 +200,9 @@ pub struct RunOutcome {
     /// The proof of a stall, or why there is none.
     #[serde(skip_serializing_if = "ProofOutcome::is_empty")]
     pub proof: ProofOutcome,
+    /// What was explored, where every schedule was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub explored: Option<ExploredOutcome>,
     /// A line for each vCPU.
     pub vcpu_states: Vec<VcpuSummary>,
     /// What was held and what was made to go wrong.
@@ -219,6 +222,66 @@ pub struct RunOutcome {
     /// The machine as it stood at the end, where it was kept and is not written yet.
     #[serde(skip)]
     pub moment: Option<Arc<Moment>>,
+}
+
+/// What a search of all schedules knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ExploredOutcome {
+    /// Every state is known: what is said holds for all schedules.
+    pub complete: bool,
+    /// The memory model: `sc`.
+    pub model: &'static str,
+    /// States of the machine.
+    pub states: usize,
+    /// Those of them that were not gone on from.
+    pub frontier: usize,
+    /// Choices that were followed.
+    pub transitions: usize,
+    /// What KVM was asked for: what a vCPU does from one stop to the next.
+    pub passages: u64,
+    /// States from which the run can never end; of a complete search.
+    pub stuck: usize,
+    /// States in which it is over.
+    pub ends: usize,
+    /// A schedule to the verdict: preemptions, steps, and what happens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<ScheduleOutcome>,
+    /// How long the search took.
+    #[serde(rename = "took_ns", serialize_with = "nanoseconds")]
+    pub took: Duration,
+    /// Holds of the scenario that were left out.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
+}
+
+/// A schedule, from the start line on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ScheduleOutcome {
+    /// How often it leaves a vCPU that could have gone on and got something done.
+    pub preemptions: usize,
+    /// How many steps it takes.
+    pub steps: usize,
+    /// After so many of them no schedule leads to the end any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub no_return: Option<usize>,
+    /// What happens.
+    pub legs: Vec<LegOutcome>,
+}
+
+/// Steps in a row of one vCPU.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct LegOutcome {
+    /// The vCPU.
+    pub vcpu: usize,
+    /// Its first step, from 1 on.
+    pub first: usize,
+    /// Its last step.
+    pub last: usize,
+    /// What is delivered to it first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub takes: Option<String>,
+    /// Where it stands then.
+    pub to: String,
 }
 
 /// What attempts at a proof came to.
@@ -252,6 +315,38 @@ pub struct ProofOutcome {
 /// Whether JSON has no number for it.
 fn is_no_number(states: &Option<u128>) -> bool {
     states.is_none_or(|states| states > u64::MAX.into())
+}
+
+impl RunOutcome {
+    /// Of a run that no machine was watched in.
+    pub fn unwatched(verdict: Verdict) -> Self {
+        Self {
+            verdict,
+            wall: Duration::ZERO,
+            verdict_latency: Duration::ZERO,
+            mtrr: MtrrOutcome::default(),
+            control: ControlOutcome::default(),
+            order: OrderOutcome::default(),
+            wait0: Wait0Outcome::NotObserved,
+            breaches: Vec::new(),
+            residual_waits: 0,
+            words: Words::default(),
+            slow: None,
+            contradictions: Vec::new(),
+            loops: Vec::new(),
+            unwatched: None,
+            console: None,
+            proof: ProofOutcome::default(),
+            explored: None,
+            vcpu_states: Vec::new(),
+            injected: InjectionOutcome::default(),
+            interventions: Vec::new(),
+            log: Vec::new(),
+            watch: WatchOutcome::default(),
+            dump: None,
+            moment: None,
+        }
+    }
 }
 
 impl ProofOutcome {

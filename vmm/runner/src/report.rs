@@ -1,5 +1,6 @@
 //! Reports: what becomes of results. Each report has a sink of its own; one that fails costs the others nothing.
 
+mod explored;
 pub(crate) mod human;
 mod jsonl;
 mod junit;

@@ -18,6 +18,7 @@ pub(crate) const CUT: usize = 20;
 pub(crate) fn outcome(verdict: Verdict) -> RunOutcome {
     RunOutcome {
         proof: ProofOutcome::default(),
+        explored: None,
         verdict,
         wall: Duration::from_millis(38),
         verdict_latency: Duration::from_micros(2_500),

@@ -22,7 +22,7 @@ use crate::guest::Guest;
 use crate::output;
 
 /// The reports that are written. The one for people is always among them, unless another has standard output to itself.
-pub(super) fn report_kinds(asked: &[Kind]) -> Result<Vec<Kind>, Failure> {
+pub(crate) fn report_kinds(asked: &[Kind]) -> Result<Vec<Kind>, Failure> {
     let mut kinds: Vec<Kind> = Vec::new();
     for kind in asked {
         if kinds.contains(kind) {

@@ -64,6 +64,7 @@ impl Ending<'_> {
             self.verdict(end, analysis, (&mtrr, &control), calls.breach.iter().chain(&breaches), &contradictions)?;
         Ok(RunOutcome {
             proof: ProofOutcome::default(),
+            explored: None,
             verdict,
             wall: Duration::ZERO,
             verdict_latency: self.latency,

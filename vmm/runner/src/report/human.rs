@@ -156,6 +156,7 @@ fn coloured_block(result: &RunResult) -> String {
     layout(&mut text, result);
     waits(&mut text, &result.outcome);
     proof(&mut text, &result.outcome);
+    super::explored::tell(&mut text, &result.outcome);
     findings(&mut text, &result.outcome);
     if run.declared_order != Mode::Off && result.outcome.order.mode == Mode::Off {
         text.push_str("  mtrr order: not observed (--order off)\n");
@@ -186,6 +187,8 @@ fn headline(text: &mut String, result: &RunResult) {
     let _ = write!(text, "   {} {}", result.run.vcpus, if result.run.vcpus == 1 { "vCPU" } else { "vCPUs" });
     if let Some(stall) = verdict.stall() {
         let _ = write!(text, "   {}", stall.strength);
+    } else if *verdict == Verdict::Pass && result.outcome.explored.as_ref().is_some_and(|explored| explored.complete) {
+        text.push_str("   complete");
     }
     let _ = write!(text, "   {}", time(result.outcome.wall));
     let as_expected = if result.is_as_expected() { "as expected" } else { "NOT AS EXPECTED" };
@@ -522,7 +525,7 @@ fn shortened(text: &str) -> String {
 }
 
 /// Text without escape sequences and other control characters: a guest must not drive the terminal.
-fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut chars = text.chars();
     while let Some(c) = chars.next() {

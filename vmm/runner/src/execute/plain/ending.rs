@@ -64,6 +64,7 @@ impl Ending<'_> {
             slow: None,
             contradictions: Vec::new(),
             proof: ProofOutcome::default(),
+            explored: None,
             loops,
             unwatched: None,
             console: console(self.machine.console()),

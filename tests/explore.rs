@@ -1,0 +1,117 @@
+//! `stallbench explore` on this machine's /dev/kvm: known answers, with the numbers of states and transitions that lead to them.
+//!
+//! The numbers are those of the built-in payload on every host; a change of the payload changes them, and a change of the search that
+//! does must say why.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod ran;
+
+use ran::{Ran, stallbench_explore as explore};
+use serde_json::Value;
+
+impl Ran {
+    fn assert_code(&self, code: i32) -> &Self {
+        assert_eq!(self.code, Some(code), "{}", self.said);
+        self
+    }
+}
+
+/// States, transitions, and states from which no schedule leads to the end.
+fn counts(result: &Value) -> [u64; 3] {
+    ["states", "transitions", "stuck"].map(|key| result["explored"][key].as_u64().unwrap())
+}
+
+/// A run that is as declared, of which all schedules are known.
+fn known(name: &str) -> Value {
+    let ran = explore(&[name]);
+    let result = ran.assert_code(0).only();
+    assert_eq!(result["explored"]["complete"], true, "{result:#}");
+    result.clone()
+}
+
+fn assert_passes(name: &str, states: u64, transitions: u64) {
+    let result = known(name);
+    assert_eq!(result["verdict"], "pass", "{result:#}");
+    assert_eq!(counts(&result), [states, transitions, 0], "{name}");
+}
+
+fn assert_stalls(name: &str, kind: &str, culprit: Option<&str>, expected: [u64; 3]) -> Value {
+    let result = known(name);
+    assert_eq!((&result["verdict"], &result["kind"]), (&"stall".into(), &kind.into()), "{result:#}");
+    assert_eq!(result["strength"], "proved", "{result:#}");
+    assert_eq!(result["culprit"]["site"].as_str(), culprit, "{result:#}");
+    assert_eq!(counts(&result), expected, "{name}");
+    result
+}
+
+#[test]
+fn rendezvous_of_today_passes_in_every_schedule_of_two() {
+    assert_passes("mtrr/percpu-lock@vcpus=2", 5655, 11063);
+    assert_passes("mtrr/today@vcpus=2,apic=x2apic,initiator=0", 5713, 11181);
+    assert_passes("mtrr/today@vcpus=2,apic=xapic,initiator=1", 9573, 18800);
+}
+
+#[test]
+fn rendezvous_without_memory_stalls_in_every_schedule() {
+    let result = assert_stalls("mtrr/serial-fallback@vcpus=2", "deadlock", Some("call_single"), [4104, 7932, 4104]);
+    assert_eq!(result["explored"]["schedule"]["no_return"], 0, "{result:#}");
+}
+
+#[test]
+fn lock_that_is_taken_in_the_wrong_order_is_found_with_no_pause_point() {
+    let result =
+        assert_stalls("acceptance/lock-and-call@vcpus=2", "not-accepting", Some("spin_lock"), [4578, 8789, 156]);
+    let schedule = &result["explored"]["schedule"];
+    assert!(schedule["no_return"].as_u64() > Some(0), "some schedules lead to the end: {result:#}");
+    assert_eq!(result["explored"]["left_out"].as_array().unwrap().len(), 2, "its holds");
+    assert_passes("acceptance/lock-and-call-fixed@vcpus=2", 5070, 9793);
+}
+
+#[test]
+fn caller_of_each_other_with_interrupts_off_stall_in_some_schedules() {
+    let result = assert_stalls("acceptance/mutual-calls@vcpus=2", "not-accepting", None, [18543, 36731, 7569]);
+    assert_eq!(result["explored"]["schedule"]["preemptions"], 0, "{result:#}");
+}
+
+#[test]
+fn memory_that_is_used_after_its_life_is_found_by_one_preemption() {
+    let result = known("acceptance/early-done@vcpus=2");
+    assert_eq!((&result["verdict"], &result["kind"]), (&"breach".into(), &"lifetime".into()), "{result:#}");
+    assert_eq!(result["explored"]["schedule"]["preemptions"], 1, "{result:#}");
+    assert_passes("acceptance/early-done-fixed@vcpus=2", 3201, 6160);
+}
+
+#[test]
+fn nmi_that_comes_at_any_instruction_between_two_accesses_is_followed() {
+    assert_stalls("acceptance/nmi-rendezvous@vcpus=2", "not-accepting", Some("stay"), [6284, 12601, 6284]);
+}
+
+#[test]
+fn search_that_does_not_know_all_states_says_so_and_passes_nothing() {
+    let ran = explore(&["mtrr/percpu-lock@vcpus=2", "--max-states", "1000"]);
+    let result = ran.assert_code(100).only();
+    assert_eq!((&result["verdict"], &result["explored"]["complete"]), (&"budget".into(), &false.into()), "{result:#}");
+    assert!(result["explored"]["frontier"].as_u64() > Some(0), "{result:#}");
+    assert!(ran.said.contains("--max-states"), "{}", ran.said);
+}
+
+#[test]
+fn scenario_whose_fault_is_no_part_of_the_state_is_refused() {
+    let ran = explore(&["acceptance/one-sipi@vcpus=2"]);
+    assert_eq!(ran.assert_code(100).only()["verdict"], "budget");
+    assert!(ran.said.contains("the fault 'drop ipi sipi"), "{}", ran.said);
+}
+
+#[test]
+fn request_that_cannot_be_explored_is_refused_in_one_line() {
+    for (arguments, why) in [
+        (&[][..], "a scenario is missing"),
+        (&["mtrr/percpu-lock", "--order", "step"], "--order"),
+        (&["mtrr/percpu-lock", "--max-states", "0"], "--max-states"),
+        (&["no/such"], "no/such"),
+    ] {
+        let ran = explore(arguments);
+        assert!(ran.assert_code(2).said.contains(why), "{}", ran.said);
+    }
+}

@@ -1,0 +1,202 @@
+//! Exploring a run: every schedule of its guest, and a verdict by a free machine.
+//!
+//! A state that the search finds, stuck or at its end, is handed to a free machine, with local APICs in the kernel and a thread a vCPU.
+//! What that comes to is the verdict: a stall is proved there as any other, an end is judged by the same oracles.
+
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use stallbench_core::HostKvm;
+use stallbench_core::controlled::{ControlError, Controlled, Inject};
+use stallbench_explore::{ExploreError, Findings, Leg, Limits, Search, StartError, Stuck, Way};
+use stallbench_state::program::Program;
+use thiserror::Error;
+
+use crate::dump::Moment;
+use crate::execute::{self, ExecuteError, RunPlan, boot_block};
+use crate::oracle::order::Mode;
+use crate::outcome::{ExploredOutcome, LegOutcome, RunOutcome, ScheduleOutcome, Verdict};
+use crate::scenario::Injected;
+
+/// States that are added between two looks at whoever interrupts.
+const SLICE: usize = 1 << 14;
+/// Ends of the run that are judged.
+const MOST_ENDS: usize = 64;
+
+/// Why a run could not be explored: the host's part, never the guest's.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ExploreRunError {
+    /// The host cannot.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The guest does not get to where exploring begins.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The free machine could not be run.
+    #[error(transparent)]
+    Execute(#[from] ExecuteError),
+}
+
+/// How far a search goes, and who is told.
+#[derive(Clone, Copy)]
+pub struct Exploring<'a> {
+    /// States at most.
+    pub most_states: usize,
+    /// Ends it early when it is set.
+    pub interrupt: &'a AtomicBool,
+    /// Is told how many states are known, and how many of them were not gone on from, now and then.
+    pub progress: &'a (dyn Fn(usize, usize) + Sync),
+}
+
+/// Explores a run. What its scenario holds up is left out: the search makes every schedule.
+pub fn explore(
+    host: &HostKvm,
+    program: &Program,
+    plan: &RunPlan,
+    exploring: Exploring<'_>,
+) -> Result<RunOutcome, ExploreRunError> {
+    if let Some((what, _)) = plan.injected.faults.first() {
+        let reason = format!("the fault '{what}' is counted in memory that is no part of what is explored");
+        return Ok(RunOutcome::unwatched(Verdict::Budget { reason }));
+    }
+    let left_out = plan.injected.holds.iter().map(|(what, _)| what.clone()).collect();
+    let plan = RunPlan { injected: Arc::new(Injected::default()), order: Mode::Off, control: None, ..plan.clone() };
+    let began = Instant::now();
+    let machine = Controlled::new(host, plan.vcpus, program.bytes(), &boot_block(&plan))?;
+    let free = Free { host, program, plan: &plan, interrupt: exploring.interrupt };
+    let mut explored = ExploredOutcome { model: "sc", left_out, ..ExploredOutcome::default() };
+    let judged =
+        Search::new(machine, program).and_then(|mut search| free.explore(&mut search, exploring, &mut explored));
+    let outcome = match judged {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(error)) => return Err(error.into()),
+        Err(ExploreError::Start(error)) => return Err(error.into()),
+        Err(error) => RunOutcome::unwatched(Verdict::Budget { reason: chain(&error) }),
+    };
+    Ok(RunOutcome { explored: Some(explored), wall: began.elapsed(), ..outcome })
+}
+
+/// Free machines.
+struct Free<'a> {
+    host: &'a HostKvm,
+    program: &'a Program,
+    plan: &'a RunPlan,
+    interrupt: &'a AtomicBool,
+}
+
+type Judged = Result<Result<RunOutcome, ExecuteError>, ExploreError>;
+
+impl fmt::Debug for Exploring<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exploring").field("most_states", &self.most_states).finish_non_exhaustive()
+    }
+}
+
+impl Free<'_> {
+    fn explore(&self, search: &mut Search<'_>, exploring: Exploring<'_>, explored: &mut ExploredOutcome) -> Judged {
+        let began = Instant::now();
+        let searched = self.search(search, exploring);
+        let counts = search.counts();
+        explored.took = began.elapsed();
+        (explored.states, explored.frontier) = (counts.states, counts.frontier);
+        (explored.transitions, explored.passages) = (counts.transitions, counts.passages);
+        searched?;
+        let findings = search.findings(MOST_ENDS);
+        (explored.complete, explored.stuck, explored.ends) = (findings.is_complete, findings.stuck, findings.all_ends);
+        self.judge(search, &findings, explored)
+    }
+
+    fn search(&self, search: &mut Search<'_>, exploring: Exploring<'_>) -> Result<(), ExploreError> {
+        let mut states = SLICE;
+        loop {
+            let is_complete = search.run(Limits { states: states.min(exploring.most_states) })?;
+            let counts = search.counts();
+            (exploring.progress)(counts.states, counts.frontier);
+            if is_complete || states >= exploring.most_states || self.is_interrupted() {
+                return Ok(());
+            }
+            states += SLICE;
+        }
+    }
+
+    /// What a free machine comes to from what was found. A pass is one of all ends.
+    fn judge(&self, search: &mut Search<'_>, findings: &Findings, explored: &mut ExploredOutcome) -> Judged {
+        if let Some(fault) = &findings.fault {
+            explored.schedule = Some(schedule(search, fault, None));
+            // From the state before: it makes its fault anew.
+            return self.resume(search, fault, 1);
+        }
+        if let Some(Stuck { way, no_return, .. }) = &findings.stall {
+            explored.schedule = Some(schedule(search, way, Some(*no_return)));
+            return self.resume(search, way, 0);
+        }
+        let mut passed = None;
+        for end in &findings.ends {
+            match self.resume(search, end, 0)? {
+                Ok(outcome) if outcome.verdict == Verdict::Pass => passed = Some(outcome),
+                other => {
+                    explored.schedule = Some(schedule(search, end, None));
+                    return Ok(other);
+                }
+            }
+        }
+        let not_judged = findings.all_ends - findings.ends.len();
+        Ok(Ok(match passed {
+            Some(outcome) if findings.is_complete && not_judged == 0 => outcome,
+            passed => {
+                let reason = self.undecided(findings, explored, not_judged);
+                let outcome = passed.unwrap_or_else(|| RunOutcome::unwatched(Verdict::Pass));
+                RunOutcome { verdict: Verdict::Budget { reason }, ..outcome }
+            }
+        }))
+    }
+
+    fn undecided(&self, findings: &Findings, explored: &ExploredOutcome, not_judged: usize) -> String {
+        let ExploredOutcome { states, frontier, .. } = explored;
+        if !findings.is_complete {
+            let why = if self.is_interrupted() { "interrupted" } else { "as many as --max-states allows" };
+            return format!(
+                "{states} states and {frontier} of them not gone on from, {why}: no stall and no fault among them"
+            );
+        }
+        format!("no schedule stalls, but {not_judged} of {} ends were not judged", findings.all_ends)
+    }
+
+    fn resume(&self, search: &mut Search<'_>, way: &Way, short: usize) -> Judged {
+        let moment = search.moment(way, short)?;
+        let moment = Moment { machine: moment.machine, memory: moment.memory };
+        Ok(execute::resume(self.host, self.program, self.plan, &moment, self.interrupt))
+    }
+
+    fn is_interrupted(&self) -> bool {
+        self.interrupt.load(Ordering::Relaxed)
+    }
+}
+
+fn schedule(search: &Search<'_>, way: &Way, no_return: Option<usize>) -> ScheduleOutcome {
+    let legs = search.legs(way).into_iter().map(leg).collect();
+    ScheduleOutcome { preemptions: way.preemptions(), steps: way.steps(), no_return, legs }
+}
+
+fn leg(Leg { vcpu, first, last, takes, to }: Leg) -> LegOutcome {
+    let takes = takes.map(|takes| match takes {
+        Inject::Vector(vector) => format!("vector {vector:#x}"),
+        Inject::Nmi => "an NMI".to_owned(),
+    });
+    LegOutcome { vcpu, first, last, takes, to }
+}
+
+/// An error with its causes.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,58 @@
+//! What a search of all schedules found, for people.
+
+use std::fmt::Write;
+
+use super::human::{plain, time};
+use crate::outcome::{ExploredOutcome, LegOutcome, RunOutcome, ScheduleOutcome};
+
+/// Legs of a schedule that are shown: the first and the last.
+const MOST_LEGS: (usize, usize) = (4, 12);
+
+/// Tells what was explored, and the schedule to what was found.
+pub(super) fn tell(text: &mut String, outcome: &RunOutcome) {
+    let Some(explored) = &outcome.explored else { return };
+    let ExploredOutcome { complete, model, states, frontier, transitions, passages, took, .. } = explored;
+    let how = if *complete { "all" } else { "not all" };
+    let _ = write!(text, "  explored: {how} schedules ({model}): {states} states, {transitions} transitions");
+    if !complete {
+        let _ = write!(text, ", {frontier} states not gone on from");
+    }
+    let _ = writeln!(text, "; {passages} passages asked of kvm; {}", time(*took));
+    if explored.stuck > 0 {
+        let _ = writeln!(text, "  from {} of them no schedule leads to the end", explored.stuck);
+    }
+    if let Some(schedule) = &explored.schedule {
+        self::schedule(text, schedule);
+    }
+    for hold in &explored.left_out {
+        let _ = writeln!(text, "  left out: hold {}", plain(hold));
+    }
+}
+
+fn schedule(text: &mut String, schedule: &ScheduleOutcome) {
+    let ScheduleOutcome { preemptions, steps, no_return, legs } = schedule;
+    let times = if *preemptions == 1 { "preemption" } else { "preemptions" };
+    let _ = write!(text, "  schedule: {steps} steps, {preemptions} {times}");
+    match no_return {
+        Some(0) => text.push_str("; every schedule stalls"),
+        Some(step) => _ = write!(text, "; every schedule stalls behind step {step}"),
+        None => {}
+    }
+    text.push('\n');
+    let (first, last) = MOST_LEGS;
+    let hidden = first..legs.len().saturating_sub(last).max(first);
+    for (number, leg) in legs.iter().enumerate().filter(|(number, _)| !hidden.contains(number) || *number == first) {
+        if number == first && !hidden.is_empty() {
+            let _ = writeln!(text, "    … {} more legs", hidden.len());
+        } else {
+            let _ = writeln!(text, "    {}", self::leg(leg));
+        }
+    }
+}
+
+fn leg(leg: &LegOutcome) -> String {
+    let LegOutcome { vcpu, first, last, takes, to } = leg;
+    let steps = if first == last { first.to_string() } else { format!("{first}–{last}") };
+    let takes = takes.as_ref().map_or_else(String::new, |takes| format!("takes {takes}, "));
+    format!("{steps:<9} vcpu{vcpu:<3} {takes}goes on to {}", plain(to))
+}
