@@ -61,16 +61,16 @@ fn rendezvous_without_memory_stalls_in_every_schedule() {
 #[test]
 fn lock_that_is_taken_in_the_wrong_order_is_found_with_no_pause_point() {
     let result =
-        assert_stalls("acceptance/lock-and-call@vcpus=2", "not-accepting", Some("spin_lock"), [4578, 8789, 156]);
+        assert_stalls("acceptance/lock-and-call@vcpus=2", "not-accepting", Some("spin_lock"), [4386, 8417, 156]);
     let schedule = &result["explored"]["schedule"];
     assert!(schedule["no_return"].as_u64() > Some(0), "some schedules lead to the end: {result:#}");
     assert_eq!(result["explored"]["left_out"].as_array().unwrap().len(), 2, "its holds");
-    assert_passes("acceptance/lock-and-call-fixed@vcpus=2", 5070, 9793);
+    assert_passes("acceptance/lock-and-call-fixed@vcpus=2", 4878, 9421);
 }
 
 #[test]
 fn caller_of_each_other_with_interrupts_off_stall_in_some_schedules() {
-    let result = assert_stalls("acceptance/mutual-calls@vcpus=2", "not-accepting", None, [18543, 36731, 7569]);
+    let result = assert_stalls("acceptance/mutual-calls@vcpus=2", "not-accepting", None, [13802, 27381, 7569]);
     assert_eq!(result["explored"]["schedule"]["preemptions"], 0, "{result:#}");
 }
 

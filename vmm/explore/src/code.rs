@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register, RflagsBits};
+use stallbench_core::controlled::ProcessorState;
 use stallbench_state::machine::Registers;
 use stallbench_state::memory::Memory;
 use stallbench_state::program::Program;
@@ -15,6 +16,8 @@ const STATUS_BITS: u32 =
     RflagsBits::CF | RflagsBits::PF | RflagsBits::AF | RflagsBits::ZF | RflagsBits::SF | RflagsBits::OF;
 /// The status flags in RFLAGS: CF, PF, AF, ZF, SF, OF (SDM 3A 2.3).
 pub(crate) const STATUS_FLAGS: u64 = 0x8d5;
+/// RFLAGS.TF.
+pub(crate) const TF: u64 = 1 << 8;
 /// Instructions that are looked at for who reads a flag.
 const MOST_LOOKED_AT: usize = 32;
 /// The longest function that is looked through, in bytes.
@@ -48,6 +51,25 @@ impl<'p> Code<'p> {
     /// Whether an instruction is STI.
     pub(crate) fn is_sti(&self, memory: &dyn Memory, rip: u64) -> bool {
         instruction(memory, rip).is_some_and(|it| it.mnemonic() == Mnemonic::Sti)
+    }
+
+    /// The state behind an instruction that some KVM steps over together with the next one (docs/hosts.md): IRETQ, by the frame that it pops
+    /// (SDM 2A, IRET), or a fence. `None` of any other.
+    pub(crate) fn behind(&self, memory: &dyn Memory, state: &ProcessorState) -> Option<ProcessorState> {
+        let it = instruction(memory, state.general.rip)?;
+        match it.mnemonic() {
+            Mnemonic::Mfence | Mnemonic::Lfence | Mnemonic::Sfence => {
+                let general = Registers { rip: it.next_ip(), ..state.general };
+                Some(ProcessorState { general, shadow: false, ..*state })
+            }
+            Mnemonic::Iretq => {
+                let word = |at: u64| memory.read_u64(state.general.rsp.wrapping_add(8 * at));
+                let (rip, rflags, rsp) = (word(0)?, word(2)? & !TF, word(3)?);
+                let general = Registers { rip, rflags, rsp, ..state.general };
+                Some(ProcessorState { general, shadow: false, nmi_masked: false, ..*state })
+            }
+            _ => None,
+        }
     }
 
     /// The status flags that the instructions from an address on may read before they write them. Others differ from one processor

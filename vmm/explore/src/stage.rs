@@ -22,7 +22,7 @@ use stallbench_state::program::Program;
 use thiserror::Error;
 
 use crate::arena::Arenas;
-use crate::code::{Code, STATUS_FLAGS, instruction};
+use crate::code::{Code, STATUS_FLAGS, TF, instruction};
 use crate::devices::{Devices, SEND, Served, is_xapic};
 use crate::local::{Base, Local, Locals, Parked};
 
@@ -30,8 +30,6 @@ use crate::local::{Base, Local, Locals, Parked};
 const MOST_ACCESSES: usize = 4096;
 /// Instructions that it executes in one passage at most, where they are executed one by one.
 const MOST_STEPS: usize = 100_000;
-/// RFLAGS.TF.
-const TF: u64 = 1 << 8;
 /// Numbers of calls of one vCPU: they name calls, and nothing decides by them.
 const CALLS: u64 = 1 << 20;
 
@@ -251,6 +249,11 @@ impl<'p> Stage<'p> {
             let before = state(&self.machine, vcpu)?;
             if frame.is_none() && !is_shadow && is_open(&before) {
                 return Ok(Some(self.leave(vcpu, Parked::Open, before, way.devices.clone())));
+            }
+            if let Some(behind) = self.code.behind(self.machine.memory(), &before) {
+                self.machine.load(vcpu, &behind, None);
+                is_shadow = false;
+                continue;
             }
             // KVM drops the shadow behind an STI that it steps over (docs/hosts.md).
             is_shadow = self.code.is_sti(self.machine.memory(), before.general.rip) && !is_open(&before);
