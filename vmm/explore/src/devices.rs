@@ -91,8 +91,7 @@ impl Devices {
             }
             Stop::Write { address, size: 4, value } if is_xapic(address) => match (address - XAPIC) as u32 {
                 register::ICR_LOW => Served::Shared(stop),
-                // An access of 4 bytes.
-                offset => self.write_apic(offset, value as u32),
+                _ => self.write_xapic(address, value),
             },
             Stop::ReadMsr { index } => self.read_msr(machine, vcpu, index),
             Stop::WriteMsr { index: SEND, .. } if self.x2apic() => Served::Shared(stop),
@@ -123,6 +122,12 @@ impl Devices {
             register::ICR_LOW => 0,
             _ => return None,
         })
+    }
+
+    /// Writes a register of the xAPIC that sends nothing.
+    pub(crate) fn write_xapic(&mut self, address: u64, value: u64) -> Served {
+        // An access of 4 bytes to the page.
+        self.write_apic((address - XAPIC) as u32, value as u32)
     }
 
     fn write_apic(&mut self, offset: u32, value: u32) -> Served {
@@ -167,6 +172,11 @@ impl Devices {
         }
         Served::Own
     }
+}
+
+/// Whether a write there sends an interrupt.
+pub(crate) fn sends(address: u64) -> bool {
+    address == XAPIC + u64::from(register::ICR_LOW)
 }
 
 /// Whether an address is one of the xAPIC's registers.

@@ -23,7 +23,7 @@ use thiserror::Error;
 
 use crate::arena::Arenas;
 use crate::code::{Code, STATUS_FLAGS, TF, instruction};
-use crate::devices::{Devices, SEND, Served, is_xapic};
+use crate::devices::{Devices, SEND, Served, is_xapic, sends};
 use crate::local::{Base, Local, Locals, Parked};
 
 /// Accesses of its own devices that a vCPU makes in one passage at most.
@@ -406,6 +406,13 @@ impl<'p> Stage<'p> {
                     self.update(vcpu, way)?;
                 }
             }
+            Parked::Write { address, value, .. } if is_xapic(address) && !sends(address) => {
+                match way.devices.write_xapic(address, value) {
+                    Served::EndOfInterrupt => way.effects.push(Effect::EndOfInterrupt),
+                    Served::Unknown(what) => return Err(self.unknown(vcpu, &what)),
+                    Served::Own | Served::Shared(_) => {}
+                }
+            }
             Parked::Write { address, value, .. } if is_xapic(address) => {
                 way.effects.push(Effect::Send { icr: u64::from(way.devices.icr_high) << 32 | value, x2apic: false });
             }
@@ -448,6 +455,13 @@ impl<'p> Stage<'p> {
 
     /// Where a vCPU is parked; nowhere where its stop concerned itself alone.
     fn serve(&mut self, vcpu: usize, stop: Stop, way: &mut Way) -> Result<Option<Parked>, Refusal> {
+        // A handler that comes between two of these finds the first, and may leave another behind.
+        if let Stop::Write { address, size: 4, value } = stop
+            && is_xapic(address)
+            && is_open(&state(&self.machine, vcpu)?)
+        {
+            return Ok(Some(self.parked_at_write(vcpu, address, 4, value)?));
+        }
         let stop = match way.devices.serve(&mut self.machine, vcpu, stop) {
             Served::Own => return Ok(None),
             Served::EndOfInterrupt => {
@@ -463,9 +477,7 @@ impl<'p> Stage<'p> {
                 Parked::Read { address, size, update: self.code.is_locked(self.machine.memory(), rip) }
             }
             Stop::Write { address, size, value } if Arenas::holds(address, size) || is_xapic(address) => {
-                let after = state(&self.machine, vcpu)?.general;
-                let before = self.code.before_store(self.machine.memory(), &after, address, size);
-                Parked::Write { address, size, value, before }
+                self.parked_at_write(vcpu, address, size, value)?
             }
             Stop::WriteMsr { value, .. } => Parked::Send { icr: value },
             Stop::Out { port: DOORBELL, value } if Doorbell(value) == Doorbell::EPITAPH => {
@@ -483,6 +495,12 @@ impl<'p> Stage<'p> {
 }
 
 impl Stage<'_> {
+    fn parked_at_write(&self, vcpu: usize, address: u64, size: u8, value: u64) -> Result<Parked, Refusal> {
+        let after = state(&self.machine, vcpu)?.general;
+        let before = self.code.before_store(self.machine.memory(), &after, address, size);
+        Ok(Parked::Write { address, size, value, before })
+    }
+
     /// The state of a vCPU that stands there.
     fn leave(&self, vcpu: usize, parked: Parked, mut processor: ProcessorState, mut devices: Devices) -> Local {
         let live = self.code.live_flags(self.machine.memory(), processor.general.rip);
