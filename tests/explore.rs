@@ -88,6 +88,14 @@ fn nmi_that_comes_at_any_instruction_between_two_accesses_is_followed() {
 }
 
 #[test]
+fn interrupt_between_the_two_stores_of_an_icr_is_found_with_no_pause_point() {
+    let result = known("records/between-two-stores@vcpus=3");
+    assert_eq!((&result["verdict"], &result["kind"]), (&"stall".into(), &"lost-interrupt".into()), "{result:#}");
+    assert_eq!(result["culprit"]["site"], "call_and_wait", "{result:#}");
+    assert_eq!(result["explored"]["schedule"]["preemptions"], 0, "{result:#}");
+}
+
+#[test]
 fn search_that_does_not_know_all_states_says_so_and_passes_nothing() {
     let ran = explore(&["mtrr/percpu-lock@vcpus=2", "--max-states", "1000"]);
     let result = ran.assert_code(100).only();
