@@ -49,6 +49,8 @@ pub(crate) fn command(icr: u64, x2apic: bool) -> (Message, Target) {
         0b01 => Target::Itself,
         0b10 => Target::All,
         0b11 => Target::Others,
+        // All ones is everybody (SDM 3A 11.6.2.1).
+        _ if destination == u32::MAX || !x2apic && destination >> 24 == 0xff => Target::All,
         _ => Target::One(if x2apic { destination } else { destination >> 24 }),
     };
     let vector = icr as u8;
@@ -140,6 +142,8 @@ mod test {
         assert_eq!(command(0x0008_4400, false), (Message::Nmi, Target::All));
         assert_eq!(command(0x0100_0000_0000_4608, false), (Message::StartUp(8), Target::One(1)));
         assert_eq!(command(0x0100_0000_0000_4500, false).0, Message::Init);
+        assert_eq!(command(0xff00_0000_0000_40fb, false).1, Target::All);
+        assert_eq!(command(0xff00_0000_0000_40fb, true).1, Target::One(0xff00_0000));
         assert!(matches!(command(0x0100_0000_0000_48fb, false).0, Message::Other(_)), "logical destination");
     }
 }

@@ -24,6 +24,8 @@ pub(crate) struct Arenas {
     /// The written words of each state; those behind its end are as at the start line.
     states: Vec<Rc<[u64]>>,
     numbers: HashMap<Rc<[u64]>, u32>,
+    /// Bytes of memory that they take, about.
+    pub(crate) bytes: usize,
     /// What a store makes of a state.
     stores: HashMap<(u32, u64, u8, u64), u32>,
 }
@@ -38,6 +40,7 @@ impl Arenas {
             places: HashMap::new(),
             states: vec![Rc::clone(&first)],
             numbers: HashMap::from([(first, 0)]),
+            bytes: 0,
             stores: HashMap::new(),
         }
     }
@@ -92,6 +95,7 @@ impl Arenas {
         match self.numbers.entry(words) {
             Entry::Occupied(known) => *known.get(),
             Entry::Vacant(new) => {
+                self.bytes += 8 * new.key().len();
                 self.states.push(Rc::clone(new.key()));
                 new.insert(next);
                 next

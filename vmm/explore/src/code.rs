@@ -81,13 +81,47 @@ impl<'p> Code<'p> {
     /// Where the plain store begins that a vCPU has just executed: with the registers as they are, at that address, an interrupt would
     /// have found it. `None` where it is anything but a `mov` of these bytes.
     pub(crate) fn before_store(&self, memory: &dyn Memory, after: &Registers, address: u64, size: u8) -> Option<u64> {
-        let begin = *self.begins.borrow_mut().entry(after.rip).or_insert_with(|| self.begin(memory, after.rip));
-        let store = instruction(memory, begin?)?;
+        let store = instruction(memory, self.begins(memory, after.rip)?)?;
         let is_move =
             store.mnemonic() == Mnemonic::Mov && store.op0_kind() == OpKind::Memory && !store.has_rep_prefix();
         let there = store.virtual_address(0, 0, |register, _, _| value(after, register));
         let is_it = is_move && there == Some(address) && store.memory_size().size() == usize::from(size);
-        is_it.then(|| store.ip())
+        // In the shadow of an STI no interrupt comes.
+        (is_it && !self.follows_sti(memory, store.ip())).then(|| store.ip())
+    }
+
+    /// Whether the instruction in front of that one is STI.
+    pub(crate) fn follows_sti(&self, memory: &dyn Memory, rip: u64) -> bool {
+        self.begins(memory, rip).is_some_and(|before| self.is_sti(memory, before))
+    }
+
+    /// Whether an instruction is HLT.
+    pub(crate) fn is_hlt(&self, memory: &dyn Memory, rip: u64) -> bool {
+        instruction(memory, rip).is_some_and(|it| it.mnemonic() == Mnemonic::Hlt)
+    }
+
+    /// Whether a read of that size is all that its instruction reads there. KVM tells an access that crosses a page in two.
+    pub(crate) fn reads_whole(&self, memory: &dyn Memory, at: &Registers, address: u64, size: u8) -> bool {
+        instruction(memory, at.rip).is_none_or(|it| is_whole(&it, at, address, size))
+    }
+
+    /// The same of a write, behind its instruction.
+    pub(crate) fn writes_whole(&self, memory: &dyn Memory, after: &Registers, address: u64, size: u8) -> bool {
+        let it = self.begins(memory, after.rip).and_then(|begin| instruction(memory, begin));
+        it.is_none_or(|it| is_whole(&it, after, address, size))
+    }
+
+    /// An instruction of which the outcome is another each time.
+    pub(crate) fn unsteady(&self, memory: &dyn Memory) -> Option<(u64, Mnemonic)> {
+        let text = self.program.segments().iter().filter(|segment| segment.executable);
+        text.flat_map(|segment| steps(memory, segment.address, segment.end())).find_map(|it| {
+            let unsteady = [Mnemonic::Rdtsc, Mnemonic::Rdtscp, Mnemonic::Rdrand, Mnemonic::Rdseed, Mnemonic::Rdpmc];
+            unsteady.contains(&it.mnemonic()).then(|| (it.ip(), it.mnemonic()))
+        })
+    }
+
+    fn begins(&self, memory: &dyn Memory, end: u64) -> Option<u64> {
+        *self.begins.borrow_mut().entry(end).or_insert_with(|| self.begin(memory, end))
     }
 
     /// Where the instruction begins that ends at an address: the function is read from its start.
@@ -143,6 +177,28 @@ fn in_rflags(bits: u32) -> u64 {
         (RflagsBits::OF, 11),
     ];
     at.into_iter().filter(|(bit, _)| bits & bit != 0).fold(0, |flags, (_, at)| flags | 1 << at)
+}
+
+/// Of an instruction whose operand lies elsewhere nothing can be said: one that repeats stands at itself.
+fn is_whole(it: &Instruction, registers: &Registers, address: u64, size: u8) -> bool {
+    let operand = (0..it.op_count()).find(|operand| it.op_kind(*operand) == OpKind::Memory);
+    let there = operand.and_then(|operand| it.virtual_address(operand, 0, |register, _, _| value(registers, register)));
+    there != Some(address) || it.memory_size().size() <= usize::from(size)
+}
+
+/// All instructions from an address to another; bytes that are none are passed by one by one.
+fn steps(memory: &dyn Memory, from: u64, to: u64) -> impl Iterator<Item = Instruction> {
+    let mut bytes = vec![0; (to - from) as usize];
+    let read = memory.read(from, &mut bytes);
+    debug_assert!(read, "segments of the image are memory");
+    let mut decoder_at = 0;
+    std::iter::from_fn(move || {
+        let mut decoder =
+            Decoder::with_ip(64, bytes.get(decoder_at..)?, from + decoder_at as u64, DecoderOptions::NONE);
+        let it = decoder.can_decode().then(|| decoder.decode())?;
+        decoder_at += it.len().max(1);
+        Some(it)
+    })
 }
 
 /// The instruction at an address.

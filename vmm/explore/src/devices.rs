@@ -12,6 +12,8 @@ const X2APIC: std::ops::Range<u32> = 0x800..0x900;
 /// The interrupt command register among them.
 pub(crate) const SEND: u32 = X2APIC.start + (register::ICR_LOW >> 4);
 const APIC_BASE: u32 = 0x1b;
+/// IA32_TIME_STAMP_COUNTER.
+const TSC: u32 = 0x10;
 /// IA32_APIC_BASE after a reset: enabled, at its usual address (SDM 3A 11.4.4). BSP is the first vCPU's.
 const APIC_BASE_AT_RESET: u64 = XAPIC | 1 << 11;
 const BSP: u64 = 1 << 8;
@@ -42,8 +44,6 @@ pub(crate) struct Devices {
     pub(crate) msrs: Rc<[(u32, u64)]>,
     /// Cross-CPU calls that it has begun.
     pub(crate) calls: u64,
-    /// It has rung that its part is done.
-    pub(crate) done: bool,
 }
 
 /// What became of a stop.
@@ -70,7 +70,6 @@ impl Devices {
             tpr: 0,
             msrs: MtrrState::at_start().msrs().collect(),
             calls: 0,
-            done: false,
         }
     }
 
@@ -93,15 +92,17 @@ impl Devices {
                 register::ICR_LOW => Served::Shared(stop),
                 _ => self.write_xapic(address, value),
             },
+            Stop::Read { address, size } | Stop::Write { address, size, .. } if is_xapic(address) => {
+                Served::Unknown(format!("accesses {size} bytes of its APIC at {address:#x}"))
+            }
+            Stop::ReadMsr { index: TSC } | Stop::WriteMsr { index: TSC, .. } => {
+                Served::Unknown("uses its time-stamp counter".to_owned())
+            }
             Stop::ReadMsr { index } => self.read_msr(machine, vcpu, index),
             Stop::WriteMsr { index: SEND, .. } if self.x2apic() => Served::Shared(stop),
             Stop::WriteMsr { index, value } => self.write_msr(machine, vcpu, index, value),
             Stop::Out { port: DOORBELL, value } => match Doorbell(value) {
-                Doorbell::DONE => {
-                    self.done = true;
-                    Served::Own
-                }
-                Doorbell::LOG => Served::Own,
+                Doorbell::DONE | Doorbell::LOG => Served::Own,
                 _ => Served::Shared(stop),
             },
             Stop::Out { port: YIELD, .. } => Served::Own,

@@ -84,16 +84,16 @@ pub(crate) struct Graph {
 }
 
 impl Graph {
-    /// The number of a state, and whether it is new.
-    pub(crate) fn number(&mut self, state: State) -> (u32, bool) {
+    /// The number of a state.
+    pub(crate) fn number(&mut self, state: State) -> u32 {
         let next = self.states.len() as u32;
         if let Some(known) = self.numbers.get(&state) {
-            return (*known, false);
+            return *known;
         }
         let state = Rc::new(state);
         self.states.push(Rc::clone(&state));
         self.numbers.insert(state, next);
-        (next, true)
+        next
     }
 
     pub(crate) fn state(&self, number: u32) -> &Rc<State> {

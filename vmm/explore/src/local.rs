@@ -30,6 +30,8 @@ pub(crate) enum Parked {
     Send { icr: u64 },
     /// It can take an interrupt here, and where it stops next it cannot.
     Open,
+    /// It is about to halt: an interrupt that comes here is taken before it does.
+    Halting,
     /// It halted.
     Halted,
     /// It waits for a start-up interrupt.
@@ -56,7 +58,7 @@ impl Parked {
     /// Whether it is between two instructions, of which the second has not begun.
     pub(crate) fn is_between(&self) -> bool {
         match self {
-            Self::Read { .. } | Self::Send { .. } | Self::Open | Self::Halted => true,
+            Self::Read { .. } | Self::Send { .. } | Self::Open | Self::Halting | Self::Halted => true,
             Self::Write { before, .. } => before.is_some(),
             Self::Off | Self::Dead(_) => false,
         }
@@ -135,6 +137,20 @@ impl Local {
         word(offset_of!(VcpuPage, phase)) == Some(Phase::FINISHED.0) && word(offset_of!(VcpuPage, depth)) == Some(0)
     }
 
+    /// Whether its stack pointer lies in one of its stacks: what lies on another is not part of the state.
+    pub(crate) fn has_stack(&self) -> bool {
+        !self.stacks.is_empty()
+    }
+
+    /// The same, halted behind the HLT that it is about to execute.
+    pub(crate) fn halted(&self) -> Self {
+        let mut halted = self.clone();
+        halted.parked = Parked::Halted;
+        halted.processor.general.rip = halted.processor.general.rip.wrapping_add(1);
+        halted.processor.shadow = false;
+        halted
+    }
+
     /// What it takes to put this state into memory: each piece with its address.
     pub(crate) fn memory<'a>(&'a self, base: &'a Base) -> impl Iterator<Item = (u64, &'a [u8])> {
         let area = private(base.vcpu);
@@ -205,17 +221,21 @@ struct Identity {
 /// States of one vCPU, each once.
 #[derive(Debug, Default)]
 pub(crate) struct Locals {
+    /// Bytes of memory that they take, about.
+    pub(crate) bytes: usize,
     states: Vec<Local>,
     numbers: HashMap<Identity, u32>,
 }
 
 impl Locals {
-    /// The number of a state, and whether it is new.
+    /// The number of a state.
     pub(crate) fn number(&mut self, local: Local) -> u32 {
         let next = self.states.len() as u32;
         match self.numbers.entry(local.identity()) {
             Entry::Occupied(known) => *known.get(),
             Entry::Vacant(new) => {
+                // Once in itself, once in what tells it from others.
+                self.bytes += 2 * (local.page.len() + local.stacks.iter().map(|(_, stack)| stack.len()).sum::<usize>());
                 new.insert(next);
                 self.states.push(local);
                 next

@@ -12,6 +12,7 @@ use stallbench_state::mtrr::MtrrState;
 
 use crate::apic::Apic;
 use crate::arena::Arenas;
+use crate::devices::{is_xapic, sends};
 use crate::local::{Local, Parked};
 use crate::stage::Stage;
 
@@ -59,7 +60,13 @@ fn vcpu(stage: &mut Stage<'_>, index: usize, local: &Local, apic: &Apic) -> Vcpu
     if let Parked::Write { before: Some(before), .. } = local.parked {
         general.rip = before;
     }
-    let devices = &local.devices;
+    let mut devices = local.devices.clone();
+    if let Parked::Write { address, value, before: None, .. } = local.parked
+        && is_xapic(address)
+        && !sends(address)
+    {
+        devices.write_xapic(address, value);
+    }
     let x2apic = devices.x2apic();
     let mut system = stage.machine().system(index, &local.processor);
     system.apic_base = devices.apic_base;

@@ -144,8 +144,7 @@ fn gets_on(graph: &Graph, state: u32, vcpu: usize) -> bool {
     true
 }
 
-/// The states of a set that every schedule stays in for ever, reached from a state; the nearest one first. `None` where nothing was
-/// expanded there.
+/// The states of the nearest set that no schedule leaves, reached from a state; the nearest of them first.
 pub(crate) fn last_states(graph: &Graph, from: u32) -> Vec<u32> {
     let components = Components::of(graph, from);
     let mut queue = VecDeque::from([from]);

@@ -5,6 +5,7 @@ use stallbench_state::program::Program;
 
 use crate::apic::{Apic, Message, command};
 use crate::arena::{self, Arenas};
+use crate::devices::sends;
 use crate::graph::{Apics, Choice, Edge, Graph, State, injected};
 use crate::local::Parked;
 use crate::moment::{self, Moment};
@@ -30,6 +31,8 @@ pub enum ExploreError {
 pub struct Limits {
     /// States at most.
     pub states: usize,
+    /// Bytes of memory that they may take, about.
+    pub bytes: usize,
 }
 
 /// A search: the machine under control, and what is known of its states.
@@ -142,7 +145,7 @@ impl<'p> Search<'p> {
 
     fn go_on(&mut self, limits: Limits) -> Result<bool, ExploreError> {
         while self.graph.expanded() < self.graph.len() {
-            if self.graph.len() > limits.states {
+            if self.graph.len() > limits.states || self.bytes() > limits.bytes {
                 return Ok(false);
             }
             self.expand()?;
@@ -191,7 +194,8 @@ impl<'p> Search<'p> {
         let states = reach::last_states(&self.graph, *lost.states.last()?);
         let target = *states.first()?;
         let way = reach::nearest(&self.graph, |state| state == target)?;
-        Some(Stuck { no_return: lost.choices.len(), way: Way(way), closed: states.len() })
+        let no_return = way.states.iter().position(|state| !leads[*state as usize])?;
+        Some(Stuck { no_return, way: Way(way), closed: states.len() })
     }
 
     /// What happens on a way: who goes how far, and what is delivered to whom.
@@ -230,8 +234,16 @@ impl<'p> Search<'p> {
             state = self.follow(&state, *choice)?;
         }
         self.stage.machine().rest();
+        self.finish_sends(&mut state)?;
         let apics: Vec<_> = state.apics.iter().map(|apic| self.apics.get(*apic)).collect();
         Ok(moment::moment(&mut self.stage, &state.locals, &apics, &self.arenas, state.arena))
+    }
+
+    /// Bytes of memory that what is known takes, about.
+    fn bytes(&self) -> usize {
+        // A state and what leads from it: two tables of numbers, a key of the map, some edges.
+        const STATE: usize = 256;
+        self.stage.bytes() + self.arenas.bytes + STATE * self.graph.len()
     }
 
     /// Follows all choices of the next state.
@@ -250,7 +262,7 @@ impl<'p> Search<'p> {
         let mut edges = Vec::with_capacity(choices.len());
         for choice in choices {
             let next = self.follow(&state, choice)?;
-            let (to, _) = self.graph.number(next);
+            let to = self.graph.number(next);
             edges.push(Edge { choice, to });
         }
         self.graph.expand(&edges);
@@ -274,7 +286,7 @@ impl<'p> Search<'p> {
             if is_open(&local.processor) && apic.deliverable(local.devices.tpr).is_some() {
                 choices.push(Choice::Interrupt(number));
             }
-            if apic.nmi && !local.processor.nmi_masked {
+            if apic.nmi && !local.processor.nmi_masked && !local.processor.shadow {
                 choices.push(Choice::Nmi(number));
             }
         }
@@ -313,6 +325,20 @@ impl<'p> Search<'p> {
         Ok(next)
     }
 
+    /// Sends what vCPUs are about to send by a store that cannot be begun anew.
+    fn finish_sends(&mut self, state: &mut State) -> Result<(), ExploreError> {
+        for vcpu in 0..state.locals.len() {
+            let local = self.stage.local(vcpu, state.locals[vcpu]);
+            if let Parked::Write { address, value, before: None, .. } = local.parked
+                && sends(address)
+            {
+                let icr = u64::from(local.devices.icr_high) << 32 | value;
+                self.apply(state, vcpu, Effect::Send { icr, x2apic: false })?;
+            }
+        }
+        Ok(())
+    }
+
     fn apply(&mut self, state: &mut State, vcpu: usize, effect: Effect) -> Result<(), ExploreError> {
         match effect {
             Effect::Store { address, size, value } => {
@@ -326,8 +352,8 @@ impl<'p> Search<'p> {
                         Message::Fixed(vector) => self.change(state, receiver, |apic| apic.request(vector)),
                         Message::Nmi => self.change(state, receiver, |apic| apic.nmi = true),
                         Message::Init | Message::StartUp(_) | Message::Other(_) => {
-                            let what = format!("sends {message:?}");
-                            return Err(Refusal::Unknown { vcpu, what, place: String::new() }.into());
+                            let place = self.stage.place(vcpu, state.locals[vcpu]);
+                            return Err(Refusal::Unknown { vcpu, what: format!("sends {message:?}"), place }.into());
                         }
                     }
                 }

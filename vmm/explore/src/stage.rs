@@ -15,6 +15,7 @@ use rustc_hash::FxHashMap;
 use stallbench_abi::layout::{GHOST, private, private_area};
 use stallbench_abi::port::{DOORBELL, Doorbell};
 use stallbench_abi::shared::GhostPage;
+use stallbench_core::Fault;
 use stallbench_core::controlled::{Controlled, Inject, Moved, ProcessorState, Stop};
 use stallbench_state::machine::RFLAGS_IF;
 use stallbench_state::memory::Memory;
@@ -147,6 +148,11 @@ impl<'p> Stage<'p> {
             }
             bases.push(Base::of(machine.memory(), vcpu));
         }
+        if let Some((at, what)) = code.unsteady(machine.memory()) {
+            let what =
+                format!("can execute {}, which gives something else each time", format!("{what:?}").to_lowercase());
+            return Err(Refusal::Unknown { vcpu: 0, what, place: code.place(at) });
+        }
         let vcpu = |base| Vcpu { base, locals: Locals::default(), passages: FxHashMap::default(), at: None };
         let mut stage = Self { machine, code, vcpus: bases.into_iter().map(vcpu).collect(), asked: 0 };
         let first = standing.into_iter().enumerate().map(|(vcpu, (stop, devices))| stage.first(vcpu, stop, devices));
@@ -164,8 +170,10 @@ impl<'p> Stage<'p> {
         };
         // What it stands at concerns others, or it would not stand there.
         let parked = parked.unwrap_or(Parked::Open);
-        let processor = if parked == Parked::Off { ProcessorState::default() } else { state(&self.machine, vcpu)? };
-        let here = self.leave(vcpu, parked, processor, way.devices);
+        let here = match parked {
+            Parked::Off => self.leave(vcpu, parked, ProcessorState::default(), way.devices),
+            parked => self.here_in(vcpu, parked, way.devices)?,
+        };
         Ok(self.arrived(vcpu, here, Vec::new()).to)
     }
 
@@ -183,6 +191,11 @@ impl<'p> Stage<'p> {
         };
         let place = self.code.place(rip);
         if local.parked == Parked::Halted { format!("{place}, halted") } else { place }
+    }
+
+    /// Bytes of memory that they take, about.
+    pub(crate) fn bytes(&self) -> usize {
+        self.vcpus.iter().map(|vcpu| vcpu.locals.bytes).sum()
     }
 
     /// States of all vCPUs that were met.
@@ -208,12 +221,17 @@ impl<'p> Stage<'p> {
     fn ask(&mut self, vcpu: usize, from: u32, input: Input) -> Result<Passage, Refusal> {
         self.asked += 1;
         let start = self.local(vcpu, from).clone();
+        if let (Parked::Halting, Input::Go(_)) = (&start.parked, input) {
+            return Ok(self.ended(vcpu, start.halted(), Vec::new()));
+        }
         self.stand(vcpu, from, &start, input);
         let mut way = Way { effects: Vec::new(), devices: start.devices.clone() };
         let parked = self.go(vcpu, &start, input, &mut way)?;
-        let processor = state(&self.machine, vcpu)?;
-        let here = self.leave(vcpu, parked, processor, way.devices.clone());
-        if self.takes_interrupts(&here) || self.is_inside(&start, &here) || !self.can_open(&start, &here) {
+        let here = self.here_in(vcpu, parked, way.devices.clone())?;
+        if !here.has_stack() {
+            return Err(self.unknown(vcpu, "uses memory as a stack that is none of its stacks"));
+        }
+        if self.takes_interrupts(&here) || self.is_inside(&start, &here) || !self.can_open(&start, input, &here) {
             return Ok(self.arrived(vcpu, here, way.effects));
         }
         self.vcpus[vcpu].at = None;
@@ -226,8 +244,24 @@ impl<'p> Stage<'p> {
     }
 
     /// Whether it can have taken an interrupt on its way to where it can take none.
-    fn can_open(&self, start: &Local, here: &Local) -> bool {
-        start.parked != Parked::Open && !matches!(here.parked, Parked::Dead(_))
+    fn can_open(&self, start: &Local, input: Input, here: &Local) -> bool {
+        let was_open = start.parked == Parked::Open && !matches!(input, Input::Deliver(_));
+        !was_open && !matches!(here.parked, Parked::Dead(_))
+    }
+
+    /// The state of a vCPU that has come to a stop.
+    fn here_in(&self, vcpu: usize, parked: Parked, devices: Devices) -> Result<Local, Refusal> {
+        let mut processor = state(&self.machine, vcpu)?;
+        if parked == Parked::Halting {
+            let memory = self.machine.memory();
+            processor.general.rip = processor.general.rip.wrapping_sub(1);
+            if !self.code.is_hlt(memory, processor.general.rip) {
+                return Err(self.unknown(vcpu, "halts by an instruction that is not the one before"));
+            }
+            // A jump to it has no shadow; then it could take an interrupt on its way.
+            processor.shadow = self.code.follows_sti(memory, processor.general.rip);
+        }
+        Ok(self.leave(vcpu, parked, processor, devices))
     }
 
     /// Goes on from where it stands to the first place at which it can take an interrupt, one instruction at a time; none where
@@ -249,6 +283,9 @@ impl<'p> Stage<'p> {
             let before = state(&self.machine, vcpu)?;
             if frame.is_none() && !is_shadow && is_open(&before) {
                 return Ok(Some(self.leave(vcpu, Parked::Open, before, way.devices.clone())));
+            }
+            if self.code.is_hlt(self.machine.memory(), before.general.rip) {
+                return Ok(None);
             }
             if let Some(behind) = self.code.behind(self.machine.memory(), &before) {
                 self.machine.load(vcpu, &behind, None);
@@ -303,6 +340,10 @@ impl<'p> Stage<'p> {
     pub(crate) fn again(&mut self, vcpu: usize, from: u32, input: Input, known: &Passage) -> Result<(), Refusal> {
         let start = self.local(vcpu, from).clone();
         let end = self.local(vcpu, known.to).parked.clone();
+        if (&start.parked, &end) == (&Parked::Halting, &Parked::Halted) {
+            self.vcpus[vcpu].at = Some(known.to);
+            return Ok(());
+        }
         let counted = self.counters(vcpu);
         self.stand(vcpu, from, &start, input);
         self.set_counters(&counted);
@@ -357,7 +398,9 @@ impl<'p> Stage<'p> {
             }
             // First: completing the access that it stands at writes memory.
             self.machine.load(vcpu, &processor, inject);
-            for (address, bytes) in start.memory(&self.vcpus[vcpu].base) {
+            let pieces =
+                if self.vcpus[vcpu].at == Some(from) { None } else { Some(start.memory(&self.vcpus[vcpu].base)) };
+            for (address, bytes) in pieces.into_iter().flatten() {
                 let written = self.machine.write(address, bytes);
                 debug_assert!(written, "the private areas of all vCPUs are memory");
             }
@@ -423,7 +466,7 @@ impl<'p> Stage<'p> {
                 }
                 way.effects.push(Effect::Send { icr, x2apic: true });
             }
-            Parked::Open | Parked::Halted | Parked::Off | Parked::Dead(_) => {}
+            Parked::Open | Parked::Halting | Parked::Halted | Parked::Off | Parked::Dead(_) => {}
         }
         Ok(())
     }
@@ -464,6 +507,9 @@ impl<'p> Stage<'p> {
         }
         let stop = match way.devices.serve(&mut self.machine, vcpu, stop) {
             Served::Own => return Ok(None),
+            Served::EndOfInterrupt if is_open(&state(&self.machine, vcpu)?) => {
+                return Err(self.unknown(vcpu, "ends an interrupt in service with interrupts on, by an msr"));
+            }
             Served::EndOfInterrupt => {
                 way.effects.push(Effect::EndOfInterrupt);
                 return Ok(None);
@@ -473,8 +519,11 @@ impl<'p> Stage<'p> {
         };
         Ok(Some(match stop {
             Stop::Read { address, size } if Arenas::holds(address, size) => {
-                let rip = state(&self.machine, vcpu)?.general.rip;
-                Parked::Read { address, size, update: self.code.is_locked(self.machine.memory(), rip) }
+                let at = state(&self.machine, vcpu)?.general;
+                if !self.code.reads_whole(self.machine.memory(), &at, address, size) {
+                    return Err(self.unknown(vcpu, "reads across two words or pages of what it shares"));
+                }
+                Parked::Read { address, size, update: self.code.is_locked(self.machine.memory(), at.rip) }
             }
             Stop::Write { address, size, value } if Arenas::holds(address, size) || is_xapic(address) => {
                 self.parked_at_write(vcpu, address, size, value)?
@@ -483,7 +532,10 @@ impl<'p> Stage<'p> {
             Stop::Out { port: DOORBELL, value } if Doorbell(value) == Doorbell::EPITAPH => {
                 Parked::Dead(self.last_words(vcpu))
             }
-            Stop::Halted => Parked::Halted,
+            Stop::Halted => Parked::Halting,
+            Stop::Fault(fault @ (Fault::Run { .. } | Fault::FailEntry { .. } | Fault::Debug { .. })) => {
+                return Err(self.unknown(vcpu, &format!("cannot be run by kvm: {fault}")));
+            }
             Stop::Fault(fault) => Parked::Dead(fault.to_string().into()),
             Stop::Endless => return Err(self.unknown(vcpu, "runs on without an access to what it shares")),
             Stop::Read { address, .. } | Stop::Write { address, .. } => {
@@ -497,6 +549,9 @@ impl<'p> Stage<'p> {
 impl Stage<'_> {
     fn parked_at_write(&self, vcpu: usize, address: u64, size: u8, value: u64) -> Result<Parked, Refusal> {
         let after = state(&self.machine, vcpu)?.general;
+        if !self.code.writes_whole(self.machine.memory(), &after, address, size) {
+            return Err(self.unknown(vcpu, "writes across two words or pages of what it shares"));
+        }
         let before = self.code.before_store(self.machine.memory(), &after, address, size);
         Ok(Parked::Write { address, size, value, before })
     }
@@ -548,7 +603,7 @@ fn pushed_flags(vcpu: usize, start: &Local, input: Input) -> Option<u64> {
         Input::Deliver(Inject::Vector(_)) => start.processor.general.rsp & !0xf,
         Input::Deliver(Inject::Nmi) => private(vcpu) + private_area::NMI_STACK_TOP,
     };
-    Some(end - 24)
+    Some(end.wrapping_sub(24))
 }
 
 /// Whether an interrupt can come in front of the next instruction.

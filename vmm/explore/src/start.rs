@@ -70,6 +70,9 @@ pub(crate) fn bring_up(machine: &mut Controlled) -> Result<Vec<(Option<Stop>, De
             way.turn(machine, vcpu)?;
         }
     }
+    if let Some(vcpu) = way.standing.iter().position(|standing| *standing == Standing::On) {
+        return Err(StartError::Astray { vcpu, what: "was started, and is not up".to_owned() });
+    }
     let stops = way.standing.into_iter().map(|standing| match standing {
         Standing::Up(stop) => Some(stop),
         Standing::Off | Standing::On => None,

@@ -23,6 +23,8 @@ use crate::scenario::Injected;
 
 /// States that are added between two looks at whoever interrupts.
 const SLICE: usize = 1 << 14;
+/// Bytes of memory that states may take.
+const MOST_BYTES: usize = 4 << 30;
 /// Ends of the run that are judged.
 const MOST_ENDS: usize = 64;
 
@@ -60,7 +62,7 @@ pub fn explore(
     exploring: Exploring<'_>,
 ) -> Result<RunOutcome, ExploreRunError> {
     if let Some((what, _)) = plan.injected.faults.first() {
-        let reason = format!("the fault '{what}' is counted in memory that is no part of what is explored");
+        let reason = format!("the injected fault '{what}' is no part of what can be explored");
         return Ok(RunOutcome::unwatched(Verdict::Budget { reason }));
     }
     let left_out = plan.injected.holds.iter().map(|(what, _)| what.clone()).collect();
@@ -113,10 +115,11 @@ impl Free<'_> {
     fn search(&self, search: &mut Search<'_>, exploring: Exploring<'_>) -> Result<(), ExploreError> {
         let mut states = SLICE;
         loop {
-            let is_complete = search.run(Limits { states: states.min(exploring.most_states) })?;
+            let is_complete = search.run(Limits { states: states.min(exploring.most_states), bytes: MOST_BYTES })?;
             let counts = search.counts();
             (exploring.progress)(counts.states, counts.frontier);
-            if is_complete || states >= exploring.most_states || self.is_interrupted() {
+            let is_over = counts.frontier > 0 && counts.states < states;
+            if is_complete || is_over || states >= exploring.most_states || self.is_interrupted() {
                 return Ok(());
             }
             states += SLICE;
@@ -128,11 +131,11 @@ impl Free<'_> {
         if let Some(fault) = &findings.fault {
             explored.schedule = Some(schedule(search, fault, None));
             // From the state before: it makes its fault anew.
-            return self.resume(search, fault, 1);
+            return Ok(self.resume(search, fault, 1)?.map(|outcome| unconfirmed(outcome, "a fault")));
         }
         if let Some(Stuck { way, no_return, .. }) = &findings.stall {
             explored.schedule = Some(schedule(search, way, Some(*no_return)));
-            return self.resume(search, way, 0);
+            return Ok(self.resume(search, way, 0)?.map(|outcome| unconfirmed(outcome, "a stall")));
         }
         let mut passed = None;
         for end in &findings.ends {
@@ -158,7 +161,8 @@ impl Free<'_> {
     fn undecided(&self, findings: &Findings, explored: &ExploredOutcome, not_judged: usize) -> String {
         let ExploredOutcome { states, frontier, .. } = explored;
         if !findings.is_complete {
-            let why = if self.is_interrupted() { "interrupted" } else { "as many as --max-states allows" };
+            let why =
+                if self.is_interrupted() { "interrupted" } else { "as many as --max-states or 4 GiB of memory allow" };
             return format!(
                 "{states} states and {frontier} of them not gone on from, {why}: no stall and no fault among them"
             );
@@ -175,6 +179,15 @@ impl Free<'_> {
     fn is_interrupted(&self) -> bool {
         self.interrupt.load(Ordering::Relaxed)
     }
+}
+
+/// What the free machine came to, where that is what was found: a schedule of its own can lead it elsewhere.
+fn unconfirmed(outcome: RunOutcome, found: &str) -> RunOutcome {
+    if outcome.verdict != Verdict::Pass {
+        return outcome;
+    }
+    let reason = format!("the search found {found}, and a free machine comes from there to its end");
+    RunOutcome { verdict: Verdict::Budget { reason }, ..outcome }
 }
 
 fn schedule(search: &Search<'_>, way: &Way, no_return: Option<usize>) -> ScheduleOutcome {

@@ -39,8 +39,9 @@ use crate::probe::ProbeError;
 use crate::vcpu::alarm::Alarm;
 use processor::Processor;
 
-/// Model-specific registers whose accesses stop a vCPU: IA32_APIC_BASE, the MTRRs and IA32_PAT (SDM 4, table 2-2). First, how many.
-const MSRS: [(u32, u32); 5] = [(0x1b, 1), (0x200, 16), (0x250, 32), (0x277, 1), (0x2ff, 1)];
+/// Model-specific registers whose accesses stop a vCPU: the time-stamp counter, IA32_APIC_BASE, the MTRRs and IA32_PAT (SDM 4, table
+/// 2-2). First, how many.
+const MSRS: [(u32, u32); 6] = [(0x10, 1), (0x1b, 1), (0x200, 16), (0x250, 32), (0x277, 1), (0x2ff, 1)];
 /// How often `KVM_RUN` is interrupted: no instruction keeps the caller for longer.
 const INTERRUPTED_EVERY: Duration = Duration::from_millis(50);
 
