@@ -294,15 +294,16 @@ impl<'p> Stage<'p> {
             }
             // KVM drops the shadow behind an STI that it steps over (docs/hosts.md).
             is_shadow = self.code.is_sti(self.machine.memory(), before.general.rip) && !is_open(&before);
-            match self.machine.get_on(vcpu) {
-                Stop::Stepped => {}
-                Stop::Window => (frame, is_shadow) = (None, false),
-                stop => {
-                    if self.serve(vcpu, stop, way)?.is_some() {
-                        return Ok(None);
-                    }
-                    self.machine.complete(vcpu);
+            let mut stop = self.machine.get_on(vcpu);
+            // An exchange with a device reads and writes.
+            while !matches!(stop, Stop::Stepped | Stop::Completed | Stop::Window) {
+                if self.serve(vcpu, stop, way)?.is_some() {
+                    return Ok(None);
                 }
+                stop = self.machine.complete(vcpu);
+            }
+            if stop == Stop::Window {
+                (frame, is_shadow) = (None, false);
             }
             let after = state(&self.machine, vcpu)?.general;
             // A step can end where it began: the delivery is still to come then.
