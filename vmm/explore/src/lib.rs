@@ -7,16 +7,16 @@
 //!
 //! | module | what it owns |
 //! |---|---|
-//! | [`local`] | the state of one vCPU |
-//! | [`apic`] | what is requested of a local APIC, and in service |
-//! | [`arena`] | the memory that vCPUs share |
-//! | [`devices`] | what of its devices a vCPU alone knows |
-//! | [`code`] | the instructions at which vCPUs stop |
-//! | [`stage`] | passages from one stop to the next, on KVM |
-//! | [`start`] | from the first instruction to the start line |
-//! | [`graph`] | states of the machine, and the choices between them |
-//! | [`search`] | all of them |
-//! | [`reach`] | what the whole graph says |
+//! | `local` | the state of one vCPU |
+//! | `apic` | what is requested of a local APIC, and in service |
+//! | `arena` | the memory that vCPUs share |
+//! | `devices` | what of its devices a vCPU alone knows |
+//! | `code` | the instructions at which vCPUs stop |
+//! | `stage` | passages from one stop to the next, on KVM |
+//! | `start` | from the first instruction to the start line |
+//! | `graph` | states of the machine, and the choices between them |
+//! | `search` | all of them |
+//! | `reach` | what the whole graph says |
 #![forbid(unsafe_code)]
 
 mod apic;
