@@ -17,8 +17,8 @@ const LOCKED: &[u8] = &[0xf0, 0xff, 0x06];
 const HLT: &[u8] = &[0xf4];
 /// sti; nop; cli
 const WINDOW: &[u8] = &[0xfb, 0x90, 0xfa];
-/// jmp to itself
-const LOOP: &[u8] = &[0xeb, 0xfe];
+/// pause; jmp back to it. Without the pause Bochs never comes out of it.
+const LOOP: &[u8] = &[0xf3, 0x90, 0xeb, 0xfc];
 
 /// A machine of one vCPU with this code, or a loud skip where there is no host; a failure under CI.
 fn machine(code: &[&[u8]]) -> Option<Controlled> {
