@@ -281,13 +281,15 @@ impl<'p> Stage<'p> {
         let mut is_shadow = false;
         for _ in 0..MOST_STEPS {
             let before = state(&self.machine, vcpu)?;
-            if frame.is_none() && !is_shadow && is_open(&before) {
+            // Before its delivery it stands where it was interrupted, and executes nothing there.
+            let delivered = frame.is_none();
+            if delivered && !is_shadow && is_open(&before) {
                 return Ok(Some(self.leave(vcpu, Parked::Open, before, way.devices.clone())));
             }
-            if self.code.is_hlt(self.machine.memory(), before.general.rip) {
+            if delivered && self.code.is_hlt(self.machine.memory(), before.general.rip) {
                 return Ok(None);
             }
-            if let Some(behind) = self.code.behind(self.machine.memory(), &before) {
+            if delivered && let Some(behind) = self.code.behind(self.machine.memory(), &before) {
                 self.machine.load(vcpu, &behind, None);
                 is_shadow = false;
                 continue;
