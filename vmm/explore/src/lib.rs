@@ -12,7 +12,8 @@
 //! | `arena` | the memory that vCPUs share |
 //! | `devices` | what of its devices a vCPU alone knows |
 //! | `code` | the instructions at which vCPUs stop |
-//! | `stage` | passages from one stop to the next, on KVM |
+//! | `passage` | what a vCPU does from one stop to the next |
+//! | `stage` | passages, asked of KVM |
 //! | `start` | from the first instruction to the start line |
 //! | `graph` | states of the machine, and the choices between them |
 //! | `search` | all of them |
@@ -26,12 +27,13 @@ mod devices;
 mod graph;
 mod local;
 mod moment;
+mod passage;
 mod reach;
 mod search;
 mod stage;
 mod start;
 
 pub use moment::Moment;
+pub use passage::Refusal;
 pub use search::{Counts, ExploreError, Findings, Leg, Limits, Search, Stuck, Way};
-pub use stage::Refusal;
 pub use start::StartError;

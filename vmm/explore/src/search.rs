@@ -9,8 +9,9 @@ use crate::devices::sends;
 use crate::graph::{Apics, Choice, Edge, Graph, State, injected};
 use crate::local::Parked;
 use crate::moment::{self, Moment};
+use crate::passage::{Effect, Input, Refusal};
 use crate::reach::{self, Path};
-use crate::stage::{Effect, Input, Refusal, Stage, is_open};
+use crate::stage::{Stage, is_open};
 use crate::start::{self, StartError};
 use thiserror::Error;
 

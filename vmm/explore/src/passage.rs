@@ -1,0 +1,78 @@
+//! A passage: what a vCPU does from one stop to the next.
+
+use std::rc::Rc;
+
+use stallbench_core::controlled::{Inject, Moved};
+use thiserror::Error;
+
+/// What makes a vCPU go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Input {
+    /// Its next access, which reads this; 0 where it reads nothing.
+    Go(u64),
+    /// An interrupt or NMI is delivered where it stands.
+    Deliver(Inject),
+}
+
+/// What a vCPU does that others can see, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// A store.
+    Store { address: u64, size: u8, value: u64 },
+    /// A write to the interrupt command register.
+    Send { icr: u64, x2apic: bool },
+    /// The end of the interrupt in service.
+    EndOfInterrupt,
+}
+
+/// A passage.
+#[derive(Clone, Debug)]
+pub(crate) struct Passage {
+    pub(crate) effects: Rc<[Effect]>,
+    /// Number of the state in which it ends.
+    pub(crate) to: u32,
+}
+
+/// What a guest does that cannot be explored. Each message is a fragment that reads well after "failed to explore:".
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// It accesses what is no memory that it shares and none of its own.
+    #[error("vcpu {vcpu} accesses {address:#x} at {place}, where nothing is that can be shared")]
+    Nowhere {
+        /// The vCPU.
+        vcpu: usize,
+        /// Guest-physical.
+        address: u64,
+        /// The instruction.
+        place: String,
+    },
+    /// It uses something of which the outcome is not known to be the same each time.
+    #[error("vcpu {vcpu} {what} at {place}, in the explored part")]
+    Unknown {
+        /// The vCPU.
+        vcpu: usize,
+        /// What it does.
+        what: String,
+        /// The instruction.
+        place: String,
+    },
+    /// It changes a register that is taken for fixed.
+    #[error("vcpu {vcpu}: {moved}")]
+    Moved {
+        /// The vCPU.
+        vcpu: usize,
+        /// Which.
+        moved: Moved,
+    },
+    /// Asked again, KVM did not do the same.
+    #[error("vcpu {vcpu} did not do at {place} what it did before: {difference}")]
+    Differs {
+        /// The vCPU.
+        vcpu: usize,
+        /// The instruction.
+        place: String,
+        /// What differs.
+        difference: String,
+    },
+}

@@ -1,0 +1,223 @@
+//! Passages: what a vCPU does from one stop to the next, asked of KVM once for each state and each value read.
+//!
+//! A passage depends on nothing but its vCPU's state and what it reads first: private memory of others is not mapped, shared memory is
+//! a hole, devices are data here. So it is the same whenever the vCPU goes on from there, whatever the others have done meanwhile.
+//!
+//! A stop at a read is in front of its instruction, one at a write behind it with the store still to be done (KVM completes registers
+//! before it hands out a store). An interrupt can come where the vCPU stands, unless that is inside of an instruction. If it could take
+//! one on the way here and cannot any more, the passage ends on the way, at a place where it can ([`Parked::Open`]): what it does between
+//! two stops concerns itself alone, so that one place of delivery stands for all between them.
+
+mod go;
+mod stand;
+mod window;
+
+use std::rc::Rc;
+
+use rustc_hash::FxHashMap;
+use stallbench_core::controlled::{Controlled, ProcessorState, Stop};
+use stallbench_state::machine::RFLAGS_IF;
+use stallbench_state::program::Program;
+
+use crate::code::{Code, STATUS_FLAGS};
+use crate::devices::Devices;
+use crate::local::{Base, Local, Locals, Parked};
+use crate::passage::{Effect, Input, Passage, Refusal};
+
+/// The machine, and all that is known of what its vCPUs do.
+#[derive(Debug)]
+pub(crate) struct Stage<'p> {
+    machine: Controlled,
+    code: Code<'p>,
+    vcpus: Vec<Vcpu>,
+    /// Passages that KVM was asked for.
+    pub(crate) asked: u64,
+}
+
+/// One vCPU.
+#[derive(Debug)]
+struct Vcpu {
+    base: Base,
+    locals: Locals,
+    passages: FxHashMap<(u32, Input), Passage>,
+    /// The state at whose stop KVM's vCPU stands.
+    at: Option<u32>,
+}
+
+/// A way that a vCPU goes on KVM.
+struct Way {
+    effects: Vec<Effect>,
+    devices: Devices,
+}
+
+impl<'p> Stage<'p> {
+    /// Takes a machine whose vCPUs stand at the start line, each at its stop with its devices; `None` for one that is off. Gives the
+    /// numbers of their states, too.
+    pub(crate) fn new(
+        mut machine: Controlled,
+        program: &'p Program,
+        standing: Vec<(Option<Stop>, Devices)>,
+    ) -> Result<(Self, Vec<u32>), Refusal> {
+        let code = Code::of(program);
+        let mut bases = Vec::new();
+        for (vcpu, (stop, _)) in standing.iter().enumerate() {
+            if stop.is_some() {
+                machine.keep_tables(vcpu);
+            }
+            bases.push(Base::of(machine.memory(), vcpu));
+        }
+        if let Some((at, what)) = code.unsteady(machine.memory()) {
+            let what =
+                format!("can execute {}, which gives something else each time", format!("{what:?}").to_lowercase());
+            return Err(Refusal::Unknown { vcpu: 0, what, place: code.place(at) });
+        }
+        let vcpu = |base| Vcpu { base, locals: Locals::default(), passages: FxHashMap::default(), at: None };
+        let mut stage = Self { machine, code, vcpus: bases.into_iter().map(vcpu).collect(), asked: 0 };
+        let first = standing.into_iter().enumerate().map(|(vcpu, (stop, devices))| stage.first(vcpu, stop, devices));
+        let first = first.collect::<Result<_, _>>()?;
+        Ok((stage, first))
+    }
+
+    /// The first state of a vCPU.
+    fn first(&mut self, vcpu: usize, stop: Option<Stop>, devices: Devices) -> Result<u32, Refusal> {
+        self.reset_ghost(vcpu, devices.calls);
+        let mut way = Way { effects: Vec::new(), devices };
+        let parked = match stop {
+            Some(stop) => self.serve(vcpu, stop, &mut way)?,
+            None => Some(Parked::Off),
+        };
+        // What it stands at concerns others, or it would not stand there.
+        let parked = parked.unwrap_or(Parked::Open);
+        let here = match parked {
+            Parked::Off => self.leave(vcpu, parked, ProcessorState::default(), way.devices),
+            parked => self.here_in(vcpu, parked, way.devices)?,
+        };
+        Ok(self.arrived(vcpu, here, Vec::new()).to)
+    }
+
+    pub(crate) fn local(&self, vcpu: usize, number: u32) -> &Local {
+        self.vcpus[vcpu].locals.get(number)
+    }
+
+    /// Where a vCPU stands in that state, for people.
+    pub(crate) fn place(&self, vcpu: usize, number: u32) -> String {
+        let local = self.local(vcpu, number);
+        let rip = match local.parked {
+            Parked::Off => return "off".to_owned(),
+            Parked::Write { before: Some(before), .. } => before,
+            _ => local.processor.general.rip,
+        };
+        let place = self.code.place(rip);
+        if local.parked == Parked::Halted { format!("{place}, halted") } else { place }
+    }
+
+    /// Bytes of memory that they take, about.
+    pub(crate) fn bytes(&self) -> usize {
+        self.vcpus.iter().map(|vcpu| vcpu.locals.bytes).sum()
+    }
+
+    /// States of all vCPUs that were met.
+    pub(crate) fn locals(&self) -> usize {
+        self.vcpus.iter().map(|vcpu| vcpu.locals.len()).sum()
+    }
+
+    pub(crate) fn machine(&mut self) -> &mut Controlled {
+        &mut self.machine
+    }
+
+    /// What a vCPU does from that state on.
+    pub(crate) fn passage(&mut self, vcpu: usize, from: u32, input: Input) -> Result<Passage, Refusal> {
+        if let Some(known) = self.vcpus[vcpu].passages.get(&(from, input)) {
+            return Ok(known.clone());
+        }
+        let passage = self.ask(vcpu, from, input)?;
+        self.vcpus[vcpu].passages.insert((from, input), passage.clone());
+        Ok(passage)
+    }
+
+    /// The same, from KVM.
+    fn ask(&mut self, vcpu: usize, from: u32, input: Input) -> Result<Passage, Refusal> {
+        self.asked += 1;
+        let start = self.local(vcpu, from).clone();
+        if let (Parked::Halting, Input::Go(_)) = (&start.parked, input) {
+            return Ok(self.ended(vcpu, start.halted(), Vec::new()));
+        }
+        self.stand(vcpu, from, &start, input);
+        let mut way = Way { effects: Vec::new(), devices: start.devices.clone() };
+        let parked = self.go(vcpu, &start, input, &mut way)?;
+        let here = self.here_in(vcpu, parked, way.devices.clone())?;
+        if !here.has_stack() {
+            return Err(self.unknown(vcpu, "uses memory as a stack that is none of its stacks"));
+        }
+        if self.takes_interrupts(&here) || self.is_inside(&start, &here) || !self.can_open(&start, input, &here) {
+            return Ok(self.arrived(vcpu, here, way.effects));
+        }
+        self.vcpus[vcpu].at = None;
+        let mut on_the_way = Way { effects: Vec::new(), devices: start.devices.clone() };
+        self.stand(vcpu, from, &start, input);
+        Ok(match self.go_to_open(vcpu, &start, input, &mut on_the_way)? {
+            Some(open) => self.arrived(vcpu, open, on_the_way.effects),
+            None => self.ended(vcpu, here, way.effects),
+        })
+    }
+
+    /// The state of a vCPU that has come to a stop.
+    fn here_in(&self, vcpu: usize, parked: Parked, devices: Devices) -> Result<Local, Refusal> {
+        let mut processor = state(&self.machine, vcpu)?;
+        if parked == Parked::Halting {
+            let memory = self.machine.memory();
+            processor.general.rip = processor.general.rip.wrapping_sub(1);
+            if !self.code.is_hlt(memory, processor.general.rip) {
+                return Err(self.unknown(vcpu, "halts by an instruction that is not the one before"));
+            }
+            // A jump to it has no shadow; then it could take an interrupt on its way.
+            processor.shadow = self.code.follows_sti(memory, processor.general.rip);
+        }
+        Ok(self.leave(vcpu, parked, processor, devices))
+    }
+
+    /// The state of a vCPU that stands there.
+    fn leave(&self, vcpu: usize, parked: Parked, mut processor: ProcessorState, mut devices: Devices) -> Local {
+        let live = self.code.live_flags(self.machine.memory(), processor.general.rip);
+        processor.general.rflags &= !STATUS_FLAGS | live;
+        devices.calls = self.calls(vcpu);
+        Local::of(&self.vcpus[vcpu].base, self.machine.memory(), parked, processor, devices)
+    }
+
+    /// Ends a passage where KVM's vCPU stands.
+    fn arrived(&mut self, vcpu: usize, here: Local, effects: Vec<Effect>) -> Passage {
+        let passage = self.ended(vcpu, here, effects);
+        self.vcpus[vcpu].at = Some(passage.to);
+        passage
+    }
+
+    /// Ends a passage.
+    fn ended(&mut self, vcpu: usize, here: Local, effects: Vec<Effect>) -> Passage {
+        Passage { to: self.vcpus[vcpu].locals.number(here), effects: effects.into() }
+    }
+
+    /// What a vCPU says of its end.
+    fn last_words(&self, vcpu: usize) -> Rc<str> {
+        let published = stallbench_state::published::Published::read(self.machine.memory(), self.vcpus.len());
+        let epitaph = published.vcpus.get(vcpu).map(|page| page.epitaph);
+        epitaph.map_or_else(String::new, |epitaph| stallbench_abi::text::of(&epitaph.text).to_owned()).into()
+    }
+
+    fn here(&self, vcpu: usize) -> String {
+        let rip = self.machine.state(vcpu).map_or(0, |state| state.general.rip);
+        self.code.place(rip)
+    }
+
+    fn unknown(&self, vcpu: usize, what: &str) -> Refusal {
+        Refusal::Unknown { vcpu, what: what.to_owned(), place: self.here(vcpu) }
+    }
+}
+
+/// Whether an interrupt can come in front of the next instruction.
+pub(crate) fn is_open(state: &ProcessorState) -> bool {
+    state.general.rflags & RFLAGS_IF != 0 && !state.shadow
+}
+
+fn state(machine: &Controlled, vcpu: usize) -> Result<ProcessorState, Refusal> {
+    machine.state(vcpu).map_err(|moved| Refusal::Moved { vcpu, moved })
+}
