@@ -4,6 +4,7 @@ use std::thread;
 
 use clap::Args;
 use stallbench_core::HostKvm;
+use stallbench_explore::Settings;
 use stallbench_runner::execute;
 use stallbench_runner::explore::{self, Exploring};
 use stallbench_runner::report::{Kind, Start};
@@ -61,10 +62,15 @@ pub(crate) fn explore(arguments: &Arguments) -> Result<Exit, Failure> {
         seed: what.seed,
         budget_ms: what.budget,
     });
+    let settings = Settings::default();
     let execute = |run: &Run| {
         let told = |states, frontier| progress.states(&run.name, states, frontier);
-        let exploring =
-            Exploring { most_states: arguments.max_states as usize, interrupt: &interrupted, progress: &told };
+        let exploring = Exploring {
+            settings: &settings,
+            most_states: arguments.max_states as usize,
+            interrupt: &interrupted,
+            progress: &told,
+        };
         explore::explore(&host, guest.program(), &run_plan(run, what.budget()), exploring)
     };
     let jobs = arguments.jobs.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from);

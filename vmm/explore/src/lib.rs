@@ -17,6 +17,8 @@
 //! | `start` | from the first instruction to the start line |
 //! | `graph` | states of the machine, and the choices between them |
 //! | `search` | all of them |
+//! | `end` | what is in memory when a run is over |
+//! | `settings` | what is explored |
 //! | `reach` | what the whole graph says |
 #![forbid(unsafe_code)]
 
@@ -24,16 +26,20 @@ mod apic;
 mod arena;
 mod code;
 mod devices;
+mod end;
 mod graph;
 mod local;
 mod moment;
 mod passage;
 mod reach;
 mod search;
+mod settings;
 mod stage;
 mod start;
 
+pub use end::End;
 pub use moment::Moment;
 pub use passage::Refusal;
 pub use search::{Counts, ExploreError, Findings, Leg, Limits, Search, Stuck, Way};
+pub use settings::{Icr, Model, Settings};
 pub use start::StartError;

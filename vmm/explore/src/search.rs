@@ -6,11 +6,13 @@ use stallbench_state::program::Program;
 use crate::apic::{Apic, Message, command};
 use crate::arena::{self, Arenas};
 use crate::devices::sends;
+use crate::end::End;
 use crate::graph::{Apics, Choice, Edge, Graph, State, injected};
 use crate::local::Parked;
 use crate::moment::{self, Moment};
 use crate::passage::{Effect, Input, Refusal};
 use crate::reach::{self, Path};
+use crate::settings::{Model, Settings};
 use crate::stage::{Stage, is_open};
 use crate::start::{self, StartError};
 use thiserror::Error;
@@ -25,6 +27,9 @@ pub enum ExploreError {
     /// It does something that cannot be explored.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// No such search is known.
+    #[error("explore under {0}")]
+    Model(Model),
 }
 
 /// How far a search goes.
@@ -125,7 +130,10 @@ pub struct Findings {
 
 impl<'p> Search<'p> {
     /// Brings a machine to its start line.
-    pub fn new(mut machine: Controlled, program: &'p Program) -> Result<Self, ExploreError> {
+    pub fn new(mut machine: Controlled, program: &'p Program, settings: Settings) -> Result<Self, ExploreError> {
+        if settings.model != Model::Sc {
+            return Err(ExploreError::Model(settings.model));
+        }
         let standing = start::bring_up(&mut machine)?;
         let arenas = Arenas::new(arena::copy(machine.memory()));
         let (stage, locals) = Stage::new(machine, program, standing)?;
@@ -174,6 +182,11 @@ impl<'p> Search<'p> {
         let ends = ends.into_iter().map(Way).collect();
         let (stuck, stall) = if is_complete { self.stuck() } else { (0, None) };
         Findings { is_complete, stuck, stall, fault: fault.map(Way), ends, all_ends: self.ends.len() }
+    }
+
+    /// The states in which the run is over, as far as they are known.
+    pub fn ends(&self) -> impl Iterator<Item = End<'_>> {
+        self.ends.iter().map(|number| End::new(*number, self.graph.state(*number), &self.arenas))
     }
 
     /// How many states lead nowhere, and the way to them. That can be told of a whole graph alone.

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use stallbench_core::HostKvm;
 use stallbench_core::controlled::{ControlError, Controlled, Inject};
-use stallbench_explore::{ExploreError, Findings, Leg, Limits, Search, StartError, Stuck, Way};
+use stallbench_explore::{ExploreError, Findings, Leg, Limits, Search, Settings, StartError, Stuck, Way};
 use stallbench_state::program::Program;
 use thiserror::Error;
 
@@ -46,6 +46,8 @@ pub enum ExploreRunError {
 /// How far a search goes, and who is told.
 #[derive(Clone, Copy)]
 pub struct Exploring<'a> {
+    /// What is explored.
+    pub settings: &'a Settings,
     /// States at most.
     pub most_states: usize,
     /// Ends it early when it is set.
@@ -70,9 +72,10 @@ pub fn explore(
     let began = Instant::now();
     let machine = Controlled::new(host, plan.vcpus, program.bytes(), &boot_block(&plan))?;
     let free = Free { host, program, plan: &plan, interrupt: exploring.interrupt };
-    let mut explored = ExploredOutcome { model: "sc", left_out, ..ExploredOutcome::default() };
-    let judged =
-        Search::new(machine, program).and_then(|mut search| free.explore(&mut search, exploring, &mut explored));
+    let mut explored =
+        ExploredOutcome { model: exploring.settings.model.to_string(), left_out, ..ExploredOutcome::default() };
+    let judged = Search::new(machine, program, exploring.settings.clone())
+        .and_then(|mut search| free.explore(&mut search, exploring, &mut explored));
     let outcome = match judged {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(error)) => return Err(error.into()),

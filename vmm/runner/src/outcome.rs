@@ -230,7 +230,7 @@ pub struct ExploredOutcome {
     /// Every state is known: what is said holds for all schedules.
     pub complete: bool,
     /// The memory model: `sc`.
-    pub model: &'static str,
+    pub model: String,
     /// States of the machine.
     pub states: usize,
     /// Those of them that were not gone on from.

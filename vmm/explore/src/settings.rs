@@ -1,0 +1,67 @@
+//! What a search explores: given once, with its machine.
+
+use std::fmt;
+
+/// Stores that a buffer holds, if nothing else is said: more than any processor does between two of its drains here.
+const BUFFER: usize = 16;
+
+/// What a search explores.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// In which order others see what a vCPU does.
+    pub model: Model,
+}
+
+/// A memory model: in which order others see what a vCPU does. As text: `sc`, or `tso icr=buffer buffer=16`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Model {
+    /// Sequential consistency: in the order in which it does it.
+    #[default]
+    Sc,
+    /// x86-TSO: a store can come later than what its vCPU does next.
+    Tso {
+        /// When a write to the x2APIC's interrupt command register is seen.
+        icr: Icr,
+        /// Stores that a vCPU holds back at most.
+        buffer: usize,
+    },
+}
+
+/// When others see a write to the interrupt command register of an x2APIC, of which the manual says that it may complete before the
+/// stores in front of it are visible (SDM 3A 11.12.3). That of an xAPIC is a store to memory that is not cached: it comes behind them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Icr {
+    /// Behind all stores in front of it.
+    Ordered,
+    /// Before stores that are still held back.
+    #[default]
+    Buffer,
+    /// Before all that its vCPU does in front of it, but for a serialising instruction, or MFENCE with LFENCE.
+    Early,
+}
+
+impl Model {
+    /// x86-TSO as it is explored if nothing else is said.
+    pub fn tso() -> Self {
+        Self::Tso { icr: Icr::default(), buffer: BUFFER }
+    }
+}
+
+impl fmt::Display for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sc => f.write_str("sc"),
+            Self::Tso { icr, buffer } => write!(f, "tso icr={icr} buffer={buffer}"),
+        }
+    }
+}
+
+impl fmt::Display for Icr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ordered => "ordered",
+            Self::Buffer => "buffer",
+            Self::Early => "early",
+        })
+    }
+}
