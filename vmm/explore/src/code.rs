@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register, RflagsBits};
 use stallbench_core::controlled::ProcessorState;
+use stallbench_stall::register;
 use stallbench_state::machine::Registers;
 use stallbench_state::memory::Memory;
 use stallbench_state::program::Program;
@@ -211,27 +212,6 @@ pub(crate) fn instruction(memory: &dyn Memory, rip: u64) -> Option<Instruction> 
 
 /// A register that addresses are made of; no guest of the contract has a segment with a base.
 fn value(registers: &Registers, register: Register) -> Option<u64> {
-    let full = register.full_register();
-    let r = registers;
-    let value = match full {
-        Register::RAX => r.rax,
-        Register::RBX => r.rbx,
-        Register::RCX => r.rcx,
-        Register::RDX => r.rdx,
-        Register::RSI => r.rsi,
-        Register::RDI => r.rdi,
-        Register::RSP => r.rsp,
-        Register::RBP => r.rbp,
-        Register::R8 => r.r8,
-        Register::R9 => r.r9,
-        Register::R10 => r.r10,
-        Register::R11 => r.r11,
-        Register::R12 => r.r12,
-        Register::R13 => r.r13,
-        Register::R14 => r.r14,
-        Register::R15 => r.r15,
-        _ if register.is_segment_register() => 0,
-        _ => return None,
-    };
-    Some(if register.is_gpr32() { value & u64::from(u32::MAX) } else { value })
+    let is_flat = register.is_segment_register();
+    if is_flat { Some(0) } else { register::value(registers, register) }
 }

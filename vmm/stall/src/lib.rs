@@ -10,6 +10,7 @@
 //! | [`graph`] | who can still act: the fixpoint |
 //! | [`analysis`] | all of that for one captured machine |
 //! | [`proof`] | the stopped machine as a closed system, and its certificate |
+//! | [`register`] | general registers as the decoder names them |
 //! | [`lifetime`] | objects whose life is over |
 //! | [`mod@conclude`] | two captures to a verdict with kind and culprit |
 //! | [`mod@slow`] | who is busy while others wait |
@@ -26,6 +27,7 @@ pub mod graph;
 mod history;
 pub mod lifetime;
 pub mod proof;
+pub mod register;
 pub mod report;
 mod root;
 pub mod set;

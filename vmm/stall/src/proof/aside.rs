@@ -14,6 +14,7 @@ use stallbench_state::memory::Memory;
 use super::Ghost;
 use super::effect::{self, Decode};
 use super::trace::{self, End, Step, Trace, key};
+use crate::register;
 
 /// Number of RSP among the general registers.
 const RSP: usize = 6;
@@ -91,7 +92,7 @@ impl Unknown {
         let before = *self;
         self.flags |= other.flags;
         for index in 0..self.registers.len() {
-            let known = |registers| Bounds::exactly(effect::general(registers, index));
+            let known = |registers| Bounds::exactly(register::general(registers, index));
             let joined = match (self.registers[index], other.registers[index]) {
                 (None, None) => None,
                 (ours, theirs) => {
@@ -180,7 +181,7 @@ impl<'t> Round<'t> {
         let mut unknown = Unknown::default();
         let (Some(before), Some(now)) = (self.before.first(), self.steps.first()) else { return unknown };
         for index in 0..unknown.registers.len() {
-            let [a, b, c] = [&before.registers, &now.registers, &self.last].map(|r| effect::general(r, index));
+            let [a, b, c] = [&before.registers, &now.registers, &self.last].map(|r| register::general(r, index));
             unknown.registers[index] =
                 (a != b || b != c).then(|| Bounds::exactly(a).hull(Bounds::exactly(b)).hull(Bounds::exactly(c)));
         }
@@ -206,7 +207,7 @@ impl<'t> Round<'t> {
     fn names(&self, ghost: &Ghost, foreign: &BTreeSet<u64>) -> String {
         let unknown = self.at_first();
         let registers = (0..NAMES.len()).filter(|index| unknown.registers[*index].is_some()).map(|index| {
-            let value = effect::general(&self.last, index);
+            let value = register::general(&self.last, index);
             format!("{} (now {value:#x})", NAMES[index])
         });
         let own = self.changing_memory(&[]);
@@ -294,7 +295,7 @@ impl Follow<'_> {
         let rounds = self.round.before.iter().zip(self.round.steps).zip(at);
         for ((before, now), unknown) in rounds {
             let known = |index: &usize| unknown.registers[*index].is_none();
-            let value = |step: &Step, index| effect::general(&step.registers, index);
+            let value = |step: &Step, index| register::general(&step.registers, index);
             if let Some(other) = (0..NAMES.len()).filter(known).find(|i| value(before, *i) != value(now, *i)) {
                 return Err(format!("makes {} differ at {:#x}", NAMES[other], now.registers.rip));
             }
@@ -319,7 +320,7 @@ impl Follow<'_> {
             !matches!(register.access(), OpAccess::Write | OpAccess::CondWrite | OpAccess::None)
         };
         let is_unknown = |register: &iced_x86::UsedRegister| {
-            effect::index(register.register()).is_some_and(|index| now.registers[index].is_some())
+            register::index(register.register()).is_some_and(|index| now.registers[index].is_some())
         };
         let from_registers = info.used_registers().iter().filter(reads).any(is_unknown);
         let from_flags = now.flags & rflags(instruction.rflags_read()) != 0;
@@ -358,7 +359,7 @@ impl Follow<'_> {
         };
         let registers = [used.base(), used.index(), bit];
         let is_unknown =
-            |register: &Register| effect::index(*register).is_some_and(|index| now.registers[index].is_some());
+            |register: &Register| register::index(*register).is_some_and(|index| now.registers[index].is_some());
         if !registers.iter().any(is_unknown) {
             // As it was traced: all touches of the instruction, which errs on the side of more.
             let bytes: Vec<_> = step.effect.touches.iter().flat_map(|touch| touch.bytes()).collect();
@@ -385,9 +386,9 @@ impl Follow<'_> {
     }
 
     fn address(&self, step: &Step, used: &UsedMemory, now: &Unknown) -> Option<Bounds> {
-        let part = |register: Register| match effect::index(register) {
+        let part = |register: Register| match register::index(register) {
             Some(index) => {
-                now.registers[index].unwrap_or_else(|| Bounds::exactly(effect::general(&step.registers, index)))
+                now.registers[index].unwrap_or_else(|| Bounds::exactly(register::general(&step.registers, index)))
             }
             None => Bounds::exactly(0),
         };
@@ -410,8 +411,8 @@ impl Follow<'_> {
 fn is_constant(instruction: &Instruction, step: &Step, now: &Unknown) -> bool {
     let is_register = |n| instruction.op_kind(n) == OpKind::Register;
     let is_zero = |n| match instruction.op_kind(n) {
-        OpKind::Register => effect::index(instruction.op_register(n))
-            .is_some_and(|index| now.registers[index].is_none() && effect::general(&step.registers, index) == 0),
+        OpKind::Register => register::index(instruction.op_register(n))
+            .is_some_and(|index| now.registers[index].is_none() && register::general(&step.registers, index) == 0),
         OpKind::Memory => false,
         _ => instruction.try_immediate(n).is_ok_and(|value| value == 0),
     };
@@ -446,14 +447,14 @@ fn write_register(
     (unknown, loaded): (bool, Option<usize>),
     step: &Step,
 ) -> Result<(), String> {
-    let Some(index) = effect::index(used.register()) else { return Ok(()) };
+    let Some(index) = register::index(used.register()) else { return Ok(()) };
     let keeps_some = match used.access() {
         OpAccess::Write | OpAccess::ReadWrite => !(used.register().is_gpr64() || used.register().is_gpr32()),
         OpAccess::CondWrite | OpAccess::ReadCondWrite => true,
         _ => return Ok(()),
     };
     let instruction = &step.effect.instruction;
-    let is_operand = effect::index(instruction.op0_register()) == Some(RSP);
+    let is_operand = register::index(instruction.op0_register()) == Some(RSP);
     let moves_stack = index == RSP
         && !is_operand
         && matches!(instruction.mnemonic(), Mnemonic::Push | Mnemonic::Pop | Mnemonic::Call | Mnemonic::Ret);
@@ -476,13 +477,13 @@ fn write_register(
 fn result(step: &Step, now: &Unknown, loaded: Option<usize>) -> Option<Bounds> {
     let instruction = &step.effect.instruction;
     let register = |n| {
-        let index = effect::index(instruction.op_register(n))?;
-        let known = Bounds::exactly(effect::general(&step.registers, index));
+        let index = register::index(instruction.op_register(n))?;
+        let known = Bounds::exactly(register::general(&step.registers, index));
         // Of a part of a register nothing is told.
         instruction.op_register(n).is_gpr64().then(|| now.registers[index].unwrap_or(known))
     };
     let low = |n| {
-        let bounds = effect::index(instruction.op_register(n)).and_then(|index| now.registers[index])?;
+        let bounds = register::index(instruction.op_register(n)).and_then(|index| now.registers[index])?;
         (bounds.most <= u64::from(u32::MAX)).then_some(bounds)
     };
     let operand = |n| match instruction.op_kind(n) {

@@ -8,6 +8,7 @@ use stallbench_state::memory::Memory;
 use super::aside::rflags;
 use super::effect::{self, Decode};
 use super::trace::key;
+use crate::register;
 
 /// Instructions that are looked ahead.
 const AHEAD: usize = 8;
@@ -79,5 +80,5 @@ fn writes_all(used: &iced_x86::UsedRegister) -> bool {
 }
 
 fn bit(register: iced_x86::Register) -> u16 {
-    effect::index(register).map_or(0, |index| 1 << index)
+    register::index(register).map_or(0, |index| 1 << index)
 }

@@ -3,6 +3,7 @@
 //! Only instructions whose whole effect is known are let through. Everything else makes a machine unproved: what reads something
 //! that is no function of the state, what reaches a device, and what nobody has thought about.
 
+use crate::register;
 use iced_x86::{
     Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, InstructionInfo, InstructionInfoFactory, Mnemonic,
     OpAccess, OpKind, Register,
@@ -230,7 +231,7 @@ fn bit_offset(instruction: &Instruction, registers: &Registers) -> u64 {
         return 0;
     }
     let register = instruction.op1_register();
-    let full = index(register).map_or(0, |index| general(registers, index));
+    let full = register::index(register).map_or(0, |index| register::general(registers, index));
     let offset = match register.size() {
         2 => i64::from(full as i16 >> 4) * 2,
         4 => i64::from(full as i32 >> 5) * 4,
@@ -266,42 +267,8 @@ fn value(register: Register, registers: &Registers, system: &SystemRegisters) ->
         // In 64-bit mode their bases are 0 (SDM 3A 3.4.4).
         Register::CS | Register::DS | Register::ES | Register::SS => Some(0),
         Register::None => Some(0),
-        register => {
-            let full = general(registers, index(register)?);
-            Some(if register.is_gpr32() { full & 0xffff_ffff } else { full })
-        }
+        register => register::value(registers, register),
     }
-}
-
-/// The number of a general register, as in [`stallbench_state::certificate`]: whatever part of it is meant.
-pub(super) fn index(register: Register) -> Option<usize> {
-    const ORDER: [Register; 16] = [
-        Register::RAX,
-        Register::RBX,
-        Register::RCX,
-        Register::RDX,
-        Register::RSI,
-        Register::RDI,
-        Register::RSP,
-        Register::RBP,
-        Register::R8,
-        Register::R9,
-        Register::R10,
-        Register::R11,
-        Register::R12,
-        Register::R13,
-        Register::R14,
-        Register::R15,
-    ];
-    let full = register.full_register();
-    ORDER.iter().position(|one| *one == full)
-}
-
-/// A general register by its number.
-pub(super) fn general(r: &Registers, index: usize) -> u64 {
-    let all =
-        [r.rax, r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rsp, r.rbp, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15];
-    all.get(index).copied().unwrap_or_default()
 }
 
 /// Whether RIP is where this instruction can leave it; anything else is an exception that was taken.

@@ -5,8 +5,9 @@
 
 use iced_x86::{ConditionCode, FlowControl, Mnemonic, OpKind};
 
-use super::effect::{self, Touch};
+use super::effect::Touch;
 use super::trace::Step;
+use crate::register;
 
 /// What a vCPU does in a proof.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -82,11 +83,11 @@ impl Around<'_> {
     fn loaded(&self, register: usize) -> Option<usize> {
         let writes = |at: &usize| {
             let instruction = &self.steps[*at].effect.instruction;
-            effect::index(instruction.op0_register()) == Some(register)
+            register::index(instruction.op0_register()) == Some(register)
                 && instruction.op0_kind() == OpKind::Register
                 && !matches!(instruction.mnemonic(), Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Bt | Mnemonic::Push)
                 || instruction.mnemonic() == Mnemonic::Xchg
-                    && effect::index(instruction.op1_register()) == Some(register)
+                    && register::index(instruction.op1_register()) == Some(register)
         };
         let at = self.before().find(writes)?;
         let instruction = &self.steps[at].effect.instruction;
@@ -111,7 +112,7 @@ fn decided_by(
     let instruction = &step.effect.instruction;
     let tested = match operand {
         Some(_) => at,
-        None => Around { steps, index: at }.loaded(effect::index(instruction.op0_register())?)?,
+        None => Around { steps, index: at }.loaded(register::index(instruction.op0_register())?)?,
     };
     let touch = steps[tested].effect.touches.iter().find(|touch| touch.reads)?;
     let size = touch.before.len();
@@ -135,7 +136,7 @@ fn ends(step: &Step, is_first: bool, condition: ConditionCode, is_taken: bool, s
     let mask = if size >= 8 { u64::MAX } else { (1 << (8 * size)) - 1 };
     let other = |n: u32| match instruction.op_kind(n) {
         OpKind::Register => {
-            let value = effect::general(&step.registers, effect::index(instruction.op_register(n))?);
+            let value = register::general(&step.registers, register::index(instruction.op_register(n))?);
             Some(value & mask)
         }
         OpKind::Memory => None,

@@ -1,6 +1,7 @@
 //! The few instructions that matter for the order.
 
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
+use stallbench_stall::register::value;
 use stallbench_state::machine::Registers;
 
 use super::What;
@@ -47,35 +48,11 @@ impl Decoded {
     pub(super) fn what(&self, registers: &Registers) -> Option<What> {
         match self.kind {
             Kind::Wbinvd => Some(What::Wbinvd),
-            Kind::Control(Register::CR0, from) => Some(What::Cr0(value(registers, from))),
+            Kind::Control(Register::CR0, from) => Some(What::Cr0(value(registers, from).unwrap_or_default())),
             Kind::Control(Register::CR3, _) => Some(What::Cr3),
-            Kind::Control(Register::CR4, from) => Some(What::Cr4(value(registers, from))),
+            Kind::Control(Register::CR4, from) => Some(What::Cr4(value(registers, from).unwrap_or_default())),
             Kind::Control(..) | Kind::Other => None,
         }
-    }
-}
-
-/// The value of a 64-bit general register.
-fn value(registers: &Registers, register: Register) -> u64 {
-    let r = registers;
-    match register {
-        Register::RAX => r.rax,
-        Register::RBX => r.rbx,
-        Register::RCX => r.rcx,
-        Register::RDX => r.rdx,
-        Register::RSI => r.rsi,
-        Register::RDI => r.rdi,
-        Register::RSP => r.rsp,
-        Register::RBP => r.rbp,
-        Register::R8 => r.r8,
-        Register::R9 => r.r9,
-        Register::R10 => r.r10,
-        Register::R11 => r.r11,
-        Register::R12 => r.r12,
-        Register::R13 => r.r13,
-        Register::R14 => r.r14,
-        Register::R15 => r.r15,
-        _ => 0,
     }
 }
 
