@@ -7,6 +7,7 @@
 
 mod ran;
 
+use assert_cmd::Command;
 use ran::{Ran, stallbench_explore as explore};
 use serde_json::Value;
 
@@ -119,6 +120,22 @@ fn scenario_whose_fault_is_no_part_of_the_state_is_refused() {
     let ran = explore(&["acceptance/one-sipi@vcpus=2"]);
     assert_eq!(ran.assert_code(100).only()["verdict"], "budget");
     assert!(ran.said.contains("the injected fault 'drop ipi sipi"), "{}", ran.said);
+}
+
+#[test]
+fn stall_leaves_the_certificate_that_is_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().join("out");
+    let run = ["acceptance/lock-and-call@vcpus=2", "--out", out.to_str().unwrap(), "--dump", "always"];
+    explore(&run).assert_code(0);
+    let of_run = out.join(run[0]);
+    let verify = ["verify", of_run.join("certificate.json").to_str().unwrap()].map(str::to_owned);
+    Command::cargo_bin("stallbench").unwrap().args(verify).assert().success();
+    assert!(of_run.join("dump.core").is_file());
+    let identity: Value = serde_json::from_slice(&std::fs::read(of_run.join("run.json")).unwrap()).unwrap();
+    let repeat = identity["repeat"].as_str().unwrap();
+    assert!(repeat.starts_with("stallbench explore ") && repeat.contains(run[0]), "{repeat}");
+    assert!(explore(&run).assert_code(2).said.contains("is there already"), "and no other run's");
 }
 
 #[test]

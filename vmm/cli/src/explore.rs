@@ -1,19 +1,25 @@
 //! `stallbench explore`: every schedule of a scenario, and every arrival of an interrupt.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread;
 
 use clap::Args;
 use stallbench_core::HostKvm;
 use stallbench_explore::Settings;
-use stallbench_runner::execute;
-use stallbench_runner::explore::{self, Exploring};
-use stallbench_runner::report::{Kind, Start};
-use stallbench_runner::result::Summary;
-use stallbench_runner::scenario::Run;
+use stallbench_runner::dump::{Dumps, Keep};
+use stallbench_runner::evidence::Evidence;
+use stallbench_runner::execute::{self, RunPlan};
+use stallbench_runner::explore::{self, ExploreRunError, Exploring};
+use stallbench_runner::outcome::RunOutcome;
+use stallbench_runner::repeat::Repeat;
+use stallbench_runner::report::{Kind, Reports, Start};
+use stallbench_runner::scenario::{Run, Selection};
 use stallbench_runner::session;
+use stallbench_state::program::Program;
 
 use crate::exit::{Exit, Failure};
-use crate::run::{Progress, Running, What, exit, open_reports, report_kinds, run_plan};
+use crate::run::{Kept, Progress, Running, What, exit, open_reports, options, report_kinds, run_plan, tell_dumps};
 use crate::{interrupt, output};
 
 #[derive(Debug, Args)]
@@ -28,6 +34,8 @@ pub(crate) struct Arguments {
     /// human, jsonl=FILE or junit=FILE, '-' for standard output; repeatable [default: human]
     #[arg(long, value_name = "REPORT")]
     report: Vec<Kind>,
+    #[command(flatten)]
+    kept: Kept,
     #[command(flatten)]
     what: What,
 }
@@ -50,38 +58,89 @@ pub(crate) fn explore(arguments: &Arguments) -> Result<Exit, Failure> {
     if selection.is_empty() {
         return Err(Failure::nothing_selected("none of these has such cells"));
     }
+    arguments.kept.check()?;
     let host = HostKvm::open()?;
     selection.check_host(host.max_vcpus())?;
+    let repeat = arguments.repeat();
+    let evidence = arguments.kept.evidence(repeat.clone(), subject.bytes())?;
+    let dumps = arguments.kept.dumps(repeat, &host, subject.packed());
     let interrupted = interrupt::flag_on_signal()?;
+    let settings = arguments.settings();
     let progress = Progress::exploring();
-    let mut reports = open_reports(&kinds, None);
-    reports.begin(&Start {
-        host: host.fingerprint().clone(),
-        poll_interval_ns: u64::try_from(execute::POLL.as_nanos()).unwrap_or(u64::MAX),
-        scenarios: selection.len(),
-        seed: what.seed,
-        budget_ms: what.budget,
-    });
-    let settings = Settings::default();
-    let execute = |run: &Run| {
-        let told = |states, frontier| progress.states(&run.name, states, frontier);
+    let session =
+        Session { arguments, program: guest.program(), host: &host, settings, evidence, dumps, interrupted, progress };
+    session.run(&selection, open_reports(&kinds, session.evidence.as_ref()))
+}
+
+impl Arguments {
+    fn settings(&self) -> Settings {
+        Settings::default()
+    }
+
+    /// How one of these searches is asked for again.
+    fn repeat(&self) -> Repeat {
+        Repeat::new("explore", format!(" --max-states {}{}", self.max_states, options(&self.what)))
+    }
+
+    fn jobs(&self) -> usize {
+        let of_host = || thread::available_parallelism().map_or(1, usize::from);
+        self.jobs.map_or_else(of_host, usize::from)
+    }
+}
+
+/// All that searches need.
+struct Session<'a> {
+    arguments: &'a Arguments,
+    program: &'a Program,
+    host: &'a HostKvm,
+    settings: Settings,
+    evidence: Option<Arc<Evidence>>,
+    dumps: Dumps,
+    interrupted: Arc<AtomicBool>,
+    progress: Progress,
+}
+
+impl Session<'_> {
+    fn run(&self, selection: &Selection, mut reports: Reports) -> Result<Exit, Failure> {
+        reports.begin(&self.start(selection));
+        let execute = |run: &Run| self.explore(run);
+        let ended = session::run(selection, self.arguments.jobs(), &self.interrupted, &execute, &mut |result| {
+            self.progress.suspend(|| reports.result(&result));
+        });
+        self.progress.finish();
+        let failure = ended.failure.map(|error| Failure::host(&error).attempted());
+        let failed = reports.end(&ended.summary);
+        failed.iter().for_each(|error| output::diagnostic(&format!("error: {error}")));
+        let dumped = tell_dumps(&self.dumps);
+        failure.map_or_else(|| Ok(exit(&ended.summary, !failed.is_empty() || !dumped)), Err)
+    }
+
+    fn explore(&self, run: &Run) -> Result<RunOutcome, ExploreRunError> {
+        if let Some(evidence) = &self.evidence {
+            evidence.run_begins(run);
+        }
+        let what = &self.arguments.what;
+        let keep = Keep { at_end: self.dumps.when().of(run), on_request: None };
+        let plan = RunPlan { keep, ..run_plan(run, what.budget()) };
+        let told = |states, frontier| self.progress.states(&run.name, states, frontier);
         let exploring = Exploring {
-            settings: &settings,
-            most_states: arguments.max_states as usize,
-            interrupt: &interrupted,
+            settings: &self.settings,
+            most_states: self.arguments.max_states as usize,
+            interrupt: &self.interrupted,
             progress: &told,
         };
-        explore::explore(&host, guest.program(), &run_plan(run, what.budget()), exploring)
-    };
-    let jobs = arguments.jobs.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from);
-    let mut so_far = Summary::default();
-    let ended = session::run(&selection, jobs, &interrupted, &execute, &mut |result| {
-        so_far.count(&result);
-        progress.suspend(|| reports.result(&result));
-    });
-    progress.finish();
-    let failure = ended.failure.map(|error| Failure::host(&error).attempted());
-    let failed = reports.end(&ended.summary);
-    failed.iter().for_each(|error| output::diagnostic(&format!("error: {error}")));
-    failure.map_or_else(|| Ok(exit(&ended.summary, !failed.is_empty())), Err)
+        let outcome = explore::explore(self.host, self.program, &plan, exploring)?;
+        Ok(self.dumps.write(run, outcome))
+    }
+
+    fn start(&self, selection: &Selection) -> Start {
+        let what = &self.arguments.what;
+        Start {
+            host: self.host.fingerprint().clone(),
+            poll_interval_ns: u64::try_from(execute::POLL.as_nanos()).unwrap_or(u64::MAX),
+            scenarios: selection.len(),
+            seed: what.seed,
+            budget_ms: what.budget,
+        }
+    }
 }

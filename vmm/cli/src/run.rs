@@ -2,6 +2,7 @@
 
 mod control;
 mod gdb;
+mod kept;
 mod plain;
 mod plan;
 mod progress;
@@ -16,10 +17,11 @@ use clap::Args;
 use stallbench_core::HostKvm;
 use stallbench_debug::gdb::Address;
 use stallbench_runner::control::Control;
-use stallbench_runner::dump::{Dumps, Keep, Requests, When};
+use stallbench_runner::dump::{Dumps, Keep, Requests};
 use stallbench_runner::evidence::Evidence;
 use stallbench_runner::execute::{self, ExecuteError};
 use stallbench_runner::outcome::RunOutcome;
+use stallbench_runner::repeat::Repeat;
 use stallbench_runner::report::{Human, Kind, Reports, Start};
 use stallbench_runner::result::Summary;
 use stallbench_runner::scenario::{Run, Selection};
@@ -28,7 +30,8 @@ use stallbench_runner::session;
 use crate::exit::{Exit, Failure};
 use crate::{interrupt, output};
 pub(crate) use gdb::MACHINE;
-pub(crate) use plan::{dumps_on_request, on_request, report_kinds, run_plan};
+pub(crate) use kept::{Kept, dumps_on_request, tell as tell_dumps};
+pub(crate) use plan::{on_request, options, report_kinds, run_plan};
 pub(crate) use progress::Progress;
 pub(crate) use what::{Common, Running, What};
 
@@ -40,12 +43,8 @@ pub(crate) struct Arguments {
     /// Guests at a time [default: one a host CPU]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: Option<u16>,
-    /// A new directory for the evidence of each run
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
-    /// Write a dump of the machine at the end of a run, for `stallbench debug --dump` and gdb: never, unexpected (of each run that is not as expected) or always; it lies in the directory of the run, without --out in the current directory
-    #[arg(long, value_name = "WHEN", default_value = "unexpected", value_parser = str::parse::<When>)]
-    dump: When,
+    #[command(flatten)]
+    kept: Kept,
     /// Let `stallbench debug --attach PATH` look into the runs while they last: a new socket there, for this user alone. Means --jobs 1
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
@@ -66,13 +65,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     if selection.is_empty() {
         return Err(Failure::nothing_selected(&plan::why_nothing(&arguments.what)));
     }
-    plan::check_out(arguments)?;
+    arguments.kept.check()?;
     control::check(arguments)?;
     let listener = gdb::listen(arguments, &selection)?;
     let host = HostKvm::open()?;
     selection.check_host(host.max_vcpus())?;
-    let evidence = plan::evidence(arguments, subject.bytes())?;
-    let dumps = Arc::new(plan::dumps(arguments, &host, subject.packed()));
+    let repeat = Repeat::new("run", plan::options(&arguments.what));
+    let evidence = arguments.kept.evidence(repeat.clone(), subject.bytes())?;
+    let dumps = Arc::new(arguments.kept.dumps(repeat, &host, subject.packed()));
     let requests = Requests::default();
     let interrupted = interrupt::flag_on_signal()?;
     interrupt::ask_on_quit(&requests)?;
@@ -126,19 +126,9 @@ impl Session<'_> {
         let summary = ended.summary;
         let failure = ended.failure.map(|error| Failure::host(&error));
         let failed = reports.end(&summary);
-        self.tell_dumps_left_out();
-        let undumped = self.dumps.failures();
-        let errors = failed.iter().map(ToString::to_string).chain(undumped.iter().map(ToString::to_string));
-        let errors: Vec<_> = errors.collect();
-        errors.iter().for_each(|error| output::diagnostic(&format!("error: {error}")));
-        failure.map_or_else(|| Ok(exit(&summary, !errors.is_empty())), Err)
-    }
-
-    fn tell_dumps_left_out(&self) {
-        let left_out = self.dumps.left_out();
-        if left_out > 0 {
-            output::diagnostic(&format!("{left_out} more unexpected runs left no dump here; --out DIR keeps all"));
-        }
+        failed.iter().for_each(|error| output::diagnostic(&format!("error: {error}")));
+        let dumped = kept::tell(&self.dumps);
+        failure.map_or_else(|| Ok(exit(&summary, !failed.is_empty() || !dumped)), Err)
     }
 
     fn execute(&self, run: &Run) -> Result<RunOutcome, ExecuteError> {

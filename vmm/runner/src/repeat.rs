@@ -3,20 +3,27 @@
 use crate::scenario::Run;
 
 /// Options that each repeating command needs beside the name of the run: `--payload FILE` and the like, each behind a space.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repeat {
+    verb: &'static str,
     options: String,
 }
 
+impl Default for Repeat {
+    fn default() -> Self {
+        Self::new("run", String::new())
+    }
+}
+
 impl Repeat {
-    /// With these options.
-    pub fn new(options: String) -> Self {
-        Self { options }
+    /// By this verb of the command line, with these options.
+    pub fn new(verb: &'static str, options: String) -> Self {
+        Self { verb, options }
     }
 
     /// The command that repeats a run.
     pub fn command(&self, run: &Run) -> String {
-        let mut command = format!("stallbench run{}", self.options);
+        let mut command = format!("stallbench {}{}", self.verb, self.options);
         if !run.scenario.starts_with("payload/") {
             command.push_str(&format!(" '{}'", run.name));
         } else {

@@ -5,18 +5,13 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
-use stallbench_core::HostKvm;
-use stallbench_runner::dump::{Dumps, Keep, Moment, OnRequest, Requests, When};
-use stallbench_runner::evidence::Evidence;
+use stallbench_runner::dump::{Dumps, Keep, Moment, OnRequest, Requests};
 use stallbench_runner::execute::RunPlan;
 use stallbench_runner::layout::Layout;
-use stallbench_runner::repeat::Repeat;
 use stallbench_runner::report::Kind;
 use stallbench_runner::scenario::{Catalogue, Request, Run, Selection};
-use stallbench_state::dump::Packed;
 
-use super::{Arguments, What};
+use super::What;
 use crate::exit::{Exit, Failure};
 use crate::guest::Guest;
 use crate::output;
@@ -130,32 +125,6 @@ pub(super) fn why_nothing(what: &What) -> String {
     }
 }
 
-/// Refuses a run directory that is there already, before anything is looked at that could be missing.
-pub(super) fn check_out(arguments: &Arguments) -> Result<(), Failure> {
-    Ok(arguments.out.as_deref().map_or(Ok(()), Evidence::check)?)
-}
-
-/// The run directory, if one is asked for.
-pub(super) fn evidence(arguments: &Arguments, payload: &[u8]) -> Result<Option<Arc<Evidence>>, Failure> {
-    let Some(root) = &arguments.out else { return Ok(None) };
-    let command = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
-    Ok(Some(Arc::new(Evidence::create(root, command, repeat(&arguments.what), payload)?)))
-}
-
-/// The dumps of this session.
-pub(super) fn dumps(arguments: &Arguments, host: &HostKvm, payload: impl FnOnce() -> Packed + Send + 'static) -> Dumps {
-    Dumps::new(arguments.dump, arguments.out.as_deref(), repeat(&arguments.what), fingerprint(host), payload)
-}
-
-/// How dumps of a run that is looked into are written, each when somebody asks.
-pub(crate) fn dumps_on_request(
-    what: &What,
-    host: &HostKvm,
-    payload: impl FnOnce() -> Packed + Send + 'static,
-) -> Dumps {
-    Dumps::new(When::Never, None, repeat(what), fingerprint(host), payload)
-}
-
 /// Has each request leave a dump of that run's machine, which runs on.
 pub(crate) fn on_request(requests: &Requests, dumps: &Arc<Dumps>, run: &Run) -> OnRequest {
     let (dumps, of) = (Arc::clone(dumps), run.clone());
@@ -167,13 +136,8 @@ pub(crate) fn on_request(requests: &Requests, dumps: &Arc<Dumps>, run: &Run) -> 
     OnRequest { requests: requests.clone(), take: Arc::new(take) }
 }
 
-/// A fingerprint is texts and numbers.
-fn fingerprint(host: &HostKvm) -> Value {
-    serde_json::to_value(host.fingerprint()).unwrap_or_default()
-}
-
-/// What a repetition of one run needs besides its name.
-fn repeat(what: &What) -> Repeat {
+/// The options with which such a run is asked for again.
+pub(crate) fn options(what: &What) -> String {
     let mut options = format!(" --budget {}", what.budget);
     if let Some(order) = what.order {
         options.push_str(&format!(" --order {order}"));
@@ -189,7 +153,7 @@ fn repeat(what: &What) -> Repeat {
     for path in what.names.iter().filter(|name| catalogue.is_path(name)) {
         options.push_str(&format!(" '{path}'"));
     }
-    Repeat::new(options)
+    options
 }
 
 /// What one run needs to know.
