@@ -3,7 +3,13 @@
 //! Sending, by the interrupt command register, is decoded here too. What one vCPU alone knows of its APIC (mode, SVR, TPR, the high half
 //! of the ICR) is part of its own state.
 
+#[cfg(test)]
+mod kernel;
+
 use stallbench_state::apic::VectorSet;
+
+/// SVR: the APIC is enabled by software (SDM 3A 11.9).
+const SVR_ENABLED: u32 = 1 << 8;
 
 /// Who gets an interrupt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +50,7 @@ pub(crate) enum Message {
 /// What a write to the interrupt command register sends (SDM 3A 11.6.1). In xAPIC mode the destination has 8 bits.
 pub(crate) fn command(icr: u64, x2apic: bool) -> (Message, Target) {
     const LOGICAL: u64 = 1 << 11;
+    const LEVEL: u64 = 1 << 15;
     let destination = (icr >> 32) as u32;
     let target = match icr >> 18 & 0b11 {
         0b01 => Target::Itself,
@@ -55,7 +62,9 @@ pub(crate) fn command(icr: u64, x2apic: bool) -> (Message, Target) {
     };
     let vector = icr as u8;
     let message = match icr >> 8 & 0b111 {
-        _ if icr & LOGICAL != 0 && icr >> 18 & 0b11 == 0 => Message::Other(icr),
+        _ if icr & LOGICAL != 0 && icr >> 18 & 0b11 == 0 || icr & LEVEL != 0 => Message::Other(icr),
+        // An illegal vector: an error in the ESR (SDM 3A 11.5.3).
+        0b000 if vector < 16 => Message::Other(icr),
         0b000 => Message::Fixed(vector),
         0b100 => Message::Nmi,
         0b101 => Message::Init,
@@ -77,6 +86,19 @@ pub(crate) struct Apic {
 }
 
 impl Apic {
+    /// A message arrives at a local APIC with this SVR: false where what that makes of it is not known here. One that is not enabled
+    /// takes no interrupt (SDM 3A 11.4.7.2).
+    #[must_use]
+    pub(crate) fn receive(&mut self, message: Message, svr: u32) -> bool {
+        match message {
+            Message::Fixed(vector) if svr & SVR_ENABLED != 0 => self.request(vector),
+            Message::Fixed(_) => {}
+            Message::Nmi => self.nmi = true,
+            Message::Init | Message::StartUp(_) | Message::Other(_) => return false,
+        }
+        true
+    }
+
     /// Requests a vector.
     pub(crate) fn request(&mut self, vector: u8) {
         self.irr[usize::from(vector / 32)] |= 1 << (vector % 32);
@@ -145,5 +167,7 @@ mod test {
         assert_eq!(command(0xff00_0000_0000_40fb, false).1, Target::All);
         assert_eq!(command(0xff00_0000_0000_40fb, true).1, Target::One(0xff00_0000));
         assert!(matches!(command(0x0100_0000_0000_48fb, false).0, Message::Other(_)), "logical destination");
+        assert!(matches!(command(0x0100_0000_0000_400f, false).0, Message::Other(_)), "illegal vector");
+        assert!(matches!(command(0x0100_0000_0000_8500, false).0, Message::Other(_)), "the end of an INIT");
     }
 }

@@ -110,7 +110,8 @@ impl Devices {
         }
     }
 
-    fn read_apic(&self, vcpu: usize, offset: u32) -> Option<u32> {
+    /// What it reads of a register of its local APIC, by its offset in xAPIC mode.
+    pub(crate) fn read_apic(&self, vcpu: usize, offset: u32) -> Option<u32> {
         Some(match offset {
             register::ID if self.x2apic() => vcpu as u32,
             register::ID => (vcpu as u32) << 24,
@@ -131,7 +132,8 @@ impl Devices {
         self.write_apic((address - XAPIC) as u32, value as u32)
     }
 
-    fn write_apic(&mut self, offset: u32, value: u32) -> Served {
+    /// Writes a register of the local APIC that sends nothing, by its offset in xAPIC mode.
+    pub(crate) fn write_apic(&mut self, offset: u32, value: u32) -> Served {
         match offset {
             register::EOI => return Served::EndOfInterrupt,
             // 8 bits.

@@ -3,7 +3,7 @@
 use stallbench_core::controlled::{Controlled, Inject};
 use stallbench_state::program::Program;
 
-use crate::apic::{Apic, Message, command};
+use crate::apic::{Apic, command};
 use crate::arena::{self, Arenas};
 use crate::devices::sends;
 use crate::end::End;
@@ -362,13 +362,12 @@ impl<'p> Search<'p> {
             Effect::Send { icr, x2apic } => {
                 let (message, target) = command(icr, x2apic);
                 for receiver in (0..state.locals.len()).filter(|&other| target.holds(other, vcpu)) {
-                    match message {
-                        Message::Fixed(vector) => self.change(state, receiver, |apic| apic.request(vector)),
-                        Message::Nmi => self.change(state, receiver, |apic| apic.nmi = true),
-                        Message::Init | Message::StartUp(_) | Message::Other(_) => {
-                            let place = self.stage.place(vcpu, state.locals[vcpu]);
-                            return Err(Refusal::Unknown { vcpu, what: format!("sends {message:?}"), place }.into());
-                        }
+                    let svr = self.stage.local(receiver, state.locals[receiver]).devices.svr;
+                    let mut is_known = true;
+                    self.change(state, receiver, |apic| is_known = apic.receive(message, svr));
+                    if !is_known {
+                        let place = self.stage.place(vcpu, state.locals[vcpu]);
+                        return Err(Refusal::Unknown { vcpu, what: format!("sends {message:?}"), place }.into());
                     }
                 }
             }
