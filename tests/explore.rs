@@ -106,6 +106,48 @@ fn interrupt_between_the_two_stores_of_an_icr_is_found_with_no_pause_point() {
     assert_eq!(result["explored"]["schedule"]["preemptions"], 0, "{result:#}");
 }
 
+/// A scenario of its own, which says what exploring it comes to.
+const OWN: &str = r#"
+subject = "own"
+about = ""
+
+[[scenario]]
+name = "calls"
+case = "mutual-calls"
+story = ""
+vcpus = [4]
+set = { call = "llist", fix = "absent" }
+
+[[scenario.expect]]
+verdict = "pass"
+because = "one does not begin before the other is through, most often"
+
+[[scenario.explore]]
+vcpus = 2
+stuck = 7569
+preemptions = 1
+
+[scenario.explore.expect]
+verdict = "stall"
+kind = "not-accepting"
+because = "some schedule has both call at the same time"
+"#;
+
+#[test]
+fn what_exploring_comes_to_is_declared_beside_what_a_run_does() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("own.toml");
+    std::fs::write(&file, OWN).unwrap();
+    let file = file.to_str().unwrap();
+    let ran = explore(&["--declared", file]);
+    let result = ran.assert_code(100).only();
+    assert_eq!((&result["scenario"], &result["verdict"]), (&"own/calls@vcpus=2".into(), &"stall".into()), "{result:#}");
+    let differences = result["differences"].as_array().unwrap();
+    assert_eq!(differences[..], ["0 preemptions, expected 1"], "{result:#}");
+    std::fs::write(file, OWN.replace("preemptions = 1", "preemptions = 0")).unwrap();
+    assert_eq!(explore(&["--declared", file]).assert_code(0).only()["expected"]["kind"], "not-accepting");
+}
+
 #[test]
 fn search_that_does_not_know_all_states_says_so_and_passes_nothing() {
     let ran = explore(&["mtrr/percpu-lock@vcpus=2", "--max-states", "1000"]);

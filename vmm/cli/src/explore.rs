@@ -34,6 +34,9 @@ pub(crate) struct Arguments {
     /// human, jsonl=FILE or junit=FILE, '-' for standard output; repeatable [default: human]
     #[arg(long, value_name = "REPORT")]
     report: Vec<Kind>,
+    /// Only what scenarios declare what exploring it comes to ([[scenario.explore]], docs/adding-a-case.md), all of it where nothing is named
+    #[arg(long, conflicts_with = "case")]
+    declared: bool,
     #[command(flatten)]
     kept: Kept,
     #[command(flatten)]
@@ -42,14 +45,18 @@ pub(crate) struct Arguments {
 
 pub(crate) fn explore(arguments: &Arguments) -> Result<Exit, Failure> {
     let what = &arguments.what;
-    if what.is_empty() {
-        return Err(Failure::usage("a scenario is missing; `stallbench list` has them"));
+    if what.is_empty() && !arguments.declared {
+        return Err(Failure::usage(
+            "a scenario is missing; `stallbench list` has them, and --declared takes all that say what it comes to",
+        ));
     }
     if what.order.is_some() {
         return Err(Failure::usage("--order: exploring looks at no order of MTRR programming"));
     }
     let kinds = report_kinds(&arguments.report)?;
-    let (subject, selection) = what.select()?;
+    let settings = arguments.settings();
+    let declared = arguments.declared.then(|| settings.model.to_string());
+    let (subject, selection) = what.select_declared(declared)?;
     let Running::Image(guest) = &subject else {
         return Err(Failure::usage(
             "--payload: nothing says what the vCPUs of a plain guest share, so it cannot be explored",
@@ -65,7 +72,6 @@ pub(crate) fn explore(arguments: &Arguments) -> Result<Exit, Failure> {
     let evidence = arguments.kept.evidence(repeat.clone(), subject.bytes())?;
     let dumps = arguments.kept.dumps(repeat, &host, subject.packed());
     let interrupted = interrupt::flag_on_signal()?;
-    let settings = arguments.settings();
     let progress = Progress::exploring();
     let session =
         Session { arguments, program: guest.program(), host: &host, settings, evidence, dumps, interrupted, progress };

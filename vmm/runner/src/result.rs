@@ -21,6 +21,7 @@ pub struct RunResult {
 impl RunResult {
     /// Compares an outcome with what its scenario expects.
     pub fn new(run: Run, outcome: RunOutcome) -> Self {
+        let run = expecting(run, &outcome);
         let differences = differences(&run, &outcome);
         Self { run, outcome, differences }
     }
@@ -29,6 +30,14 @@ impl RunResult {
     pub fn is_as_expected(&self) -> bool {
         self.differences.is_empty()
     }
+}
+
+/// A run of which is expected what its scenario says of exploring it, where it was explored and the scenario says so.
+fn expecting(run: Run, outcome: &RunOutcome) -> Run {
+    let Some(explored) = &outcome.explored else { return run };
+    let of_model = run.explorations.iter().find(|exploration| exploration.is_of(&explored.model));
+    let expectation = of_model.map_or(&run.expectation, |exploration| &exploration.expectation);
+    Run { expectation: std::sync::Arc::clone(expectation), ..run }
 }
 
 /// What of an outcome is not as its scenario expects, a fragment each.

@@ -82,6 +82,7 @@ pub(crate) fn run(vcpus: usize) -> Run {
         order: Mode::Off,
         declared_order: Mode::Off,
         expectation: Arc::new(Expectation::pass("made up")),
+        explorations: Arc::default(),
         size: Size { vcpus, initiator: 0 },
     }
 }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 use stallbench_abi::knob::{self, Knob, Values};
 use stallbench_runner::report::SCHEMA_VERSION;
-use stallbench_runner::scenario::{Amount, Axis, Catalogue, Cell, Checked, Pattern, Root, Scenario, ScenarioError};
+use stallbench_runner::scenario::{
+    Amount, Axis, Catalogue, Cell, Checked, Exploration, Pattern, Root, Scenario, ScenarioError,
+};
 
 use super::words::{patterns_named, rules};
 use crate::exit::Failure;
@@ -98,7 +100,27 @@ fn scenario(scenario: &Scenario, checked: &Checked) -> Result<Value, ScenarioErr
         "holds": checked.injection.holds().collect::<Vec<_>>(),
         "faults": checked.injection.faults().map(|(by, what)| json!({ "what": what, "by": by })).collect::<Vec<_>>(),
         "expectations": expectations,
+        "explored": checked.explored_cells()?.iter().flat_map(explored).collect::<Vec<_>>(),
     }))
+}
+
+/// What exploring a cell comes to, for each memory model.
+fn explored(cell: &Cell) -> Vec<Value> {
+    let of_model = |exploration: &Exploration| {
+        let expectation = &exploration.expectation;
+        json!({
+            "cell": cell.name,
+            "model": exploration.model(),
+            "verdict": expectation.verdict,
+            "kind": expectation.kind,
+            "states": expectation.pins.states,
+            "transitions": expectation.pins.transitions,
+            "stuck": expectation.pins.stuck,
+            "preemptions": expectation.pins.preemptions,
+            "because": expectation.because,
+        })
+    };
+    cell.explorations.iter().map(of_model).collect()
 }
 
 fn axes(axes: &[Axis]) -> Value {

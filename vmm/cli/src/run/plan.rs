@@ -37,8 +37,8 @@ pub(crate) fn report_kinds(asked: &[Kind]) -> Result<Vec<Kind>, Failure> {
 }
 
 /// The runs that are asked for.
-pub(super) fn selection(what: &What, guest: &Guest) -> Result<Selection, Failure> {
-    let selection = all_selected(what, guest)?;
+pub(super) fn selection(what: &What, guest: &Guest, declared: Option<String>) -> Result<Selection, Failure> {
+    let selection = all_selected(what, guest, declared)?;
     let programs = |run: &Run| run.layout.is_some();
     if what.layout.is_some() && !selection.is_empty() && !selection.cells.iter().any(programs) {
         return Err(Failure::usage("--layout: nothing that is selected programs a layout; mtrr/layout does"));
@@ -46,7 +46,7 @@ pub(super) fn selection(what: &What, guest: &Guest) -> Result<Selection, Failure
     Ok(selection)
 }
 
-fn all_selected(what: &What, guest: &Guest) -> Result<Selection, Failure> {
+fn all_selected(what: &What, guest: &Guest, declared: Option<String>) -> Result<Selection, Failure> {
     let layout = what.layout.as_deref().map(Layout::read).transpose();
     let layout = layout.map_err(|error| Failure::new(Exit::Usage, &error).context("--layout"))?;
     let mut catalogue = Catalogue::default();
@@ -58,6 +58,7 @@ fn all_selected(what: &What, guest: &Guest) -> Result<Selection, Failure> {
         seed: what.seed,
         layout: layout.map(Arc::new),
         order: what.order,
+        declared,
     };
     if !what.names.is_empty() && request.names.is_empty() {
         return Ok(Selection::default());
@@ -70,7 +71,9 @@ fn all_selected(what: &What, guest: &Guest) -> Result<Selection, Failure> {
             let case = guest.case(case).map_err(|problem| Failure::usage(problem.to_string()))?;
             Ok(Selection::of_cases(&[case], &request)?)
         }
-        (None, Some(_)) if request.names.is_empty() => Ok(Selection::of_cases(&guest.cases(), &request)?),
+        (None, Some(_)) if request.names.is_empty() && request.declared.is_none() => {
+            Ok(Selection::of_cases(&guest.cases(), &request)?)
+        }
         _ => Ok(Selection::new(&catalogue, &request, &|name| guest.case(name))?),
     }
 }

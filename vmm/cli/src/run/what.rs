@@ -68,10 +68,15 @@ fn parse_seed(text: &str) -> Result<u64, String> {
 impl What {
     /// The runs that are asked for, each once.
     pub(crate) fn select(&self) -> Result<(Running, Selection), Failure> {
+        self.select_declared(None)
+    }
+
+    /// The same; with a memory model, those alone of which is declared what exploring them under it comes to.
+    pub(crate) fn select_declared(&self, model: Option<String>) -> Result<(Running, Selection), Failure> {
         match Subject::open(self.payload.as_deref())? {
             Subject::Image(guest) => {
                 self.plain.refuse(self.payload.as_deref())?;
-                let selection = plan::selection(self, &guest)?;
+                let selection = plan::selection(self, &guest, model)?;
                 Ok((Running::Image(guest), selection))
             }
             Subject::Plain(program) => {

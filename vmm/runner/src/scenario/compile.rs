@@ -8,7 +8,8 @@ use toml::Spanned;
 use super::amount::Amount;
 use super::condition::{Condition, Span, Term};
 use super::error::{Problem, ScenarioError};
-use super::expectation::{Expectation, Root, kinds_of};
+use super::expectation::{Expectation, Pins, Root, kinds_of};
+use super::exploration;
 use super::file;
 use super::injection::Injection;
 use super::knobs::{Case, ValuePattern};
@@ -41,6 +42,7 @@ pub struct Checked {
     pub set: Vec<Axis>,
     pub(super) exclude: Vec<(usize, Condition)>,
     pub(super) rules: Vec<Rule>,
+    pub(super) explorations: Vec<exploration::Rule>,
 }
 
 /// A knob and its values.
@@ -93,6 +95,7 @@ impl Checked {
             set,
             exclude: vec![],
             rules: vec![],
+            explorations: vec![],
         };
         for pairs in &entry.exclude {
             let condition = checked.condition(pairs.get_ref())?;
@@ -102,6 +105,10 @@ impl Checked {
             let when = checked.condition(&rule.get_ref().when)?;
             let expectation = Arc::new(expectation(scenario, rule.get_ref(), rule.span().start)?);
             checked.rules.push(Rule { when, expectation, at: rule.span().start });
+        }
+        for rule in &entry.explore {
+            let rule = exploration::Rule::of(&checked, scenario, rule)?;
+            checked.explorations.push(rule);
         }
         Ok(checked)
     }
@@ -117,7 +124,7 @@ impl Checked {
         self.scenario.problem(at..at, problem)
     }
 
-    fn condition(&self, pairs: &file::Pairs) -> Result<Condition, ScenarioError> {
+    pub(super) fn condition(&self, pairs: &file::Pairs) -> Result<Condition, ScenarioError> {
         let mut condition = Condition::default();
         for (name, values) in &pairs.0 {
             let term = Term::parse(&self.case, name.get_ref(), &values.get_ref().0)
@@ -180,7 +187,7 @@ fn order(scenario: &Scenario) -> Result<Mode, ScenarioError> {
     Ok(Mode::ALL.into_iter().find(|mode| mode.word() == found).unwrap_or_default())
 }
 
-fn vcpus(scenario: &Scenario, values: &Spanned<Texts>) -> Result<Vec<usize>, ScenarioError> {
+pub(super) fn vcpus(scenario: &Scenario, values: &Spanned<Texts>) -> Result<Vec<usize>, ScenarioError> {
     let problem = |problem| scenario.problem(values.span(), problem);
     let texts = &values.get_ref().0;
     if texts.is_empty() {
@@ -231,7 +238,7 @@ fn once(scenario: &Scenario, lists: [&Vec<Axis>; 3]) -> Result<(), ScenarioError
     Ok(())
 }
 
-fn expectation(scenario: &Scenario, rule: &file::Rule, at: usize) -> Result<Expectation, ScenarioError> {
+pub(super) fn expectation(scenario: &Scenario, rule: &file::Rule, at: usize) -> Result<Expectation, ScenarioError> {
     let verdict = word(scenario, "verdict", &rule.verdict, &Verdict::WORDS)?;
     let kinds = kinds_of(verdict);
     let kind = rule.kind.as_ref().map(|kind| word(scenario, "kind", kind, &kinds)).transpose()?;
@@ -239,8 +246,11 @@ fn expectation(scenario: &Scenario, rule: &file::Rule, at: usize) -> Result<Expe
     if verdict == "stall" && kind.is_none() {
         return Err(problem(Problem::Missing { verdict: "stall", what: "a kind" }));
     }
-    if rule.contains.is_some() && !["guest-fault", "inconsistent", "breach"].contains(&verdict) {
-        return Err(problem(Problem::Misplaced { what: "contains", verdict: "guest-fault, inconsistent or breach" }));
+    if rule.contains.is_some() && !["guest-fault", "inconsistent", "breach", "budget"].contains(&verdict) {
+        return Err(problem(Problem::Misplaced {
+            what: "contains",
+            verdict: "guest-fault, inconsistent, breach or budget",
+        }));
     }
     if rule.culprit.is_some() && kinds.is_empty() {
         return Err(problem(Problem::Misplaced { what: "culprit", verdict: "stall" }));
@@ -254,11 +264,12 @@ fn expectation(scenario: &Scenario, rule: &file::Rule, at: usize) -> Result<Expe
         words: words(scenario, &rule.words)?,
         residual_waits: amount(scenario, rule.residual_waits.as_ref())?,
         contains: rule.contains.as_ref().map(|text| text.get_ref().clone()),
+        pins: Pins::default(),
         because: rule.because.trim().to_owned(),
     })
 }
 
-fn word(
+pub(super) fn word(
     scenario: &Scenario,
     what: &'static str,
     text: &Spanned<String>,

@@ -305,6 +305,14 @@ pub enum Problem {
         /// The verdict that it goes with.
         verdict: &'static str,
     },
+    /// A key that only one memory model has.
+    #[error("{what} belongs to model '{model}' only")]
+    OtherModel {
+        /// The key.
+        what: &'static str,
+        /// The model that it goes with.
+        model: &'static str,
+    },
     /// The expectation is too vague.
     #[error("verdict '{verdict}' needs {what}")]
     Missing {

@@ -26,10 +26,25 @@ pub struct Expectation {
     pub words: Vec<(String, Amount)>,
     /// Waits for a record of an earlier call; `None`: any number.
     pub residual_waits: Option<Amount>,
-    /// What the text of a guest fault, or the reason of an inconsistency or breach, contains.
+    /// What the text of a guest fault, or the reason of an inconsistency, breach or budget, contains.
     pub contains: Option<String>,
+    /// What a search of all schedules knows.
+    pub pins: Pins,
     /// The reason, from the protocol.
     pub because: String,
+}
+
+/// What is expected of a search of all schedules; `None`: anything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pins {
+    /// States of the machine.
+    pub states: Option<usize>,
+    /// Choices that lead from one to another.
+    pub transitions: Option<usize>,
+    /// States from which no schedule leads to the end.
+    pub stuck: Option<usize>,
+    /// Preemptions of the schedule that is shown.
+    pub preemptions: Option<usize>,
 }
 
 /// A verdict, or a kind of one, that does not exist.
@@ -74,6 +89,7 @@ impl Expectation {
             words: Vec::new(),
             residual_waits: None,
             contains: None,
+            pins: Pins::default(),
             because: because.to_owned(),
         }
     }
@@ -103,6 +119,7 @@ impl Expectation {
         {
             found.push(format!("{} residual waits, expected {}", outcome.residual_waits, amount.describe(size)));
         }
+        self.compare_explored(outcome, &mut found);
         found
     }
 
@@ -148,10 +165,28 @@ impl Expectation {
             Verdict::GuestFault(fault) => ("guest fault", &fault.text),
             Verdict::Inconsistent { reason } => ("inconsistent", reason),
             Verdict::Breach(breach) => ("breach", &breach.reason),
+            Verdict::Budget { reason } => ("budget", reason),
             _ => return,
         };
         if let Some(text) = self.contains.as_ref().filter(|text| !said.contains(*text)) {
             found.push(format!("{what} '{said}', expected one that says '{text}'"));
+        }
+    }
+
+    fn compare_explored(&self, outcome: &RunOutcome, found: &mut Vec<String>) {
+        let Some(explored) = &outcome.explored else { return };
+        let preemptions = explored.schedule.as_ref().map(|schedule| schedule.preemptions);
+        let pinned = [
+            ("states", self.pins.states, Some(explored.states)),
+            ("transitions", self.pins.transitions, Some(explored.transitions)),
+            ("states that lead nowhere", self.pins.stuck, Some(explored.stuck)),
+            ("preemptions", self.pins.preemptions, preemptions),
+        ];
+        for (what, pinned, is) in pinned {
+            if pinned.is_some() && pinned != is {
+                let [is, pinned] = [is, pinned].map(|count| count.map_or("no".to_owned(), |count| count.to_string()));
+                found.push(format!("{is} {what}, expected {pinned}"));
+            }
         }
     }
 

@@ -51,6 +51,8 @@ pub(super) struct Entry {
     pub faults: Vec<Spanned<String>>,
     #[serde(default)]
     pub expect: Vec<Spanned<Rule>>,
+    #[serde(default)]
+    pub explore: Vec<Spanned<Exploration>>,
 }
 
 /// A `[[scenario.expect]]`.
@@ -69,6 +71,23 @@ pub(super) struct Rule {
     pub residual_waits: Option<Spanned<Texts>>,
     pub contains: Option<Spanned<String>>,
     pub because: String,
+}
+
+/// A `[[scenario.explore]]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Exploration {
+    pub vcpus: Spanned<Texts>,
+    #[serde(default)]
+    pub when: Pairs,
+    pub model: Option<Spanned<String>>,
+    pub icr: Option<Spanned<String>>,
+    pub states: Option<usize>,
+    pub transitions: Option<usize>,
+    pub stuck: Option<usize>,
+    pub preemptions: Option<usize>,
+    /// What is expected, where that is not what is expected of a run.
+    pub expect: Option<Spanned<Rule>>,
 }
 
 fn yes() -> bool {

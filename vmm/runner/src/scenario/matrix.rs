@@ -9,6 +9,7 @@ use super::compile::{Axis, Checked};
 use super::condition::Values;
 use super::error::{Problem, ScenarioError};
 use super::expectation::Expectation;
+use super::exploration::Exploration;
 use super::knobs::Setting;
 
 /// One point of a scenario's matrix.
@@ -26,6 +27,8 @@ pub struct Cell {
     pub rule: usize,
     /// What that rule expects.
     pub expectation: Arc<Expectation>,
+    /// What is expected where all of its schedules are explored, the first of a memory model first.
+    pub explorations: Vec<Exploration>,
 }
 
 /// Which rules and exclusions have been of use.
@@ -115,7 +118,8 @@ impl Checked {
             return Err(self.problem(at, Problem::NotCovered(name)));
         };
         let expectation = Arc::clone(&self.rules[rule].expectation);
-        Ok(Some(Cell { name, vcpus, axes, raw, rule, expectation }))
+        let explorations = self.explorations.iter().filter_map(|rule| rule.of_cell(values, &expectation)).collect();
+        Ok(Some(Cell { name, vcpus, axes, raw, rule, expectation, explorations }))
     }
 
     fn settings(
@@ -334,7 +338,7 @@ mod test {
         assert!(rule("verdict='pas'").contains("did you mean pass"));
         assert!(
             rule("verdict='pass'\ncontains='x'")
-                .contains("contains belongs to verdict 'guest-fault, inconsistent or breach' only")
+                .contains("contains belongs to verdict 'guest-fault, inconsistent, breach or budget' only")
         );
     }
 }

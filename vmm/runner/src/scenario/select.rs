@@ -12,6 +12,7 @@ use super::compile::Checked;
 use super::condition::{Condition, Term, Values};
 use super::error::{Problem, ScenarioError, start_of};
 use super::expectation::Expectation;
+use super::exploration::Exploration;
 use super::injection::{Injected, Injection};
 use super::knobs::{Case, Setting};
 use super::matrix::{Cell, raw_values};
@@ -42,11 +43,22 @@ pub struct Request {
     pub layout: Option<Arc<Layout>>,
     /// How the order of MTRR programming is looked at, instead of how the scenarios declare it.
     pub order: Option<Mode>,
+    /// Cells alone of which their scenario says what exploring them comes to under this memory model.
+    pub declared: Option<String>,
 }
 
 impl Default for Request {
     fn default() -> Self {
-        Self { names: Vec::new(), vcpus: Vec::new(), set: Vec::new(), repeat: 1, seed: 0, layout: None, order: None }
+        Self {
+            names: Vec::new(),
+            vcpus: Vec::new(),
+            set: Vec::new(),
+            repeat: 1,
+            seed: 0,
+            layout: None,
+            order: None,
+            declared: None,
+        }
     }
 }
 
@@ -92,6 +104,8 @@ pub struct Run {
     pub declared_order: Mode,
     /// What is expected of the cell as it is declared.
     pub expectation: Arc<Expectation>,
+    /// What is expected where all of its schedules are explored.
+    pub explorations: Arc<[Exploration]>,
     /// What amounts in the expectation refer to.
     pub size: Size,
 }
@@ -114,7 +128,8 @@ impl Selection {
         let mut selector = Selector { catalogue, request, case_named, cells: Vec::new(), names: HashSet::new() };
         let names: Vec<_> = request.names.iter().map(|name| Asked::find(catalogue, name)).collect::<Result<_, _>>()?;
         if names.is_empty() {
-            selector.many("", default_scenarios(catalogue)?, None)?;
+            let all = if request.declared.is_some() { catalogue.scenarios()? } else { default_scenarios(catalogue)? };
+            selector.many("", all, None)?;
         }
         for asked in names {
             match asked {
@@ -140,6 +155,7 @@ impl Selection {
                     raw: raw_values([].iter()),
                     rule: 0,
                     expectation: Arc::clone(&expectation),
+                    explorations: Vec::new(),
                 };
                 first.push(first_run(&format!("payload/{}", case.name), case, &cell, &Injection::default(), request)?);
             }
@@ -172,6 +188,7 @@ impl Selection {
             order: Mode::Off,
             declared_order: Mode::Off,
             expectation: Arc::clone(expectation),
+            explorations: Arc::default(),
             size: Size { vcpus: *vcpus, initiator: 0 },
         };
         Ok(Self { cells: vcpus.iter().map(run).collect(), repeat })
@@ -338,7 +355,7 @@ impl Selector<'_> {
         for scenario in scenarios {
             let checked = Checked::new(scenario, self.case_named)?;
             let Some(condition) = shared_filter(&checked, filter)? else { continue };
-            let mut cells = checked.cells()?;
+            let mut cells = self.cells(&checked, &[])?;
             cells.retain(|cell| condition.holds(Values { vcpus: cell.vcpus, raw: &cell.raw }));
             picked += cells.len();
             if !self.request.vcpus.is_empty() {
@@ -361,20 +378,31 @@ impl Selector<'_> {
         let checked = Checked::new(scenario, self.case_named)?;
         let mut vcpus = self.request.vcpus.clone();
         let Some(filter) = filter else {
-            let cells = if vcpus.is_empty() { checked.cells()? } else { cells_at(&checked, &vcpus)? };
+            let cells = self.cells(&checked, &vcpus)?;
             return self.add(&checked, &cells);
         };
         let condition = parse_filter(&checked, filter)?;
-        if vcpus.is_empty() {
+        if vcpus.is_empty() && (self.request.declared.is_none() || named_vcpus(&condition).is_some()) {
             vcpus = named_vcpus(&condition).map_or_else(|| checked.vcpus.clone(), |named| vec![named]);
         }
-        let mut cells = cells_at(&checked, &vcpus)?;
+        let mut cells = self.cells(&checked, &vcpus)?;
         cells.retain(|cell| condition.holds(Values { vcpus: cell.vcpus, raw: &cell.raw }));
         if cells.is_empty() {
             let (scenario, filter) = (scenario.name(), filter.to_owned());
             return Err(ScenarioError::NoSuchCell { scenario, filter, values: axes_in_words(&checked) });
         }
         self.add(&checked, &cells)
+    }
+
+    /// The cells of a scenario at these numbers of vCPUs, or where there are none as they are declared.
+    fn cells(&self, checked: &Checked, vcpus: &[usize]) -> Result<Vec<Cell>, ScenarioError> {
+        let Some(model) = &self.request.declared else {
+            return if vcpus.is_empty() { checked.cells() } else { cells_at(checked, vcpus) };
+        };
+        let mut cells = checked.explored_cells()?;
+        cells.retain(|cell| cell.explorations.iter().any(|exploration| exploration.is_of(model)));
+        cells.retain(|cell| vcpus.is_empty() || vcpus.contains(&cell.vcpus));
+        Ok(cells)
     }
 
     fn add(&mut self, checked: &Checked, cells: &[Cell]) -> Result<(), ScenarioError> {
@@ -434,6 +462,7 @@ fn first_run(
         order: request.order.unwrap_or_default(),
         declared_order: Mode::Off,
         expectation: Arc::clone(&cell.expectation),
+        explorations: cell.explorations.as_slice().into(),
         size,
     })
 }
