@@ -81,7 +81,7 @@ fn vcpu_that_halts_for_good_is_waited_for_in_every_schedule() {
         "acceptance/offline-subject@vcpus=2",
         "absent-member",
         Some("halted with interrupts off"),
-        [254, 494, 254],
+        [180, 350, 180],
     );
 }
 

@@ -41,5 +41,5 @@ pub use end::End;
 pub use moment::Moment;
 pub use passage::Refusal;
 pub use search::{Counts, ExploreError, Findings, Leg, Limits, Search, Stuck, Way};
-pub use settings::{Icr, Model, Settings};
+pub use settings::{Icr, Model, Passages, Settings};
 pub use start::StartError;

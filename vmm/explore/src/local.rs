@@ -129,6 +129,27 @@ impl Local {
         Self { parked, processor, devices, page: page.into(), stacks, lines }
     }
 
+    /// The first part in which it differs from another state of its vCPU, with both.
+    pub(crate) fn difference(&self, other: &Self) -> String {
+        if self.parked != other.parked {
+            return format!("{:?}, {:?}", self.parked, other.parked);
+        }
+        if self.processor != other.processor {
+            return format!("{:x?}, {:x?}", self.processor, other.processor);
+        }
+        if self.devices != other.devices {
+            return format!("{:x?}, {:x?}", self.devices, other.devices);
+        }
+        let pieces = |local: &Self| {
+            let stacks = local.stacks.iter().map(|(at, stack)| (*at, stack.to_vec()));
+            stacks.chain(local.lines.iter().map(|(at, line)| (*at, line.to_vec()))).collect::<Vec<_>>()
+        };
+        let (own, others) = (pieces(self), pieces(other));
+        let pairs = own.iter().zip(&others);
+        let first = pairs.into_iter().find_map(|((at, one), (_, other))| first_difference(*at, one, other));
+        first.unwrap_or_else(|| "what it publishes, or which lines it wrote".to_owned())
+    }
+
     /// Whether its vCPU says that its part is done, and is in no handler.
     pub(crate) fn is_through(&self) -> bool {
         let word = |at: usize| {
@@ -200,6 +221,11 @@ fn live_stacks(memory: &dyn Memory, area: u64, mut rsp: u64) -> Vec<(u64, Box<[u
         rsp = memory.read_u64(end - 16).unwrap_or_default();
     }
     stacks
+}
+
+fn first_difference(address: u64, one: &[u8], other: &[u8]) -> Option<String> {
+    let at = one.iter().zip(other).position(|(one, other)| one != other)?;
+    Some(format!("{:#x} at {:#x}, {:#x}", one[at], address + at as u64, other[at]))
 }
 
 fn bytes(memory: &dyn Memory, address: u64, size: usize) -> Vec<u8> {

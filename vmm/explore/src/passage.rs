@@ -26,7 +26,7 @@ pub(crate) enum Effect {
 }
 
 /// A passage.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Passage {
     pub(crate) effects: Rc<[Effect]>,
     /// Number of the state in which it ends.

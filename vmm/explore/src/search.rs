@@ -136,7 +136,7 @@ impl<'p> Search<'p> {
         }
         let standing = start::bring_up(&mut machine)?;
         let arenas = Arenas::new(arena::copy(machine.memory()));
-        let (stage, locals) = Stage::new(machine, program, standing)?;
+        let (stage, locals) = Stage::new(machine, program, standing, settings.passages)?;
         let mut apics = Apics::default();
         let quiet = apics.number(Apic::default());
         let mut graph = Graph::default();

@@ -10,6 +10,20 @@ const BUFFER: usize = 16;
 pub struct Settings {
     /// In which order others see what a vCPU does.
     pub model: Model,
+    /// How KVM is asked what a vCPU does from one stop to the next.
+    pub passages: Passages,
+}
+
+/// How KVM is asked what a vCPU does from one stop to the next: all come to the same, which tests see.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Passages {
+    /// It runs until it stops.
+    #[default]
+    Free,
+    /// It executes one instruction at a time.
+    Stepped,
+    /// It does both; where they differ nothing is explored.
+    Compared,
 }
 
 /// A memory model: in which order others see what a vCPU does. As text: `sc`, or `tso icr=buffer buffer=16`.

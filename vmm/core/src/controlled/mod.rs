@@ -152,6 +152,13 @@ impl Controlled {
         if self.tells_windows { self.processors[vcpu].run_to_window() } else { self.processors[vcpu].step() }
     }
 
+    /// Lets a vCPU execute one instruction ([`Stop::Stepped`]), or begin one that stops it. Hosts differ in what that does at some
+    /// (docs/hosts.md).
+    pub fn step(&mut self, vcpu: usize) -> Stop {
+        self.bound();
+        self.processors[vcpu].step()
+    }
+
     /// Completes the access of a vCPU's last stop, and nothing else: it stands behind that instruction then, or at the second access of
     /// the same one.
     pub fn complete(&mut self, vcpu: usize) -> Stop {

@@ -10,6 +10,7 @@
 
 mod go;
 mod stand;
+mod steps;
 mod window;
 
 use std::rc::Rc;
@@ -23,6 +24,7 @@ use crate::code::{Code, STATUS_FLAGS};
 use crate::devices::Devices;
 use crate::local::{Base, Local, Locals, Parked};
 use crate::passage::{Effect, Input, Passage, Refusal};
+use crate::settings::Passages;
 
 /// The machine, and all that is known of what its vCPUs do.
 #[derive(Debug)]
@@ -32,6 +34,10 @@ pub(crate) struct Stage<'p> {
     vcpus: Vec<Vcpu>,
     /// Passages that KVM was asked for.
     pub(crate) asked: u64,
+    /// How it is asked.
+    passages: Passages,
+    /// The ghost page at the start line.
+    ghost: Vec<u8>,
 }
 
 /// One vCPU.
@@ -57,6 +63,7 @@ impl<'p> Stage<'p> {
         mut machine: Controlled,
         program: &'p Program,
         standing: Vec<(Option<Stop>, Devices)>,
+        passages: Passages,
     ) -> Result<(Self, Vec<u32>), Refusal> {
         let code = Code::of(program);
         let mut bases = Vec::new();
@@ -72,7 +79,8 @@ impl<'p> Stage<'p> {
             return Err(Refusal::Unknown { vcpu: 0, what, place: code.place(at) });
         }
         let vcpu = |base| Vcpu { base, locals: Locals::default(), passages: FxHashMap::default(), at: None };
-        let mut stage = Self { machine, code, vcpus: bases.into_iter().map(vcpu).collect(), asked: 0 };
+        let ghost = stand::ghost_page(machine.memory());
+        let mut stage = Self { machine, ghost, code, vcpus: bases.into_iter().map(vcpu).collect(), asked: 0, passages };
         let first = standing.into_iter().enumerate().map(|(vcpu, (stop, devices))| stage.first(vcpu, stop, devices));
         let first = first.collect::<Result<_, _>>()?;
         Ok((stage, first))
@@ -130,14 +138,18 @@ impl<'p> Stage<'p> {
         if let Some(known) = self.vcpus[vcpu].passages.get(&(from, input)) {
             return Ok(known.clone());
         }
-        let passage = self.ask(vcpu, from, input)?;
+        self.asked += 1;
+        let passage = match self.passages {
+            Passages::Free => self.ask(vcpu, from, input)?,
+            Passages::Stepped => self.ask_by_steps(vcpu, from, input)?,
+            Passages::Compared => self.compare(vcpu, from, input)?,
+        };
         self.vcpus[vcpu].passages.insert((from, input), passage.clone());
         Ok(passage)
     }
 
     /// The same, from KVM.
     fn ask(&mut self, vcpu: usize, from: u32, input: Input) -> Result<Passage, Refusal> {
-        self.asked += 1;
         let start = self.local(vcpu, from).clone();
         if let (Parked::Halting, Input::Go(_)) = (&start.parked, input) {
             return Ok(self.ended(vcpu, start.halted(), Vec::new()));
@@ -159,6 +171,20 @@ impl<'p> Stage<'p> {
             Some(open) => self.arrived(vcpu, open, on_the_way.effects),
             None => self.ended(vcpu, here, way.effects),
         })
+    }
+
+    /// The same, in both ways.
+    fn compare(&mut self, vcpu: usize, from: u32, input: Input) -> Result<Passage, Refusal> {
+        let stepped = self.ask_by_steps(vcpu, from, input)?;
+        let free = self.ask(vcpu, from, input)?;
+        if free == stepped {
+            return Ok(free);
+        }
+        let [ran, came] = [&free, &stepped].map(|passage| self.local(vcpu, passage.to));
+        let effects = (free.effects != stepped.effects).then(|| format!("{:?}, {:?}", free.effects, stepped.effects));
+        let difference = effects.unwrap_or_else(|| ran.difference(came));
+        let difference = format!("running and by single steps it came to different ends: {difference}");
+        Err(Refusal::Differs { vcpu, place: self.place(vcpu, from), difference })
     }
 
     /// The state of a vCPU that has come to a stop.

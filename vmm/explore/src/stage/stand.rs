@@ -1,6 +1,6 @@
 //! Putting vCPUs where they stood.
 
-use std::mem::offset_of;
+use std::mem::{offset_of, size_of};
 
 use stallbench_abi::layout::GHOST;
 use stallbench_abi::shared::GhostPage;
@@ -58,8 +58,9 @@ impl Stage<'_> {
             self.vcpus[vcpu].at = Some(known.to);
             return Ok(());
         }
-        let counted = self.counters(vcpu);
+        let (counted, words) = (self.counters(vcpu), ghost_page(self.machine.memory()));
         self.stand(vcpu, from, &start, input);
+        self.set_words(&words);
         self.set_counters(&counted);
         let mut way = Way { effects: Vec::new(), devices: start.devices.clone() };
         let parked = match end {
@@ -75,8 +76,9 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// Sets what counts to the same at each passage: what a register keeps of it differs no more.
+    /// Sets what counts, and what was named, to the same at each passage: what a register keeps of it differs no more.
     pub(super) fn reset_ghost(&self, vcpu: usize, calls: u64) {
+        self.set_words(&self.ghost);
         let calls = ((vcpu as u64 + 1) * CALLS).wrapping_add(calls);
         let words = [(offset_of!(GhostPage, event_clock), 0), (offset_of!(GhostPage, calls), calls)];
         for (offset, word) in words {
@@ -87,6 +89,13 @@ impl Stage<'_> {
             let written = self.machine.write(address, &[0; 8]);
             debug_assert!(written, "the private areas of all vCPUs are memory");
         }
+    }
+
+    /// Writes the words that are shown by name, as a ghost page has them.
+    fn set_words(&self, page: &[u8]) {
+        let at = offset_of!(GhostPage, words);
+        let written = self.machine.write(GHOST + at as u64, &page[at..]);
+        debug_assert!(written, "the ghost page is memory");
     }
 
     fn counters(&self, vcpu: usize) -> Vec<(u64, u64)> {
@@ -108,4 +117,12 @@ impl Stage<'_> {
         let begun = self.machine.memory().read_u64(at).unwrap_or_default();
         begun.wrapping_sub((vcpu as u64 + 1) * CALLS)
     }
+}
+
+/// All of the ghost page that means something.
+pub(super) fn ghost_page(memory: &dyn Memory) -> Vec<u8> {
+    let mut page = vec![0; size_of::<GhostPage>()];
+    let read = memory.read(GHOST, &mut page);
+    debug_assert!(read, "the ghost page is memory");
+    page
 }

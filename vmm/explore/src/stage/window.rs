@@ -88,7 +88,7 @@ impl Stage<'_> {
     }
 
     /// The step flag is the debugger's, not the guest's.
-    fn clear_step_flag(&self, address: u64) {
+    pub(super) fn clear_step_flag(&self, address: u64) {
         let flags = self.machine.memory().read_u64(address).unwrap_or_default() & !TF;
         let written = self.machine.write(address, &flags.to_le_bytes());
         debug_assert!(written, "the private areas of all vCPUs are memory");

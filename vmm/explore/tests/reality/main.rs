@@ -1,0 +1,6 @@
+//! What is explored against the machine itself, on this machine's /dev/kvm.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod cell;
+mod passages;
