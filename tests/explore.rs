@@ -62,11 +62,11 @@ fn rendezvous_without_memory_stalls_in_every_schedule() {
 #[test]
 fn lock_that_is_taken_in_the_wrong_order_is_found_with_no_pause_point() {
     let result =
-        assert_stalls("acceptance/lock-and-call@vcpus=2", "not-accepting", Some("spin_lock"), [4785, 9191, 156]);
+        assert_stalls("acceptance/lock-and-call@vcpus=2", "not-accepting", Some("spin_lock"), [4329, 8321, 156]);
     let schedule = &result["explored"]["schedule"];
     assert!(schedule["no_return"].as_u64() > Some(0), "some schedules lead to the end: {result:#}");
     assert_eq!(result["explored"]["left_out"].as_array().unwrap().len(), 2, "its holds");
-    assert_passes("acceptance/lock-and-call-fixed@vcpus=2", 5281, 10203);
+    assert_passes("acceptance/lock-and-call-fixed@vcpus=2", 4825, 9333);
 }
 
 #[test]

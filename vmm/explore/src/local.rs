@@ -181,6 +181,17 @@ impl Local {
         rest.chain(lines).chain(stacks).chain([(area + area::PAGE_PUBLISHED, &self.page[..])])
     }
 
+    /// What of its stacks lies below those that are in use: from, to. Nothing is kept there, but a function that is called later finds in
+    /// its frame what the last one left.
+    pub(crate) fn unused_stacks(&self, base: &Base) -> impl Iterator<Item = (u64, u64)> {
+        let area = private(base.vcpu);
+        STACKS.into_iter().map(move |(low, top)| {
+            let (low, top) = (area + low, area + top);
+            let used = self.stacks.iter().map(|(at, _)| *at).find(|at| (low..=top).contains(at));
+            (low, used.unwrap_or(top))
+        })
+    }
+
     /// What tells it from other states of its vCPU.
     fn identity(&self) -> Identity {
         const PUBLISHED: usize = offset_of!(VcpuPage, contexts);

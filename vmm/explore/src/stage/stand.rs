@@ -35,6 +35,7 @@ impl Stage<'_> {
             }
             self.vcpus[vcpu].at = None;
         }
+        self.clear_stacks(vcpu, start);
         self.reset_ghost(vcpu, start.devices.calls);
     }
 
@@ -74,6 +75,15 @@ impl Stage<'_> {
         }
         self.vcpus[vcpu].at = Some(known.to);
         Ok(())
+    }
+
+    /// Clears what of the stacks is not in use: what a frame has in it that nobody has written yet is the same at each passage, whatever
+    /// was asked before.
+    fn clear_stacks(&self, vcpu: usize, start: &Local) {
+        for (from, to) in start.unused_stacks(&self.vcpus[vcpu].base) {
+            let cleared = self.machine.write(from, &vec![0; (to - from) as usize]);
+            debug_assert!(cleared, "the private areas of all vCPUs are memory");
+        }
     }
 
     /// Sets what counts, and what was named, to the same at each passage: what a register keeps of it differs no more.
