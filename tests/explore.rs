@@ -158,6 +158,26 @@ fn search_that_does_not_know_all_states_says_so_and_passes_nothing() {
 }
 
 #[test]
+fn stall_without_preemptions_is_proved_before_all_states_are_known() {
+    let ran = explore(&["acceptance/mutual-calls@vcpus=2", "--max-states", "5000"]);
+    let result = ran.only();
+    assert_eq!((&result["verdict"], &result["strength"]), (&"stall".into(), &"proved".into()), "{result:#}");
+    let explored = &result["explored"];
+    assert_eq!((&explored["complete"], &explored["preemptions"]), (&false.into(), &0.into()), "{result:#}");
+    assert_eq!(explored["schedule"]["preemptions"], 0, "{result:#}");
+}
+
+#[test]
+fn search_that_ends_early_says_how_many_preemptions_it_has_followed() {
+    let preemptions = |most: &str| {
+        let ran = explore(&["mtrr/percpu-lock@vcpus=2", "--max-states", most]);
+        ran.only()["explored"]["preemptions"].clone()
+    };
+    assert_eq!(preemptions("100"), Value::Null);
+    assert_eq!([preemptions("1000"), preemptions("4000")], [0, 1]);
+}
+
+#[test]
 fn scenario_whose_fault_is_no_part_of_the_state_is_refused() {
     let ran = explore(&["acceptance/one-sipi@vcpus=2"]);
     assert_eq!(ran.assert_code(100).only()["verdict"], "budget");

@@ -1,10 +1,11 @@
 //! States of the machine, and the choices that lead from one to the next.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::rc::Rc;
+use std::collections::{HashMap, hash_map};
+use std::hash::Hasher;
 
-use rustc_hash::FxHashMap;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+use rustc_hash::FxHasher;
 use stallbench_core::controlled::Inject;
 
 use crate::apic::Apic;
@@ -40,6 +41,20 @@ pub(crate) struct State {
     pub(crate) arena: u32,
 }
 
+impl State {
+    /// As numbers in a row: those of each vCPU first.
+    fn words(&self) -> impl Iterator<Item = u32> {
+        self.locals.iter().chain(&self.apics).copied().chain([self.arena])
+    }
+
+    /// Of so many vCPUs, from its words.
+    fn of(words: &[u32], vcpus: usize) -> Self {
+        let (locals, words) = words.split_at(vcpus);
+        let (apics, words) = words.split_at(vcpus);
+        Self { locals: locals.into(), apics: apics.into(), arena: words[0] }
+    }
+}
+
 /// Local APICs, each content once.
 #[derive(Debug, Default)]
 pub(crate) struct Apics {
@@ -51,8 +66,8 @@ impl Apics {
     pub(crate) fn number(&mut self, apic: Apic) -> u32 {
         let next = self.apics.len() as u32;
         match self.numbers.entry(apic) {
-            Entry::Occupied(known) => *known.get(),
-            Entry::Vacant(new) => {
+            hash_map::Entry::Occupied(known) => *known.get(),
+            hash_map::Entry::Vacant(new) => {
                 new.insert(next);
                 self.apics.push(apic);
                 next
@@ -75,39 +90,81 @@ pub(crate) struct Edge {
 /// All states that were met, in the order in which they were met, and what leads from each to where.
 #[derive(Debug, Default)]
 pub(crate) struct Graph {
-    states: Vec<Rc<State>>,
-    numbers: FxHashMap<Rc<State>, u32>,
+    /// The words of each state, one state after the other.
+    words: Vec<u32>,
+    /// How many a state has.
+    width: usize,
+    vcpus: usize,
+    numbers: HashTable<u32>,
     /// Edges of all states that were expanded, one state after the other.
     edges: Vec<Edge>,
-    /// Where those of each end.
-    ends: Vec<usize>,
+    /// Which of them are those of each state.
+    spans: Vec<Span>,
+    /// How many states were expanded.
+    expanded: usize,
+    scratch: Vec<u32>,
+}
+
+/// Edges of a state.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    begin: u32,
+    count: u32,
+}
+
+impl Span {
+    /// The state was not expanded.
+    const NONE: Self = Self { begin: 0, count: u32::MAX };
 }
 
 impl Graph {
     /// The number of a state.
-    pub(crate) fn number(&mut self, state: State) -> u32 {
-        let next = self.states.len() as u32;
-        if let Some(known) = self.numbers.get(&state) {
-            return *known;
+    pub(crate) fn number(&mut self, state: &State) -> u32 {
+        self.scratch.clear();
+        self.scratch.extend(state.words());
+        (self.width, self.vcpus) = (self.scratch.len(), state.locals.len());
+        let (words, width, scratch) = (&self.words, self.width, &self.scratch[..]);
+        let of = |number: u32| &words[number as usize * width..][..width];
+        let next = self.spans.len() as u32;
+        let is_it = |number: &u32| of(*number) == scratch;
+        match self.numbers.entry(hash(scratch), is_it, |number| hash(of(*number))) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(new) => {
+                new.insert(next);
+                self.words.extend_from_slice(&self.scratch);
+                self.spans.push(Span::NONE);
+                next
+            }
         }
-        let state = Rc::new(state);
-        self.states.push(Rc::clone(&state));
-        self.numbers.insert(state, next);
-        next
     }
 
-    pub(crate) fn state(&self, number: u32) -> &Rc<State> {
-        &self.states[number as usize]
+    pub(crate) fn state(&self, number: u32) -> State {
+        State::of(&self.words[number as usize * self.width..][..self.width], self.vcpus)
+    }
+
+    /// How many vCPUs a state has.
+    pub(crate) fn vcpus(&self) -> usize {
+        self.vcpus
     }
 
     /// States that were met.
     pub(crate) fn len(&self) -> usize {
-        self.states.len()
+        self.spans.len()
     }
 
-    /// States whose edges are known.
+    /// How many states have known edges.
     pub(crate) fn expanded(&self) -> usize {
-        self.ends.len()
+        self.expanded
+    }
+
+    /// Whether the edges of a state are known.
+    pub(crate) fn is_expanded(&self, number: u32) -> bool {
+        self.spans[number as usize].count != Span::NONE.count
+    }
+
+    /// Whether all of them are.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.expanded == self.len()
     }
 
     /// Choices that were followed.
@@ -115,19 +172,38 @@ impl Graph {
         self.edges.len()
     }
 
-    /// Gives the next state that was not expanded its edges.
-    pub(crate) fn expand(&mut self, edges: &[Edge]) {
+    /// Gives a state that was not expanded its edges.
+    pub(crate) fn expand(&mut self, number: u32, edges: &[Edge]) {
+        debug_assert!(!self.is_expanded(number), "once");
+        // Memory ends before numbers of 32 bits do: an edge has 8 bytes.
+        self.spans[number as usize] = Span { begin: self.edges.len() as u32, count: edges.len() as u32 };
         self.edges.extend_from_slice(edges);
-        self.ends.push(self.edges.len());
+        self.expanded += 1;
     }
 
     /// What leads from a state; nothing where it was not expanded.
     pub(crate) fn edges(&self, number: u32) -> &[Edge] {
-        let at = number as usize;
-        let begin = if at == 0 { 0 } else { self.ends.get(at - 1).copied().unwrap_or(self.edges.len()) };
-        let end = self.ends.get(at).copied().unwrap_or(begin);
-        &self.edges[begin..end]
+        match self.spans[number as usize] {
+            Span { count: u32::MAX, .. } => &[],
+            Span { begin, count } => &self.edges[begin as usize..][..count as usize],
+        }
     }
+
+    /// Bytes of memory that it takes, about.
+    pub(crate) fn bytes(&self) -> usize {
+        // A number in a table that is between half and fully used, with a byte of control.
+        const NUMBER: usize = 8;
+        self.words.capacity() * size_of::<u32>()
+            + self.spans.capacity() * size_of::<Span>()
+            + self.edges.capacity() * size_of::<Edge>()
+            + self.numbers.capacity() * NUMBER
+    }
+}
+
+fn hash(words: &[u32]) -> u64 {
+    let mut hasher = FxHasher::default();
+    words.iter().for_each(|word| hasher.write_u32(*word));
+    hasher.finish()
 }
 
 /// What a choice has delivered.
@@ -136,5 +212,34 @@ pub(crate) fn injected(choice: Choice, apic: &Apic, tpr: u8) -> Option<Inject> {
         Choice::Run(_) => None,
         Choice::Interrupt(_) => apic.deliverable(tpr).map(Inject::Vector),
         Choice::Nmi(_) => Some(Inject::Nmi),
+    }
+}
+
+/// What leads from a state in a graph of tests: for each triple (from, vCPU, to) that vCPU going on.
+#[cfg(test)]
+pub(crate) fn sample_edges(state: u32, edges: &[(u32, u8, u32)]) -> Vec<Edge> {
+    let of = edges.iter().filter(|(from, ..)| *from == state);
+    of.map(|&(_, vcpu, to)| Edge { choice: Choice::Run(vcpu), to }).collect()
+}
+
+/// A graph of so many states with these edges, all of them expanded.
+#[cfg(test)]
+pub(crate) fn sample(states: u32, edges: &[(u32, u8, u32)]) -> Graph {
+    let vcpus = edges.iter().map(|(_, vcpu, _)| usize::from(*vcpu) + 1).max().unwrap_or(1);
+    let mut graph = Graph::default();
+    for state in 0..states {
+        graph.number(&State { locals: vec![state; vcpus].into(), apics: vec![0; vcpus].into(), arena: 0 });
+    }
+    (0..states).for_each(|state| graph.expand(state, &sample_edges(state, edges)));
+    graph
+}
+
+#[cfg(test)]
+impl Graph {
+    /// The same states, none of them expanded.
+    pub(crate) fn forget(&mut self) {
+        self.edges.clear();
+        self.spans.fill(Span::NONE);
+        self.expanded = 0;
     }
 }

@@ -16,6 +16,8 @@
 //! | `stage` | passages, asked of KVM |
 //! | `start` | from the first instruction to the start line |
 //! | `graph` | states of the machine, and the choices between them |
+//! | `order` | which of them comes next |
+//! | `spin` | which vCPUs get nothing done |
 //! | `search` | all of them |
 //! | `end` | what is in memory when a run is over |
 //! | `settings` | what is explored |
@@ -30,10 +32,12 @@ mod end;
 mod graph;
 mod local;
 mod moment;
+mod order;
 mod passage;
 mod reach;
 mod search;
 mod settings;
+mod spin;
 mod stage;
 mod start;
 

@@ -3,10 +3,8 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 
-use crate::graph::{Choice, Graph};
-
-/// Turns of a spin, in stops, within which it comes back to where it was.
-const LONGEST_SPIN: usize = 64;
+use crate::graph::{Choice, Edge, Graph};
+use crate::spin::Spins;
 
 /// Which states lead to one of these, by some schedule; those themselves included.
 pub(crate) fn leads_to(graph: &Graph, targets: impl Iterator<Item = u32>) -> Vec<bool> {
@@ -61,9 +59,17 @@ pub(crate) struct Path {
 
 /// A place of the way: a state, and who went last, 0 for none and else the vCPU plus one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct Place {
-    state: u32,
-    last: u8,
+pub(crate) struct Place {
+    pub(crate) state: u32,
+    pub(crate) last: u8,
+}
+
+impl Place {
+    /// That to which an edge of its state leads.
+    pub(crate) fn behind(self, edge: &Edge) -> Self {
+        // At most 255 vCPUs.
+        Self { state: edge.to, last: edge.choice.vcpu() as u8 + 1 }
+    }
 }
 
 /// How a place was reached.
@@ -85,9 +91,9 @@ pub(crate) fn nearest_each(graph: &Graph, wanted: impl Fn(u32) -> bool, most: us
     let (mut found, mut paths) = (HashSet::new(), Vec::new());
     let start = Place { state: 0, last: 0 };
     let mut reached: HashMap<Place, Step> = HashMap::new();
-    let mut left = HashSet::new();
-    let mut queue = BinaryHeap::from([Reverse((0, 0, start))]);
-    while let Some(Reverse((preemptions, steps, place))) = queue.pop() {
+    let (mut left, mut spins) = (HashSet::new(), Spins::default());
+    let mut queue = BinaryHeap::from([(Reverse(0), Reverse(0), start)]);
+    while let Some((Reverse(preemptions), Reverse(steps), place)) = queue.pop() {
         if !left.insert(place) {
             continue;
         }
@@ -97,16 +103,15 @@ pub(crate) fn nearest_each(graph: &Graph, wanted: impl Fn(u32) -> bool, most: us
                 break;
             }
         }
-        let gets_on = place.last != 0 && gets_on(graph, place.state, usize::from(place.last) - 1);
+        let gets_on = place.last != 0 && spins.gets_on(graph, place.state, usize::from(place.last) - 1);
         for edge in graph.edges(place.state) {
-            // At most 255 vCPUs.
-            let next = Place { state: edge.to, last: edge.choice.vcpu() as u8 + 1 };
+            let next = place.behind(edge);
             let preempts = gets_on && next.last != place.last;
             let (preemptions, steps) = (preemptions + u32::from(preempts), steps + 1);
             let is_nearer = |known: &Step| (preemptions, steps) < (known.preemptions, known.steps);
             if !left.contains(&next) && reached.get(&next).is_none_or(is_nearer) {
                 reached.insert(next, Step { from: place, choice: edge.choice, preemptions, steps });
-                queue.push(Reverse((preemptions, steps, next)));
+                queue.push((Reverse(preemptions), Reverse(steps), next));
             }
         }
     }
@@ -125,25 +130,6 @@ fn walk_back(reached: &HashMap<Place, Step>, mut place: Place, preemptions: u32)
     path
 }
 
-/// Whether a vCPU that goes on alone gets something done: it can go on, and does not come back to this very state.
-fn gets_on(graph: &Graph, state: u32, vcpu: usize) -> bool {
-    let on = |state| graph.edges(state).iter().find(|edge| edge.choice == Choice::Run(vcpu as u8)).map(|edge| edge.to);
-    let mut at = match on(state) {
-        Some(next) => next,
-        None => return false,
-    };
-    for _ in 0..LONGEST_SPIN {
-        if at == state {
-            return false;
-        }
-        match on(at) {
-            Some(next) => at = next,
-            None => break,
-        }
-    }
-    true
-}
-
 /// The states of the nearest set that no schedule leaves, reached from a state; the nearest of them first.
 pub(crate) fn last_states(graph: &Graph, from: u32) -> Vec<u32> {
     let components = Components::of(graph, from);
@@ -151,7 +137,7 @@ pub(crate) fn last_states(graph: &Graph, from: u32) -> Vec<u32> {
     let mut met = HashSet::from([from]);
     while let Some(state) = queue.pop_front() {
         let component = components.number[&state];
-        let stays = |edge: &crate::graph::Edge| components.number.get(&edge.to) == Some(&component);
+        let stays = |edge: &Edge| components.number.get(&edge.to) == Some(&component);
         if components.is_closed[component] {
             let mut states: Vec<_> =
                 components.number.iter().filter(|(_, number)| **number == component).map(|(state, _)| *state).collect();
@@ -218,7 +204,7 @@ impl Components {
         let states = open.split_off(begin);
         let number = self.is_closed.len();
         states.iter().for_each(|state| _ = self.number.insert(*state, number));
-        let is_in = |edge: &crate::graph::Edge| self.number.get(&edge.to) == Some(&number);
+        let is_in = |edge: &Edge| self.number.get(&edge.to) == Some(&number);
         self.is_closed.push(states.iter().all(|state| graph.edges(*state).iter().all(is_in)));
     }
 }
@@ -226,30 +212,18 @@ impl Components {
 #[cfg(test)]
 mod test {
     use super::*;
-    use crate::graph::{Edge, State};
-
-    /// A graph of so many states, with an edge for each triple: from, vCPU, to.
-    fn graph(states: u32, edges: &[(u32, u8, u32)]) -> Graph {
-        let mut graph = Graph::default();
-        for state in 0..states {
-            graph.number(State { locals: [state].into(), apics: [0].into(), arena: 0 });
-            let of = edges.iter().filter(|(from, ..)| *from == state);
-            let edges: Vec<_> = of.map(|&(_, vcpu, to)| Edge { choice: Choice::Run(vcpu), to }).collect();
-            graph.expand(&edges);
-        }
-        graph
-    }
+    use crate::graph::sample;
 
     #[test]
     fn states_that_do_not_lead_to_the_end_are_told() {
-        let graph = graph(5, &[(0, 0, 1), (0, 1, 2), (2, 0, 3), (3, 0, 2), (1, 0, 4)]);
+        let graph = sample(5, &[(0, 0, 1), (0, 1, 2), (2, 0, 3), (3, 0, 2), (1, 0, 4)]);
         assert_eq!(leads_to(&graph, [4].into_iter()), [true, true, false, false, true]);
     }
 
     #[test]
     fn way_with_fewest_preemptions_comes_before_the_shortest() {
         // vCPU 0 is left at state 1, where it could go on; or it goes on until it has nothing to do.
-        let graph = graph(6, &[(0, 0, 1), (1, 1, 5), (1, 0, 2), (2, 0, 3), (3, 1, 4), (4, 1, 5)]);
+        let graph = sample(6, &[(0, 0, 1), (1, 1, 5), (1, 0, 2), (2, 0, 3), (3, 1, 4), (4, 1, 5)]);
         let path = nearest(&graph, |state| state == 5).expect("a way");
         assert_eq!((path.preemptions, path.states), (0, vec![0, 1, 2, 3, 4, 5]));
         assert_eq!(nearest(&graph, |state| state == 9), None);
@@ -257,14 +231,14 @@ mod test {
 
     #[test]
     fn leaving_a_vcpu_that_spins_is_no_preemption() {
-        let graph = graph(4, &[(0, 0, 1), (1, 0, 1), (1, 1, 2), (2, 0, 3)]);
+        let graph = sample(4, &[(0, 0, 1), (1, 0, 1), (1, 1, 2), (2, 0, 3)]);
         let path = nearest(&graph, |state| state == 3).expect("a way");
         assert_eq!(path.preemptions, 0, "vCPU 0 spins at 1, and vCPU 1 has nothing to do at 2");
     }
 
     #[test]
     fn states_that_no_schedule_leaves_are_found_behind_those_that_it_does() {
-        let graph = graph(6, &[(0, 0, 1), (1, 0, 0), (1, 1, 2), (2, 1, 5), (2, 0, 3), (3, 0, 4), (4, 0, 3)]);
+        let graph = sample(6, &[(0, 0, 1), (1, 0, 0), (1, 1, 2), (2, 1, 5), (2, 0, 3), (3, 0, 4), (4, 0, 3)]);
         let states = last_states(&graph, 0);
         assert_eq!(states, [5], "the nearest");
         let graph = graph_without_end();
@@ -272,6 +246,6 @@ mod test {
     }
 
     fn graph_without_end() -> Graph {
-        graph(5, &[(0, 0, 1), (1, 0, 0), (1, 1, 2), (2, 0, 3), (3, 0, 4), (4, 0, 3)])
+        sample(5, &[(0, 0, 1), (1, 0, 0), (1, 1, 2), (2, 0, 3), (3, 0, 4), (4, 0, 3)])
     }
 }

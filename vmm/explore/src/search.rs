@@ -10,6 +10,7 @@ use crate::end::End;
 use crate::graph::{Apics, Choice, Edge, Graph, State, injected};
 use crate::local::Parked;
 use crate::moment::{self, Moment};
+use crate::order::Order;
 use crate::passage::{Effect, Input, Refusal};
 use crate::reach::{self, Path};
 use crate::settings::{Model, Settings};
@@ -48,6 +49,8 @@ pub struct Search<'p> {
     arenas: Arenas,
     apics: Apics,
     graph: Graph,
+    /// Which state is expanded next.
+    order: Order,
     /// States in which the run is over.
     ends: Vec<u32>,
     /// States in which a vCPU has died.
@@ -67,6 +70,8 @@ pub struct Counts {
     pub passages: u64,
     /// States of single vCPUs.
     pub locals: usize,
+    /// All schedules with so many preemptions at most were followed; none: not even all of those with none.
+    pub preemptions: Option<usize>,
 }
 
 /// A schedule, from the start line on.
@@ -116,7 +121,7 @@ pub struct Stuck {
 pub struct Findings {
     /// All states are known.
     pub is_complete: bool,
-    /// States from which the run can never end.
+    /// States from which the run can never end: all of them, where all states are known.
     pub stuck: usize,
     /// The nearest of them: with the fewest preemptions.
     pub stall: Option<Stuck>,
@@ -141,8 +146,9 @@ impl<'p> Search<'p> {
         let quiet = apics.number(Apic::default());
         let mut graph = Graph::default();
         let state = State { apics: vec![quiet; locals.len()].into(), locals: locals.into(), arena: 0 };
-        graph.number(state);
-        Ok(Self { stage, arenas, apics, graph, ends: Vec::new(), faults: Vec::new() })
+        graph.number(&state);
+        let order = Order::new(&graph);
+        Ok(Self { stage, arenas, apics, graph, order, ends: Vec::new(), faults: Vec::new() })
     }
 
     /// Goes on until all states are known, or there are too many: whether all are.
@@ -153,11 +159,11 @@ impl<'p> Search<'p> {
     }
 
     fn go_on(&mut self, limits: Limits) -> Result<bool, ExploreError> {
-        while self.graph.expanded() < self.graph.len() {
+        while let Some(number) = self.order.next(&self.graph) {
             if self.graph.len() > limits.states || self.bytes() > limits.bytes {
                 return Ok(false);
             }
-            self.expand()?;
+            self.expand(number)?;
         }
         Ok(true)
     }
@@ -170,28 +176,31 @@ impl<'p> Search<'p> {
             transitions: self.graph.transitions(),
             passages: self.stage.asked,
             locals: self.stage.locals(),
+            preemptions: self.order.done(),
         }
     }
 
     /// What the states that are known say, with ways to so many ends of the run at most.
     pub fn findings(&self, most_ends: usize) -> Findings {
-        let is_complete = self.graph.expanded() == self.graph.len();
+        let is_complete = self.graph.is_complete();
         let fault =
             (!self.faults.is_empty()).then(|| reach::nearest(&self.graph, self.is_one_of(&self.faults))).flatten();
         let ends = reach::nearest_each(&self.graph, self.is_one_of(&self.ends), most_ends.min(self.ends.len()));
         let ends = ends.into_iter().map(Way).collect();
-        let (stuck, stall) = if is_complete { self.stuck() } else { (0, None) };
+        let (stuck, stall) = self.stuck();
         Findings { is_complete, stuck, stall, fault: fault.map(Way), ends, all_ends: self.ends.len() }
     }
 
     /// The states in which the run is over, as far as they are known.
     pub fn ends(&self) -> impl Iterator<Item = End<'_>> {
-        self.ends.iter().map(|number| End::new(*number, self.graph.state(*number), &self.arenas))
+        self.ends.iter().map(|number| End::new(*number, &self.graph.state(*number), &self.arenas))
     }
 
-    /// How many states lead nowhere, and the way to them. That can be told of a whole graph alone.
+    /// How many states lead nowhere, and the way to them. Where a state may lead that was not expanded, nobody knows.
     fn stuck(&self) -> (usize, Option<Stuck>) {
-        let leads = reach::leads_to(&self.graph, self.ends.iter().chain(&self.faults).copied());
+        let numbers = 0..self.graph.len() as u32;
+        let unknown = numbers.filter(|number| !self.graph.is_expanded(*number));
+        let leads = reach::leads_to(&self.graph, self.ends.iter().chain(&self.faults).copied().chain(unknown));
         let stuck = leads.iter().filter(|leads| !**leads).count();
         (stuck, (stuck > 0).then(|| self.way_to_stall(&leads)).flatten())
     }
@@ -236,7 +245,7 @@ impl<'p> Search<'p> {
     ///
     /// KVM did not do on that way what it did before.
     pub fn moment(&mut self, way: &Way, short: usize) -> Result<Moment, ExploreError> {
-        let first = (**self.graph.state(0)).clone();
+        let first = self.graph.state(0);
         self.stage.rewind(&first.locals);
         let mut state = first;
         let choices = &way.0.choices[..way.0.choices.len().saturating_sub(short)];
@@ -255,15 +264,12 @@ impl<'p> Search<'p> {
 
     /// Bytes of memory that what is known takes, about.
     fn bytes(&self) -> usize {
-        // A state and what leads from it: two tables of numbers, a key of the map, some edges.
-        const STATE: usize = 256;
-        self.stage.bytes() + self.arenas.bytes + STATE * self.graph.len()
+        self.stage.bytes() + self.arenas.bytes + self.graph.bytes() + self.order.bytes()
     }
 
-    /// Follows all choices of the next state.
-    fn expand(&mut self) -> Result<(), ExploreError> {
-        let number = self.graph.expanded() as u32;
-        let state = (**self.graph.state(number)).clone();
+    /// Follows all choices of a state.
+    fn expand(&mut self, number: u32) -> Result<(), ExploreError> {
+        let state = self.graph.state(number);
         let is_dead = |vcpu: usize| matches!(self.stage.local(vcpu, state.locals[vcpu]).parked, Parked::Dead(_));
         // What others do behind a fault is of no interest.
         let dead = (0..state.locals.len()).any(is_dead);
@@ -276,10 +282,10 @@ impl<'p> Search<'p> {
         let mut edges = Vec::with_capacity(choices.len());
         for choice in choices {
             let next = self.follow(&state, choice)?;
-            let to = self.graph.number(next);
+            let to = self.graph.number(&next);
             edges.push(Edge { choice, to });
         }
-        self.graph.expand(&edges);
+        self.graph.expand(number, &edges);
         Ok(())
     }
 

@@ -109,6 +109,7 @@ impl Free<'_> {
         explored.took = began.elapsed();
         (explored.states, explored.frontier) = (counts.states, counts.frontier);
         (explored.transitions, explored.passages) = (counts.transitions, counts.passages);
+        explored.preemptions = counts.preemptions.filter(|_| counts.frontier > 0);
         searched?;
         let findings = search.findings(MOST_ENDS);
         (explored.complete, explored.stuck, explored.ends) = (findings.is_complete, findings.stuck, findings.all_ends);
@@ -167,7 +168,8 @@ impl Free<'_> {
             let why =
                 if self.is_interrupted() { "interrupted" } else { "as many as --max-states or 4 GiB of memory allow" };
             return format!(
-                "{states} states and {frontier} of them not gone on from, {why}: no stall and no fault among them"
+                "{states} states and {frontier} of them not gone on from, {why}: no stall and no fault among them, {}",
+                explored.bound()
             );
         }
         format!("no schedule stalls, but {not_judged} of {} ends were not judged", findings.all_ends)

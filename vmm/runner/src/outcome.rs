@@ -235,11 +235,14 @@ pub struct ExploredOutcome {
     pub states: usize,
     /// Those of them that were not gone on from.
     pub frontier: usize,
+    /// All schedules with so many preemptions at most were followed, of a search that does not know all states.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preemptions: Option<usize>,
     /// Choices that were followed.
     pub transitions: usize,
     /// What KVM was asked for: what a vCPU does from one stop to the next.
     pub passages: u64,
-    /// States from which the run can never end; of a complete search.
+    /// States from which the run can never end: all of them, where all states are known.
     pub stuck: usize,
     /// States in which it is over.
     pub ends: usize,
@@ -252,6 +255,18 @@ pub struct ExploredOutcome {
     /// Holds of the scenario that were left out.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<String>,
+}
+
+impl ExploredOutcome {
+    /// How far a search came that does not know all states: a fragment.
+    pub fn bound(&self) -> String {
+        match self.preemptions {
+            None => "not complete even without preemptions".to_owned(),
+            Some(0) => "complete without preemptions".to_owned(),
+            Some(1) => "complete up to 1 preemption".to_owned(),
+            Some(most) => format!("complete up to {most} preemptions"),
+        }
+    }
 }
 
 /// A schedule, from the start line on.

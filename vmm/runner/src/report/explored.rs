@@ -18,6 +18,9 @@ pub(super) fn tell(text: &mut String, outcome: &RunOutcome) {
         let _ = write!(text, ", {frontier} states not gone on from");
     }
     let _ = writeln!(text, "; {passages} passages asked of kvm; {}", time(*took));
+    if !complete {
+        let _ = writeln!(text, "  {}", explored.bound());
+    }
     if explored.stuck > 0 {
         let _ = writeln!(text, "  from {} of them no schedule leads to the end", explored.stuck);
     }
