@@ -201,12 +201,33 @@ fn stall_leaves_the_certificate_that_is_asked_for() {
 }
 
 #[test]
+fn rendezvous_of_today_passes_where_stores_are_seen_late() {
+    let ran = explore(&["mtrr/percpu-lock@vcpus=2", "--model", "tso"]);
+    let result = ran.assert_code(0).only();
+    assert_eq!((&result["verdict"], &result["explored"]["complete"]), (&"pass".into(), &true.into()), "{result:#}");
+    assert_eq!(result["explored"]["model"], "tso icr=buffer buffer=64", "{result:#}");
+    assert_eq!(counts(result), [12512, 24752, 0]);
+}
+
+#[test]
+fn search_in_which_a_vcpu_could_hold_back_more_is_not_complete() {
+    let ran = explore(&["mtrr/percpu-lock@vcpus=2", "--model", "tso", "--buffer", "2"]);
+    let result = ran.assert_code(100).only();
+    assert_eq!((&result["verdict"], &result["explored"]["complete"]), (&"budget".into(), &false.into()), "{result:#}");
+    assert!(ran.said.contains("--buffer"), "{}", ran.said);
+}
+
+#[test]
 fn request_that_cannot_be_explored_is_refused_in_one_line() {
     for (arguments, why) in [
         (&[][..], "a scenario is missing"),
         (&["mtrr/percpu-lock", "--order", "step"], "--order"),
         (&["mtrr/percpu-lock", "--max-states", "0"], "--max-states"),
         (&["no/such"], "no/such"),
+        (&["mtrr/percpu-lock", "--icr", "early"], "--icr"),
+        (&["mtrr/percpu-lock", "--buffer", "4"], "--buffer"),
+        (&["mtrr/percpu-lock", "--model", "tso", "--buffer", "0"], "--buffer"),
+        (&["mtrr/percpu-lock", "--model", "pso"], "--model"),
     ] {
         let ran = explore(arguments);
         assert!(ran.assert_code(2).said.contains(why), "{}", ran.said);

@@ -1,5 +1,7 @@
 //! `stallbench explore`: every schedule of a scenario, and every arrival of an interrupt.
 
+mod model;
+
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
@@ -21,6 +23,7 @@ use stallbench_state::program::Program;
 use crate::exit::{Exit, Failure};
 use crate::run::{Kept, Progress, Running, What, exit, open_reports, options, report_kinds, run_plan, tell_dumps};
 use crate::{interrupt, output};
+use model::MemoryModel;
 
 #[derive(Debug, Args)]
 #[command(after_help = "docs/explore.md says what is explored, and what a complete search shows")]
@@ -38,6 +41,8 @@ pub(crate) struct Arguments {
     #[arg(long, conflicts_with = "case")]
     declared: bool,
     #[command(flatten)]
+    model: MemoryModel,
+    #[command(flatten)]
     kept: Kept,
     #[command(flatten)]
     what: What,
@@ -53,8 +58,9 @@ pub(crate) fn explore(arguments: &Arguments) -> Result<Exit, Failure> {
     if what.order.is_some() {
         return Err(Failure::usage("--order: exploring looks at no order of MTRR programming"));
     }
+    let settings = arguments.settings()?;
+    let repeat = arguments.repeat(&settings);
     let kinds = report_kinds(&arguments.report)?;
-    let settings = arguments.settings();
     let declared = arguments.declared.then(|| settings.model.to_string());
     let (subject, selection) = what.select_declared(declared)?;
     let Running::Image(guest) = &subject else {
@@ -68,7 +74,6 @@ pub(crate) fn explore(arguments: &Arguments) -> Result<Exit, Failure> {
     arguments.kept.check()?;
     let host = HostKvm::open()?;
     selection.check_host(host.max_vcpus())?;
-    let repeat = arguments.repeat();
     let evidence = arguments.kept.evidence(repeat.clone(), subject.bytes())?;
     let dumps = arguments.kept.dumps(repeat, &host, subject.packed());
     let interrupted = interrupt::flag_on_signal()?;
@@ -79,13 +84,14 @@ pub(crate) fn explore(arguments: &Arguments) -> Result<Exit, Failure> {
 }
 
 impl Arguments {
-    fn settings(&self) -> Settings {
-        Settings::default()
+    fn settings(&self) -> Result<Settings, Failure> {
+        Ok(Settings { model: self.model.model()?, ..Settings::default() })
     }
 
     /// How one of these searches is asked for again.
-    fn repeat(&self) -> Repeat {
-        Repeat::new("explore", format!(" --max-states {}{}", self.max_states, options(&self.what)))
+    fn repeat(&self, settings: &Settings) -> Repeat {
+        let model = MemoryModel::options(settings.model);
+        Repeat::new("explore", format!(" --max-states {}{model}{}", self.max_states, options(&self.what)))
     }
 
     fn jobs(&self) -> usize {

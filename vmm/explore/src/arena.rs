@@ -121,7 +121,7 @@ impl Arenas {
 }
 
 /// The low bytes of a word.
-fn mask(size: u8) -> u64 {
+pub(crate) fn mask(size: u8) -> u64 {
     u64::MAX >> (64 - 8 * u32::from(size.clamp(1, 8)))
 }
 

@@ -211,7 +211,7 @@ pub(crate) fn instruction(memory: &dyn Memory, rip: u64) -> Option<Instruction> 
 }
 
 /// A register that addresses are made of; no guest of the contract has a segment with a base.
-fn value(registers: &Registers, register: Register) -> Option<u64> {
+pub(crate) fn value(registers: &Registers, register: Register) -> Option<u64> {
     let is_flat = register.is_segment_register();
     if is_flat { Some(0) } else { register::value(registers, register) }
 }

@@ -19,14 +19,21 @@ pub(crate) enum Choice {
     Interrupt(u8),
     /// It takes its NMI first.
     Nmi(u8),
+    /// Its oldest store that others do not see yet comes to memory.
+    Flush(u8),
 }
 
 impl Choice {
     /// Whose it is.
     pub(crate) fn vcpu(self) -> usize {
         match self {
-            Self::Run(vcpu) | Self::Interrupt(vcpu) | Self::Nmi(vcpu) => vcpu.into(),
+            Self::Run(vcpu) | Self::Interrupt(vcpu) | Self::Nmi(vcpu) | Self::Flush(vcpu) => vcpu.into(),
         }
+    }
+
+    /// Whether a vCPU executes instructions by it.
+    pub(crate) fn executes(self) -> bool {
+        !matches!(self, Self::Flush(_))
     }
 }
 
@@ -39,19 +46,33 @@ pub(crate) struct State {
     pub(crate) apics: Box<[u32]>,
     /// Of the arena.
     pub(crate) arena: u32,
+    /// Of what each vCPU has stored and others do not see yet; none where they see each store at once.
+    pub(crate) buffers: Box<[u32]>,
 }
 
 impl State {
+    /// Of what a vCPU has stored and others do not see yet: 0 for nothing.
+    pub(crate) fn buffer(&self, vcpu: usize) -> u32 {
+        self.buffers.get(vcpu).copied().unwrap_or(0)
+    }
+
+    /// Whether all see what anybody has stored.
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.buffers.iter().all(|buffer| *buffer == 0)
+    }
+
     /// As numbers in a row: those of each vCPU first.
     fn words(&self) -> impl Iterator<Item = u32> {
-        self.locals.iter().chain(&self.apics).copied().chain([self.arena])
+        self.locals.iter().chain(&self.apics).chain(&self.buffers).copied().chain([self.arena])
     }
 
     /// Of so many vCPUs, from its words.
     fn of(words: &[u32], vcpus: usize) -> Self {
         let (locals, words) = words.split_at(vcpus);
         let (apics, words) = words.split_at(vcpus);
-        Self { locals: locals.into(), apics: apics.into(), arena: words[0] }
+        // The arena is the last of them, and there is one.
+        let (buffers, arena) = words.split_at(words.len() - 1);
+        Self { locals: locals.into(), apics: apics.into(), arena: arena[0], buffers: buffers.into() }
     }
 }
 
@@ -209,7 +230,7 @@ fn hash(words: &[u32]) -> u64 {
 /// What a choice has delivered.
 pub(crate) fn injected(choice: Choice, apic: &Apic, tpr: u8) -> Option<Inject> {
     match choice {
-        Choice::Run(_) => None,
+        Choice::Run(_) | Choice::Flush(_) => None,
         Choice::Interrupt(_) => apic.deliverable(tpr).map(Inject::Vector),
         Choice::Nmi(_) => Some(Inject::Nmi),
     }
@@ -228,7 +249,8 @@ pub(crate) fn sample(states: u32, edges: &[(u32, u8, u32)]) -> Graph {
     let vcpus = edges.iter().map(|(_, vcpu, _)| usize::from(*vcpu) + 1).max().unwrap_or(1);
     let mut graph = Graph::default();
     for state in 0..states {
-        graph.number(&State { locals: vec![state; vcpus].into(), apics: vec![0; vcpus].into(), arena: 0 });
+        let apics = vec![0; vcpus].into();
+        graph.number(&State { locals: vec![state; vcpus].into(), apics, arena: 0, buffers: Box::default() });
     }
     (0..states).for_each(|state| graph.expand(state, &sample_edges(state, edges)));
     graph

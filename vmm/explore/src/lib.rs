@@ -10,8 +10,10 @@
 //! | `local` | the state of one vCPU |
 //! | `apic` | what is requested of a local APIC, and in service |
 //! | `arena` | the memory that vCPUs share |
+//! | `buffers` | what a vCPU has stored and others do not see yet |
 //! | `devices` | what of its devices a vCPU alone knows |
 //! | `code` | the instructions at which vCPUs stop |
+//! | `drains` | the instructions that wait until others see it |
 //! | `passage` | what a vCPU does from one stop to the next |
 //! | `stage` | passages, asked of KVM |
 //! | `start` | from the first instruction to the start line |
@@ -26,8 +28,10 @@
 
 mod apic;
 mod arena;
+mod buffers;
 mod code;
 mod devices;
+mod drains;
 mod end;
 mod graph;
 mod local;
@@ -44,6 +48,6 @@ mod start;
 pub use end::End;
 pub use moment::Moment;
 pub use passage::Refusal;
-pub use search::{Counts, ExploreError, Findings, Leg, Limits, Search, Stuck, Way};
+pub use search::{Counts, ExploreError, Findings, Landed, Leg, Limits, Search, Stuck, Way};
 pub use settings::{Icr, Model, Passages, Settings};
 pub use start::StartError;

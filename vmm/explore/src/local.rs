@@ -30,6 +30,8 @@ pub(crate) enum Parked {
     Send { icr: u64 },
     /// It can take an interrupt here, and where it stops next it cannot.
     Open,
+    /// It is about to execute what waits until others see all that it has stored; with `all`, nothing behind that begins before it.
+    Drain { all: bool },
     /// It is about to halt: an interrupt that comes here is taken before it does.
     Halting,
     /// It halted.
@@ -58,7 +60,9 @@ impl Parked {
     /// Whether it is between two instructions, of which the second has not begun.
     pub(crate) fn is_between(&self) -> bool {
         match self {
-            Self::Read { .. } | Self::Send { .. } | Self::Open | Self::Halting | Self::Halted => true,
+            Self::Read { .. } | Self::Send { .. } | Self::Open | Self::Drain { .. } | Self::Halting | Self::Halted => {
+                true
+            }
             Self::Write { before, .. } => before.is_some(),
             Self::Off | Self::Dead(_) => false,
         }

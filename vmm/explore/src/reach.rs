@@ -68,7 +68,8 @@ impl Place {
     /// That to which an edge of its state leads.
     pub(crate) fn behind(self, edge: &Edge) -> Self {
         // At most 255 vCPUs.
-        Self { state: edge.to, last: edge.choice.vcpu() as u8 + 1 }
+        let last = if edge.choice.executes() { edge.choice.vcpu() as u8 + 1 } else { self.last };
+        Self { state: edge.to, last }
     }
 }
 

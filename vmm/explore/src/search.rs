@@ -5,6 +5,7 @@ use stallbench_state::program::Program;
 
 use crate::apic::{Apic, command};
 use crate::arena::{self, Arenas};
+use crate::buffers::{Buffers, Leave, Store};
 use crate::devices::sends;
 use crate::end::End;
 use crate::graph::{Apics, Choice, Edge, Graph, State, injected};
@@ -13,7 +14,7 @@ use crate::moment::{self, Moment};
 use crate::order::Order;
 use crate::passage::{Effect, Input, Refusal};
 use crate::reach::{self, Path};
-use crate::settings::{Model, Settings};
+use crate::settings::Settings;
 use crate::stage::{Stage, is_open};
 use crate::start::{self, StartError};
 use thiserror::Error;
@@ -28,9 +29,6 @@ pub enum ExploreError {
     /// It does something that cannot be explored.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// No such search is known.
-    #[error("explore under {0}")]
-    Model(Model),
 }
 
 /// How far a search goes.
@@ -47,6 +45,7 @@ pub struct Limits {
 pub struct Search<'p> {
     stage: Stage<'p>,
     arenas: Arenas,
+    buffers: Buffers,
     apics: Apics,
     graph: Graph,
     /// Which state is expanded next.
@@ -55,6 +54,9 @@ pub struct Search<'p> {
     ends: Vec<u32>,
     /// States in which a vCPU has died.
     faults: Vec<u32>,
+    /// States in which a processor could hold back one more store.
+    full: Vec<u32>,
+    flushes_any_time: bool,
 }
 
 /// How much is known.
@@ -101,8 +103,21 @@ pub struct Leg {
     pub last: usize,
     /// What is delivered to it at the first of them.
     pub takes: Option<Inject>,
+    /// A store of its own that others see from this step on, which is then all there is of it.
+    pub lands: Option<Landed>,
     /// Where it stands then: the instruction that it executes next.
     pub to: String,
+}
+
+/// A store that was held back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Landed {
+    /// Guest-physical.
+    pub address: u64,
+    /// In bytes.
+    pub size: u8,
+    /// What, zero-extended.
+    pub value: u64,
 }
 
 /// A schedule that ends where the run can never end.
@@ -121,6 +136,8 @@ pub struct Stuck {
 pub struct Findings {
     /// All states are known.
     pub is_complete: bool,
+    /// Some are not, since a vCPU could hold back more stores than the model has it do.
+    pub is_full: bool,
     /// States from which the run can never end: all of them, where all states are known.
     pub stuck: usize,
     /// The nearest of them: with the fewest preemptions.
@@ -136,19 +153,24 @@ pub struct Findings {
 impl<'p> Search<'p> {
     /// Brings a machine to its start line.
     pub fn new(mut machine: Controlled, program: &'p Program, settings: Settings) -> Result<Self, ExploreError> {
-        if settings.model != Model::Sc {
-            return Err(ExploreError::Model(settings.model));
-        }
         let standing = start::bring_up(&mut machine)?;
         let arenas = Arenas::new(arena::copy(machine.memory()));
-        let (stage, locals) = Stage::new(machine, program, standing, settings.passages)?;
+        let (stage, locals) = Stage::new(machine, program, standing, &settings)?;
+        let buffers = Buffers::new(settings.model);
         let mut apics = Apics::default();
         let quiet = apics.number(Apic::default());
         let mut graph = Graph::default();
-        let state = State { apics: vec![quiet; locals.len()].into(), locals: locals.into(), arena: 0 };
+        let state = State {
+            apics: vec![quiet; locals.len()].into(),
+            buffers: buffers.at_start(locals.len()),
+            locals: locals.into(),
+            arena: 0,
+        };
         graph.number(&state);
         let order = Order::new(&graph);
-        Ok(Self { stage, arenas, apics, graph, order, ends: Vec::new(), faults: Vec::new() })
+        let flushes_any_time = settings.flushes_any_time;
+        let (ends, faults, full) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Self { stage, arenas, buffers, apics, graph, order, ends, faults, full, flushes_any_time })
     }
 
     /// Goes on until all states are known, or there are too many: whether all are.
@@ -182,13 +204,21 @@ impl<'p> Search<'p> {
 
     /// What the states that are known say, with ways to so many ends of the run at most.
     pub fn findings(&self, most_ends: usize) -> Findings {
-        let is_complete = self.graph.is_complete();
+        let is_complete = self.graph.is_complete() && self.full.is_empty();
         let fault =
             (!self.faults.is_empty()).then(|| reach::nearest(&self.graph, self.is_one_of(&self.faults))).flatten();
         let ends = reach::nearest_each(&self.graph, self.is_one_of(&self.ends), most_ends.min(self.ends.len()));
         let ends = ends.into_iter().map(Way).collect();
         let (stuck, stall) = self.stuck();
-        Findings { is_complete, stuck, stall, fault: fault.map(Way), ends, all_ends: self.ends.len() }
+        Findings {
+            is_complete,
+            is_full: !self.full.is_empty(),
+            stuck,
+            stall,
+            fault: fault.map(Way),
+            ends,
+            all_ends: self.ends.len(),
+        }
     }
 
     /// The states in which the run is over, as far as they are known.
@@ -196,11 +226,12 @@ impl<'p> Search<'p> {
         self.ends.iter().map(|number| End::new(*number, &self.graph.state(*number), &self.arenas))
     }
 
-    /// How many states lead nowhere, and the way to them. Where a state may lead that was not expanded, nobody knows.
+    /// How many states lead nowhere, and the way to them. Where a state may lead that was not expanded, or not in full, nobody knows.
     fn stuck(&self) -> (usize, Option<Stuck>) {
         let numbers = 0..self.graph.len() as u32;
         let unknown = numbers.filter(|number| !self.graph.is_expanded(*number));
-        let leads = reach::leads_to(&self.graph, self.ends.iter().chain(&self.faults).copied().chain(unknown));
+        let ends = self.ends.iter().chain(&self.faults).chain(&self.full).copied();
+        let leads = reach::leads_to(&self.graph, ends.chain(unknown));
         let stuck = leads.iter().filter(|leads| !**leads).count();
         (stuck, (stuck > 0).then(|| self.way_to_stall(&leads)).flatten())
     }
@@ -215,7 +246,9 @@ impl<'p> Search<'p> {
     fn way_to_stall(&self, leads: &[bool]) -> Option<Stuck> {
         let lost = reach::nearest(&self.graph, |state| !leads[state as usize])?;
         let states = reach::last_states(&self.graph, *lost.states.last()?);
-        let target = *states.first()?;
+        // No schedule leaves them, and one in which all is seen that was stored is always among them.
+        let is_flushed = |state: &&u32| self.graph.state(**state).is_flushed();
+        let target = *states.iter().find(is_flushed).or(states.first())?;
         let way = reach::nearest(&self.graph, |state| state == target)?;
         let no_return = way.states.iter().position(|state| !leads[*state as usize])?;
         Some(Stuck { no_return, way: Way(way), closed: states.len() })
@@ -230,10 +263,13 @@ impl<'p> Search<'p> {
             let apic = self.apics.get(from.apics[vcpu]);
             let local = self.stage.local(vcpu, from.locals[vcpu]);
             let takes = injected(*choice, &apic, local.devices.tpr);
+            let lands =
+                (!choice.executes()).then(|| self.buffers.stores(&from, vcpu).first().map(Landed::of)).flatten();
             let to = self.stage.place(vcpu, to.locals[vcpu]);
-            match legs.last_mut().filter(|leg| leg.vcpu == vcpu && takes.is_none()) {
+            let goes_on = |leg: &&mut Leg| (leg.vcpu, leg.lands, lands, takes) == (vcpu, None, None, None);
+            match legs.last_mut().filter(goes_on) {
                 Some(leg) => (leg.last, leg.to) = (step + 1, to),
-                None => legs.push(Leg { vcpu, first: step + 1, last: step + 1, takes, to }),
+                None => legs.push(Leg { vcpu, first: step + 1, last: step + 1, takes, lands, to }),
             }
         }
         legs
@@ -251,12 +287,17 @@ impl<'p> Search<'p> {
         let choices = &way.0.choices[..way.0.choices.len().saturating_sub(short)];
         for choice in choices {
             let vcpu = choice.vcpu();
+            if !choice.executes() {
+                state = self.follow(&state, *choice)?;
+                continue;
+            }
             let input = self.input(&state, *choice);
             let known = self.stage.passage(vcpu, state.locals[vcpu], input)?;
             self.stage.again(vcpu, state.locals[vcpu], input, &known)?;
             state = self.follow(&state, *choice)?;
         }
         self.stage.machine().rest();
+        (0..state.buffers.len()).for_each(|vcpu| while self.flush(&mut state, vcpu) {});
         self.finish_sends(&mut state)?;
         let apics: Vec<_> = state.apics.iter().map(|apic| self.apics.get(*apic)).collect();
         Ok(moment::moment(&mut self.stage, &state.locals, &apics, &self.arenas, state.arena))
@@ -279,6 +320,9 @@ impl<'p> Search<'p> {
         } else if self.is_over(&state) {
             self.ends.push(number);
         }
+        if !dead && self.is_cut(&state) {
+            self.full.push(number);
+        }
         let mut edges = Vec::with_capacity(choices.len());
         for choice in choices {
             let next = self.follow(&state, choice)?;
@@ -296,18 +340,27 @@ impl<'p> Search<'p> {
             // At most 255 vCPUs.
             let number = vcpu as u8;
             let local = self.stage.local(vcpu, state.locals[vcpu]);
-            if !matches!(local.parked, Parked::Halted | Parked::Off | Parked::Dead(_)) {
+            let is_up = !matches!(local.parked, Parked::Halted | Parked::Off | Parked::Dead(_));
+            if is_up && self.buffers.leave(state, vcpu, &local.parked) == Leave::Given {
                 choices.push(Choice::Run(number));
             }
+            let before = choices.len();
             let apic = self.apics.get(state.apics[vcpu]);
-            if !local.parked.is_between() {
-                continue;
+            if local.parked.is_between() {
+                if is_open(&local.processor) && apic.deliverable(local.devices.tpr).is_some() {
+                    choices.push(Choice::Interrupt(number));
+                }
+                if apic.nmi && !local.processor.nmi_masked && !local.processor.shadow {
+                    choices.push(Choice::Nmi(number));
+                }
             }
-            if is_open(&local.processor) && apic.deliverable(local.devices.tpr).is_some() {
-                choices.push(Choice::Interrupt(number));
-            }
-            if apic.nmi && !local.processor.nmi_masked && !local.processor.shadow {
-                choices.push(Choice::Nmi(number));
+            if state.buffer(vcpu) != 0 {
+                // What comes drains the buffer first (SDM 3A 11.10).
+                let comes = choices.drain(before..).count() > 0;
+                let parked = |vcpu: usize| &self.stage.local(vcpu, state.locals[vcpu]).parked;
+                if comes || self.flushes_any_time || self.buffers.is_wanted(state, vcpu, parked) {
+                    choices.push(Choice::Flush(number));
+                }
             }
         }
         choices
@@ -320,7 +373,10 @@ impl<'p> Search<'p> {
         let apic = self.apics.get(state.apics[vcpu]);
         match (injected(choice, &apic, local.devices.tpr), &local.parked) {
             (Some(inject), _) => Input::Deliver(inject),
-            (None, Parked::Read { address, size, .. }) => Input::Go(self.arenas.read(state.arena, *address, *size)),
+            (None, Parked::Read { address, size, .. }) => {
+                let own = self.buffers.read(state, vcpu, *address, *size);
+                Input::Go(own.unwrap_or_else(|| self.arenas.read(state.arena, *address, *size)))
+            }
             (None, _) => Input::Go(0),
         }
     }
@@ -328,6 +384,11 @@ impl<'p> Search<'p> {
     /// The state that a choice leads to.
     fn follow(&mut self, state: &State, choice: Choice) -> Result<State, ExploreError> {
         let vcpu = choice.vcpu();
+        if !choice.executes() {
+            let mut next = state.clone();
+            self.flush(&mut next, vcpu);
+            return Ok(next);
+        }
         let input = self.input(state, choice);
         let mut apic = self.apics.get(state.apics[vcpu]);
         let passage = self.stage.passage(vcpu, state.locals[vcpu], input)?;
@@ -340,9 +401,30 @@ impl<'p> Search<'p> {
         }
         next.apics[vcpu] = self.apics.number(apic);
         for effect in passage.effects.iter() {
-            self.apply(&mut next, vcpu, *effect)?;
+            let parked = &self.stage.local(vcpu, state.locals[vcpu]).parked;
+            match self.buffers.takes(parked, effect) {
+                Some(store) => self.buffers.push(&mut next, vcpu, store),
+                None => self.apply(&mut next, vcpu, *effect)?,
+            }
         }
         Ok(next)
+    }
+
+    /// Has others see the oldest store of a vCPU that they do not see yet: whether there is one.
+    fn flush(&mut self, state: &mut State, vcpu: usize) -> bool {
+        let oldest = self.buffers.pop(state, vcpu);
+        if let Some(Store { address, size, value }) = oldest {
+            state.arena = self.arenas.store(state.arena, address, size, value);
+        }
+        oldest.is_some()
+    }
+
+    /// Whether a choice is missing, since no more stores are held back than the model says.
+    fn is_cut(&self, state: &State) -> bool {
+        (0..state.buffers.len()).any(|vcpu| {
+            let parked = &self.stage.local(vcpu, state.locals[vcpu]).parked;
+            self.buffers.leave(state, vcpu, parked) == Leave::Full
+        })
     }
 
     /// Sends what vCPUs are about to send by a store that cannot be begun anew.
@@ -389,11 +471,12 @@ impl<'p> Search<'p> {
 
     /// Whether the run is over: every vCPU that is up has done its part and halts, with nothing on its way.
     fn is_over(&self, state: &State) -> bool {
-        (0..state.locals.len()).all(|vcpu| {
-            let local = self.stage.local(vcpu, state.locals[vcpu]);
-            let apic = self.apics.get(state.apics[vcpu]);
-            let at_rest = local.parked == Parked::Halted && is_open(&local.processor) && local.is_through();
-            local.parked == Parked::Off || at_rest && !apic.nmi && apic.deliverable(local.devices.tpr).is_none()
-        })
+        state.is_flushed()
+            && (0..state.locals.len()).all(|vcpu| {
+                let local = self.stage.local(vcpu, state.locals[vcpu]);
+                let apic = self.apics.get(state.apics[vcpu]);
+                let at_rest = local.parked == Parked::Halted && is_open(&local.processor) && local.is_through();
+                local.parked == Parked::Off || at_rest && !apic.nmi && apic.deliverable(local.devices.tpr).is_none()
+            })
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// Stores that a buffer holds, if nothing else is said: more than any processor does between two of its drains here.
-const BUFFER: usize = 16;
+const BUFFER: usize = 64;
 
 /// What a search explores.
 #[derive(Clone, Debug, Default)]
@@ -12,6 +12,9 @@ pub struct Settings {
     pub model: Model,
     /// How KVM is asked what a vCPU does from one stop to the next.
     pub passages: Passages,
+    /// A store that is held back comes to memory at any time, not just when somebody is about to meet it there. What is found is the
+    /// same; a test compares the two.
+    pub flushes_any_time: bool,
 }
 
 /// How KVM is asked what a vCPU does from one stop to the next: all come to the same, which tests see.
@@ -26,7 +29,7 @@ pub enum Passages {
     Compared,
 }
 
-/// A memory model: in which order others see what a vCPU does. As text: `sc`, or `tso icr=buffer buffer=16`.
+/// A memory model: in which order others see what a vCPU does. As text: `sc`, or `tso icr=buffer buffer=64`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Model {
     /// Sequential consistency: in the order in which it does it.

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use stallbench_core::HostKvm;
 use stallbench_core::controlled::{ControlError, Controlled, Inject};
-use stallbench_explore::{ExploreError, Findings, Leg, Limits, Search, Settings, StartError, Stuck, Way};
+use stallbench_explore::{ExploreError, Findings, Landed, Leg, Limits, Search, Settings, StartError, Stuck, Way};
 use stallbench_state::program::Program;
 use thiserror::Error;
 
@@ -165,6 +165,11 @@ impl Free<'_> {
     fn undecided(&self, findings: &Findings, explored: &ExploredOutcome, not_judged: usize) -> String {
         let ExploredOutcome { states, frontier, .. } = explored;
         if !findings.is_complete {
+            if findings.is_full && *frontier == 0 {
+                return format!(
+                    "{states} states, and in some of them a vCPU could hold back more stores than --buffer allows: no stall and no fault among them"
+                );
+            }
             let why =
                 if self.is_interrupted() { "interrupted" } else { "as many as --max-states or 4 GiB of memory allow" };
             return format!(
@@ -200,12 +205,13 @@ fn schedule(search: &Search<'_>, way: &Way, no_return: Option<usize>) -> Schedul
     ScheduleOutcome { preemptions: way.preemptions(), steps: way.steps(), no_return, legs }
 }
 
-fn leg(Leg { vcpu, first, last, takes, to }: Leg) -> LegOutcome {
+fn leg(Leg { vcpu, first, last, takes, lands, to }: Leg) -> LegOutcome {
     let takes = takes.map(|takes| match takes {
         Inject::Vector(vector) => format!("vector {vector:#x}"),
         Inject::Nmi => "an NMI".to_owned(),
     });
-    LegOutcome { vcpu, first, last, takes, to }
+    let lands = lands.map(|Landed { address, size, value }| format!("{value:#x} in {size} bytes at {address:#x}"));
+    LegOutcome { vcpu, first, last, takes, lands, to }
 }
 
 /// An error with its causes.

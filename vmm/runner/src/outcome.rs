@@ -229,7 +229,7 @@ pub struct RunOutcome {
 pub struct ExploredOutcome {
     /// Every state is known: what is said holds for all schedules.
     pub complete: bool,
-    /// The memory model: `sc`.
+    /// The memory model: `sc`, or `tso icr=buffer buffer=64`.
     pub model: String,
     /// States of the machine.
     pub states: usize,
@@ -295,6 +295,9 @@ pub struct LegOutcome {
     /// What is delivered to it first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub takes: Option<String>,
+    /// A store of its own that others see from here on, which is then all that happens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lands: Option<String>,
     /// Where it stands then.
     pub to: String,
 }

@@ -18,7 +18,7 @@ use super::{Apic, Message, command};
 use crate::arena::{self, Arenas};
 use crate::devices::{Devices, Served};
 use crate::moment::{self, Moment};
-use crate::settings::Passages;
+use crate::settings::Settings;
 use crate::stage::Stage;
 use crate::start;
 use guest::{Guest, Operation};
@@ -217,7 +217,7 @@ fn moment(host: &HostKvm, x2apic: bool, guest: &Guest, table: &[u8]) -> (Moment,
     let mut machine = Controlled::new(host, VCPUS, program.bytes(), &boot_block(x2apic)).expect("a machine");
     let standing = start::bring_up(&mut machine).expect("the start line");
     let arenas = Arenas::new(arena::copy(machine.memory()));
-    let (mut stage, locals) = Stage::new(machine, program, standing, Passages::Free).expect("a stage");
+    let (mut stage, locals) = Stage::new(machine, program, standing, &Settings::default()).expect("a stage");
     let pieces = [(IMAGE, guest.code()), (guest::TABLE, table)];
     assert!(pieces.into_iter().all(|(at, bytes)| stage.machine().write(at, bytes)));
     for vcpu in 0..VCPUS {

@@ -57,7 +57,7 @@ impl Stage<'_> {
                 }
                 way.effects.push(Effect::Send { icr, x2apic: true });
             }
-            Parked::Open | Parked::Halting | Parked::Halted | Parked::Off | Parked::Dead(_) => {}
+            Parked::Open | Parked::Drain { .. } | Parked::Halting | Parked::Halted | Parked::Off | Parked::Dead(_) => {}
         }
         Ok(())
     }
@@ -92,7 +92,7 @@ impl Stage<'_> {
         // A handler that comes between two of these finds the first, and may leave another behind.
         if let Stop::Write { address, size: 4, value } = stop
             && is_xapic(address)
-            && is_open(&state(&self.machine, vcpu)?)
+            && (self.finds_drains || is_open(&state(&self.machine, vcpu)?))
         {
             return Ok(Some(self.parked_at_write(vcpu, address, 4, value)?));
         }

@@ -8,6 +8,7 @@
 //! one on the way here and cannot any more, the passage ends on the way, at a place where it can ([`Parked::Open`]): what it does between
 //! two stops concerns itself alone, so that one place of delivery stands for all between them.
 
+mod drain;
 mod go;
 mod stand;
 mod steps;
@@ -24,7 +25,7 @@ use crate::code::{Code, STATUS_FLAGS};
 use crate::devices::Devices;
 use crate::local::{Base, Local, Locals, Parked};
 use crate::passage::{Effect, Input, Passage, Refusal};
-use crate::settings::Passages;
+use crate::settings::{Model, Passages, Settings};
 
 /// The machine, and all that is known of what its vCPUs do.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub(crate) struct Stage<'p> {
     vcpus: Vec<Vcpu>,
     /// Passages that KVM was asked for.
     pub(crate) asked: u64,
+    /// Where a vCPU waits for its stores is a stop.
+    finds_drains: bool,
     /// How it is asked.
     passages: Passages,
     /// The ghost page at the start line.
@@ -63,7 +66,7 @@ impl<'p> Stage<'p> {
         mut machine: Controlled,
         program: &'p Program,
         standing: Vec<(Option<Stop>, Devices)>,
-        passages: Passages,
+        settings: &Settings,
     ) -> Result<(Self, Vec<u32>), Refusal> {
         let code = Code::of(program);
         let mut bases = Vec::new();
@@ -79,8 +82,17 @@ impl<'p> Stage<'p> {
             return Err(Refusal::Unknown { vcpu: 0, what, place: code.place(at) });
         }
         let vcpu = |base| Vcpu { base, locals: Locals::default(), passages: FxHashMap::default(), at: None };
+        let (passages, finds_drains) = (settings.passages, settings.model != Model::Sc);
         let ghost = stand::ghost_page(machine.memory());
-        let mut stage = Self { machine, ghost, code, vcpus: bases.into_iter().map(vcpu).collect(), asked: 0, passages };
+        let mut stage = Self {
+            machine,
+            ghost,
+            code,
+            vcpus: bases.into_iter().map(vcpu).collect(),
+            asked: 0,
+            finds_drains,
+            passages,
+        };
         let first = standing.into_iter().enumerate().map(|(vcpu, (stop, devices))| stage.first(vcpu, stop, devices));
         let first = first.collect::<Result<_, _>>()?;
         Ok((stage, first))
@@ -140,6 +152,7 @@ impl<'p> Stage<'p> {
         }
         self.asked += 1;
         let passage = match self.passages {
+            _ if self.finds_drains => self.ask_to_drain(vcpu, from, input)?,
             Passages::Free => self.ask(vcpu, from, input)?,
             Passages::Stepped => self.ask_by_steps(vcpu, from, input)?,
             Passages::Compared => self.compare(vcpu, from, input)?,

@@ -65,6 +65,9 @@ impl Stage<'_> {
         self.set_counters(&counted);
         let mut way = Way { effects: Vec::new(), devices: start.devices.clone() };
         let parked = match end {
+            Parked::Open | Parked::Drain { .. } if self.finds_drains => {
+                self.again_up_to(vcpu, &start, input, &end, &mut way)?
+            }
             Parked::Open => self.go_to_open(vcpu, &start, input, &mut way)?.map_or(Parked::Off, |local| local.parked),
             _ => self.go(vcpu, &start, input, &mut way)?,
         };

@@ -31,6 +31,8 @@ pub(super) struct Step<'a> {
     pub(super) before: &'a ProcessorState,
     /// The instruction.
     pub(super) instruction: &'a Instruction,
+    /// Guest memory, as it is then.
+    pub(super) memory: &'a dyn Memory,
 }
 
 /// Looks at each instruction before it is begun; the vCPU parks in front of it where this says so.
@@ -78,7 +80,7 @@ impl Stage<'_> {
     }
 
     /// Goes on from where it stands: where it parks, and whether that is in the shadow of an STI.
-    fn steps(
+    pub(super) fn steps(
         &mut self,
         vcpu: usize,
         start: &Local,
@@ -101,7 +103,7 @@ impl Stage<'_> {
             let Some(it) = instruction(self.machine.memory(), rip) else {
                 return Err(self.unknown(vcpu, "comes to an instruction that cannot be decoded"));
             };
-            if let Some(parked) = look(&Step { before: &before, instruction: &it }) {
+            if let Some(parked) = look(&Step { before: &before, instruction: &it, memory: self.machine.memory() }) {
                 return Ok((parked, is_shadow));
             }
             if let Some(parked) = self.one(vcpu, &before, &it, way)? {

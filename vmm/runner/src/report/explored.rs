@@ -54,8 +54,11 @@ fn schedule(text: &mut String, schedule: &ScheduleOutcome) {
 }
 
 fn leg(leg: &LegOutcome) -> String {
-    let LegOutcome { vcpu, first, last, takes, to } = leg;
+    let LegOutcome { vcpu, first, last, takes, lands, to } = leg;
     let steps = if first == last { first.to_string() } else { format!("{first}–{last}") };
+    if let Some(lands) = lands {
+        return format!("{steps:<9} vcpu{vcpu:<3} its store is seen: {}", plain(lands));
+    }
     let takes = takes.as_ref().map_or_else(String::new, |takes| format!("takes {takes}, "));
     format!("{steps:<9} vcpu{vcpu:<3} {takes}goes on to {}", plain(to))
 }

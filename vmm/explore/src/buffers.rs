@@ -1,0 +1,219 @@
+//! What a vCPU has stored and others do not see yet: a buffer from which stores come to memory in their order, one at a time.
+//!
+//! x86-TSO (Owens, Sarkar, Sewell 2009): a load takes the newest store of its own buffer to its address, and else what memory holds. What
+//! drains a buffer goes on with an empty one only: a locked instruction, MFENCE, a serialising instruction, I/O, an interrupt (SDM 3A
+//! 11.10). Bytes of a load that lie in the buffer in part have it wait until they are in memory, as a processor does that cannot
+//! forward them (SDM 1 and the optimization manual: store forwarding).
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use crate::graph::State;
+use crate::local::Parked;
+use crate::passage::Effect;
+use crate::search::Landed;
+use crate::settings::{Icr, Model};
+
+/// A store that its vCPU alone sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Store {
+    pub(crate) address: u64,
+    pub(crate) size: u8,
+    pub(crate) value: u64,
+}
+
+impl Landed {
+    pub(crate) fn of(store: &Store) -> Self {
+        Self { address: store.address, size: store.size, value: store.value }
+    }
+}
+
+/// Whether a vCPU can go on as far as its buffer goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leave {
+    /// It can.
+    Given,
+    /// Once stores of its own have come to memory.
+    Later,
+    /// A processor could, but so many stores are not held back here.
+    Full,
+}
+
+/// What a read finds in a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    All(u64),
+    Part,
+}
+
+/// Buffers, each content once. Number 0 is an empty one.
+#[derive(Debug)]
+pub(crate) struct Buffers {
+    model: Model,
+    contents: Vec<Rc<[Store]>>,
+    numbers: HashMap<Rc<[Store]>, u32>,
+}
+
+impl Buffers {
+    pub(crate) fn new(model: Model) -> Self {
+        let empty: Rc<[Store]> = Rc::new([]);
+        Self { model, contents: vec![Rc::clone(&empty)], numbers: HashMap::from([(empty, 0)]) }
+    }
+
+    /// The buffers of a machine at its start line, of so many vCPUs: none where all see each store at once.
+    pub(crate) fn at_start(&self, vcpus: usize) -> Box<[u32]> {
+        if self.model == Model::Sc { Box::default() } else { vec![0; vcpus].into() }
+    }
+
+    /// What lies in a vCPU's buffer, the oldest first.
+    pub(crate) fn stores(&self, state: &State, vcpu: usize) -> &[Store] {
+        &self.contents[state.buffer(vcpu) as usize]
+    }
+
+    /// Whether a vCPU that is parked so can do what it is about to do.
+    pub(crate) fn leave(&self, state: &State, vcpu: usize, parked: &Parked) -> Leave {
+        let stores = self.stores(state, vcpu);
+        if stores.is_empty() {
+            return Leave::Given;
+        }
+        let waits = match parked {
+            Parked::Read { update: true, .. } | Parked::Drain { .. } => true,
+            Parked::Read { address, size, .. } => find(stores, *address, *size) == Found::Part,
+            // A store to the xAPIC's page is not cached, and comes behind those before it.
+            Parked::Write { address, size, .. } if !crate::arena::Arenas::holds(*address, *size) => true,
+            Parked::Write { .. } if self.is_full(stores) => return Leave::Full,
+            Parked::Send { .. } => matches!(self.model, Model::Tso { icr: Icr::Ordered, .. }),
+            _ => false,
+        };
+        if waits { Leave::Later } else { Leave::Given }
+    }
+
+    /// Whether it matters that a vCPU's oldest store comes to memory now: not before somebody is about to meet one of its stores there.
+    ///
+    /// Until then it changes places with whatever anybody does, and the states behind both are the same: each execution to an end of the
+    /// run, or to a fault, has one beside it in which every store comes to memory as late as it can.
+    pub(crate) fn is_wanted<'l>(&self, state: &State, vcpu: usize, parked: impl Fn(usize) -> &'l Parked) -> bool {
+        let stores = self.stores(state, vcpu);
+        let mine = parked(vcpu);
+        let waits = matches!(mine, Parked::Halted | Parked::Dead(_)) || self.leave(state, vcpu, mine) != Leave::Given;
+        let meets = |address, size| find(stores, address, size) != Found::Nothing;
+        !stores.is_empty()
+            && (waits
+                || (0..state.buffers.len()).filter(|&other| other != vcpu).any(|other| {
+                    let reads = match parked(other) {
+                        Parked::Read { address, size, .. } => meets(*address, *size),
+                        _ => false,
+                    };
+                    reads || self.stores(state, other).iter().any(|its| meets(its.address, its.size))
+                }))
+    }
+
+    fn is_full(&self, stores: &[Store]) -> bool {
+        matches!(self.model, Model::Tso { buffer, .. } if stores.len() >= buffer)
+    }
+
+    /// What a vCPU reads, if it is not memory that says so.
+    pub(crate) fn read(&self, state: &State, vcpu: usize, address: u64, size: u8) -> Option<u64> {
+        match find(self.stores(state, vcpu), address, size) {
+            Found::All(value) => Some(value),
+            Found::Nothing | Found::Part => None,
+        }
+    }
+
+    /// Whether what a vCPU does from there on goes to its buffer first: a plain store.
+    pub(crate) fn takes(&self, parked: &Parked, effect: &Effect) -> Option<Store> {
+        match *effect {
+            Effect::Store { address, size, value } if self.model != Model::Sc => {
+                (!matches!(parked, Parked::Read { .. })).then_some(Store { address, size, value })
+            }
+            _ => None,
+        }
+    }
+
+    /// Holds a store back.
+    pub(crate) fn push(&mut self, state: &mut State, vcpu: usize, store: Store) {
+        let mut stores = self.stores(state, vcpu).to_vec();
+        stores.push(store);
+        state.buffers[vcpu] = self.number(stores.into());
+    }
+
+    /// Takes a vCPU's oldest store out.
+    pub(crate) fn pop(&mut self, state: &mut State, vcpu: usize) -> Option<Store> {
+        let (oldest, rest) = self.stores(state, vcpu).split_first()?;
+        let (oldest, rest) = (*oldest, rest.into());
+        state.buffers[vcpu] = self.number(rest);
+        Some(oldest)
+    }
+
+    fn number(&mut self, stores: Rc<[Store]>) -> u32 {
+        let next = self.contents.len() as u32;
+        *self.numbers.entry(stores).or_insert_with_key(|stores| {
+            self.contents.push(Rc::clone(stores));
+            next
+        })
+    }
+}
+
+/// What the newest store that holds any of these bytes says of them.
+fn find(stores: &[Store], address: u64, size: u8) -> Found {
+    // What is shared lies far below the end of the address space.
+    let (begin, end) = (address, address + u64::from(size));
+    let newest = stores.iter().rev().find(|store| store.address < end && begin < store.address + u64::from(store.size));
+    match newest {
+        None => Found::Nothing,
+        Some(store) if store.address <= begin && end <= store.address + u64::from(store.size) => {
+            Found::All(store.value >> (8 * (begin - store.address)) & crate::arena::mask(size))
+        }
+        Some(_) => Found::Part,
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    fn store(address: u64, size: u8, value: u64) -> Store {
+        Store { address, size, value }
+    }
+
+    #[test]
+    fn newest_store_to_an_address_is_read_before_it_is_in_memory() {
+        let stores = [store(0x100, 4, 1), store(0x100, 4, 2), store(0x108, 4, 3)];
+        assert_eq!(find(&stores, 0x100, 4), Found::All(2));
+        assert_eq!(find(&stores, 0x104, 4), Found::Nothing);
+    }
+
+    #[test]
+    fn bytes_of_a_store_are_forwarded_and_those_beside_it_waited_for() {
+        let stores = [store(0x100, 8, 0x8877_6655_4433_2211)];
+        assert_eq!(find(&stores, 0x102, 2), Found::All(0x4433));
+        assert_eq!(find(&stores, 0x107, 1), Found::All(0x88));
+        let stores = [store(0x100, 8, 0), store(0x104, 1, 9)];
+        assert_eq!(find(&stores, 0x104, 4), Found::Part, "newer than what holds it all");
+        assert_eq!(find(&stores, 0x100, 4), Found::All(0));
+    }
+
+    #[test]
+    fn stores_come_out_in_their_order_and_an_empty_buffer_is_the_first() {
+        let mut buffers = Buffers::new(Model::tso());
+        let mut state = State { locals: [0].into(), apics: [0].into(), arena: 0, buffers: buffers.at_start(1) };
+        buffers.push(&mut state, 0, store(0x100, 4, 1));
+        buffers.push(&mut state, 0, store(0x104, 4, 2));
+        assert_eq!(buffers.leave(&state, 0, &Parked::Drain { all: false }), Leave::Later);
+        assert_eq!(buffers.pop(&mut state, 0), Some(store(0x100, 4, 1)));
+        assert_eq!(buffers.pop(&mut state, 0), Some(store(0x104, 4, 2)));
+        assert_eq!((buffers.pop(&mut state, 0), state.buffer(0)), (None, 0));
+    }
+
+    #[test]
+    fn buffer_that_is_full_takes_no_store() {
+        let mut buffers = Buffers::new(Model::Tso { icr: Icr::Buffer, buffer: 1 });
+        let mut state = State { locals: [0].into(), apics: [0].into(), arena: 0, buffers: buffers.at_start(1) };
+        let write = Parked::Write { address: stallbench_abi::layout::ARENA, size: 4, value: 1, before: None };
+        assert_eq!(buffers.leave(&state, 0, &write), Leave::Given);
+        buffers.push(&mut state, 0, store(0x100, 4, 1));
+        assert_eq!(buffers.leave(&state, 0, &write), Leave::Full);
+        assert_eq!(buffers.leave(&state, 0, &Parked::Send { icr: 0 }), Leave::Given);
+    }
+}
