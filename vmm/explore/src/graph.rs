@@ -38,7 +38,7 @@ impl Choice {
 }
 
 /// A state of the machine: the numbers of its parts.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct State {
     /// Of each vCPU.
     pub(crate) locals: Box<[u32]>,

@@ -24,6 +24,7 @@
 //! | `end` | what is in memory when a run is over |
 //! | `settings` | what is explored |
 //! | `reach` | what the whole graph says |
+//! | `fair` | sets of states that a fair schedule never leaves |
 #![forbid(unsafe_code)]
 
 mod apic;
@@ -33,6 +34,7 @@ mod code;
 mod devices;
 mod drains;
 mod end;
+mod fair;
 mod graph;
 mod local;
 mod moment;
@@ -48,6 +50,6 @@ mod start;
 pub use end::End;
 pub use moment::Moment;
 pub use passage::Refusal;
-pub use search::{Counts, ExploreError, Findings, Landed, Leg, Limits, Search, Stuck, Way};
+pub use search::{Counts, ExploreError, Findings, Landed, Leg, Limits, Livelock, Search, Stuck, Way};
 pub use settings::{Icr, Model, Passages, Settings};
 pub use start::StartError;

@@ -8,6 +8,7 @@ use crate::arena::{self, Arenas};
 use crate::buffers::{Buffers, Leave, Store};
 use crate::devices::sends;
 use crate::end::End;
+use crate::fair;
 use crate::graph::{Apics, Choice, Edge, Graph, State, injected};
 use crate::local::Parked;
 use crate::moment::{self, Moment};
@@ -131,6 +132,17 @@ pub struct Stuck {
     pub closed: usize,
 }
 
+/// A fair schedule that never comes to the end, though others do from wherever it leads.
+#[derive(Clone, Debug)]
+pub struct Livelock {
+    /// It leads to a state and from there once round, back to the same state.
+    pub way: Way,
+    /// After so many of its choices the round begins.
+    pub begins: usize,
+    /// States of the set that a fair schedule need not leave.
+    pub states: usize,
+}
+
 /// What the states of a machine say.
 #[derive(Clone, Debug)]
 pub struct Findings {
@@ -142,6 +154,8 @@ pub struct Findings {
     pub stuck: usize,
     /// The nearest of them: with the fewest preemptions.
     pub stall: Option<Stuck>,
+    /// A fair schedule for ever, where no state is known to be stuck: with the fewest preemptions to where it goes round.
+    pub livelock: Option<Livelock>,
     /// The way to the nearest state in which a vCPU died.
     pub fault: Option<Way>,
     /// Ways to the nearest states in which the run is over, one to each.
@@ -210,11 +224,14 @@ impl<'p> Search<'p> {
         let ends = reach::nearest_each(&self.graph, self.is_one_of(&self.ends), most_ends.min(self.ends.len()));
         let ends = ends.into_iter().map(Way).collect();
         let (stuck, stall) = self.stuck();
+        let livelock = if stuck == 0 { fair::livelock(&self.graph) } else { None };
+        let livelock = livelock.map(|(way, begins, states)| Livelock { way: Way(way), begins, states });
         Findings {
             is_complete,
             is_full: !self.full.is_empty(),
             stuck,
             stall,
+            livelock,
             fault: fault.map(Way),
             ends,
             all_ends: self.ends.len(),
@@ -273,6 +290,15 @@ impl<'p> Search<'p> {
             }
         }
         legs
+    }
+
+    /// Who goes at each step of a way, and where that vCPU stands behind it.
+    pub fn places(&self, way: &Way) -> Vec<(usize, String)> {
+        let place = |(choice, state): (&Choice, &u32)| {
+            let vcpu = choice.vcpu();
+            (vcpu, self.stage.place(vcpu, self.graph.state(*state).locals[vcpu]))
+        };
+        way.0.choices.iter().zip(way.0.states.iter().skip(1)).map(place).collect()
     }
 
     /// The machine at the end of a way, as a free one can go on from there. `short` choices before its end.

@@ -3,6 +3,8 @@
 //! A state that the search finds, stuck or at its end, is handed to a free machine, with local APICs in the kernel and a thread a vCPU.
 //! What that comes to is the verdict: a stall is proved there as any other, an end is judged by the same oracles.
 
+mod livelock;
+
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
@@ -141,6 +143,10 @@ impl Free<'_> {
             explored.schedule = Some(schedule(search, way, Some(*no_return)));
             return Ok(self.resume(search, way, 0)?.map(|outcome| unconfirmed(outcome, "a stall")));
         }
+        if let Some(livelock) = &findings.livelock {
+            explored.schedule = Some(livelock::schedule(schedule(search, &livelock.way, None), livelock));
+            return Ok(Ok(livelock::outcome(search, livelock)?));
+        }
         let mut passed = None;
         for end in &findings.ends {
             match self.resume(search, end, 0)? {
@@ -202,7 +208,7 @@ fn unconfirmed(outcome: RunOutcome, found: &str) -> RunOutcome {
 
 fn schedule(search: &Search<'_>, way: &Way, no_return: Option<usize>) -> ScheduleOutcome {
     let legs = search.legs(way).into_iter().map(leg).collect();
-    ScheduleOutcome { preemptions: way.preemptions(), steps: way.steps(), no_return, legs }
+    ScheduleOutcome { preemptions: way.preemptions(), steps: way.steps(), no_return, round_from: None, legs }
 }
 
 fn leg(Leg { vcpu, first, last, takes, lands, to }: Leg) -> LegOutcome {

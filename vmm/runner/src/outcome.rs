@@ -279,6 +279,9 @@ pub struct ScheduleOutcome {
     /// After so many of them no schedule leads to the end any more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub no_return: Option<usize>,
+    /// Behind so many of them it goes round: its last step leads to the same state.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub round_from: Option<usize>,
     /// What happens.
     pub legs: Vec<LegOutcome>,
 }

@@ -33,13 +33,16 @@ pub(super) fn tell(text: &mut String, outcome: &RunOutcome) {
 }
 
 fn schedule(text: &mut String, schedule: &ScheduleOutcome) {
-    let ScheduleOutcome { preemptions, steps, no_return, legs } = schedule;
+    let ScheduleOutcome { preemptions, steps, no_return, round_from, legs } = schedule;
     let times = if *preemptions == 1 { "preemption" } else { "preemptions" };
     let _ = write!(text, "  schedule: {steps} steps, {preemptions} {times}");
     match no_return {
         Some(0) => text.push_str("; every schedule stalls"),
         Some(step) => _ = write!(text, "; every schedule stalls behind step {step}"),
         None => {}
+    }
+    if let Some(round) = round_from {
+        let _ = write!(text, "; steps {}–{steps} lead back to where they began, and leave no choice out", round + 1);
     }
     text.push('\n');
     let (first, last) = MOST_LEGS;
