@@ -149,6 +149,26 @@ fn what_exploring_comes_to_is_declared_beside_what_a_run_does() {
 }
 
 #[test]
+fn fair_schedule_that_goes_round_for_ever_is_a_livelock_and_no_proof() {
+    let result = known("rounds/give-way@vcpus=2");
+    assert_eq!((&result["kind"], &result["strength"]), (&"livelock".into(), &"observed".into()), "{result:#}");
+    assert_eq!(result["explored"]["stuck"], 0, "another schedule leads out: {result:#}");
+    let schedule = &result["explored"]["schedule"];
+    let begins = schedule["round_from"].as_u64().unwrap();
+    let legs = schedule["legs"].as_array().unwrap();
+    let inside = legs.iter().filter(|leg| leg["last"].as_u64() > Some(begins));
+    let goes: std::collections::BTreeSet<_> = inside.map(|leg| leg["vcpu"].as_u64()).collect();
+    assert_eq!(goes, [Some(0), Some(1)].into(), "nobody is left out: {result:#}");
+}
+
+#[test]
+fn round_that_is_not_fair_and_wait_that_gives_up_are_no_stall() {
+    for name in ["rounds/look-again@vcpus=3", "rounds/give-up@vcpus=3", "rounds/give-way-fixed@vcpus=2"] {
+        assert_eq!(known(name)["verdict"], "pass");
+    }
+}
+
+#[test]
 fn search_that_does_not_know_all_states_says_so_and_passes_nothing() {
     let ran = explore(&["mtrr/percpu-lock@vcpus=2", "--max-states", "1000"]);
     let result = ran.assert_code(100).only();

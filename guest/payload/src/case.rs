@@ -12,6 +12,7 @@ mod mtrr_rounds;
 mod nmi_watchdog;
 mod records;
 pub(crate) mod rendezvous;
+mod rounds;
 mod slow;
 
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -25,6 +26,7 @@ use stallbench_rt::{boot, this};
 pub(crate) use acceptance::Words as AcceptanceWords;
 pub(crate) use call::hold_pool;
 pub(crate) use records::Words as RecordsWords;
+pub(crate) use rounds::Words as RoundsWords;
 
 unsafe extern "C" {
     /// First byte of the section of cases; the linker makes it.

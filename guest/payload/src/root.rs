@@ -15,6 +15,7 @@ pub(crate) struct Root {
     pub(crate) acceptance: case::AcceptanceWords,
     pub(crate) rendezvous: case::rendezvous::Words,
     pub(crate) records: case::RecordsWords,
+    pub(crate) rounds: case::RoundsWords,
 }
 
 // SAFETY: made of what is shared; zero is valid.

@@ -18,7 +18,7 @@ macro_rules! built_in {
     };
 }
 
-built_in!["acceptance", "call", "crash", "mtrr", "nmi", "records", "rendezvous", "scale", "slow", "table"];
+built_in!["acceptance", "call", "crash", "mtrr", "nmi", "records", "rendezvous", "rounds", "scale", "slow", "table"];
 
 /// Most bytes of a scenario file.
 const MOST_BYTES: u64 = 4 << 20;
