@@ -2,35 +2,53 @@
 
 mod model;
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 
 use clap::Args;
 use stallbench_core::HostKvm;
-use stallbench_explore::Settings;
+use stallbench_explore::{Search, Settings};
 use stallbench_runner::dump::{Dumps, Keep};
 use stallbench_runner::evidence::Evidence;
 use stallbench_runner::execute::{self, RunPlan};
-use stallbench_runner::explore::{self, ExploreRunError, Exploring};
-use stallbench_runner::outcome::RunOutcome;
+use stallbench_runner::explore::checkpoint::{Checkpoints, Identity, Saved};
+use stallbench_runner::explore::{self, Cut, ExploreRunError, Exploring, Pace};
+use stallbench_runner::outcome::{GoOn, RunOutcome};
 use stallbench_runner::repeat::Repeat;
 use stallbench_runner::report::{Kind, Reports, Start};
 use stallbench_runner::scenario::{Run, Selection};
-use stallbench_runner::session;
+use stallbench_runner::session::{self, SessionError};
 use stallbench_state::program::Program;
 
 use crate::exit::{Exit, Failure};
-use crate::run::{Kept, Progress, Running, What, exit, open_reports, options, report_kinds, run_plan, tell_dumps};
+use crate::run::{Kept, OfSearches, Running, What, exit, open_reports, options, report_kinds, run_plan, tell_dumps};
 use crate::{interrupt, output};
 use model::MemoryModel;
+
+/// States that can be asked for.
+const MOST_STATES: u32 = 100_000_000;
+/// Bytes of a MiB.
+const MIB: usize = 1 << 20;
+/// Memory that can be, in MiB.
+const MOST_MEMORY: u32 = 1 << 20;
 
 #[derive(Debug, Args)]
 #[command(after_help = "docs/explore.md says what is explored, and what a complete search shows")]
 pub(crate) struct Arguments {
     /// States of the machine at most; where there are more, the verdict is budget
-    #[arg(long, value_name = "N", default_value_t = 4_000_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 4_000_000, value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_STATES)))]
     max_states: u32,
+    /// Memory that they take at most, in MiB; where they take more, the verdict is budget
+    #[arg(long, value_name = "MIB", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_MEMORY)))]
+    max_memory: u32,
+    /// Where a search that is interrupted or comes to its limits is kept [default: a file in the directory of its run, without --out in the current directory]
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Option<PathBuf>,
+    /// Go on from a checkpoint; one run must be selected, the same as there
+    #[arg(long, value_name = "FILE")]
+    resume: Option<PathBuf>,
     /// Guests at a time [default: one a host CPU]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: Option<u16>,
@@ -72,14 +90,27 @@ pub(crate) fn explore(arguments: &Arguments) -> Result<Exit, Failure> {
         return Err(Failure::nothing_selected("none of these has such cells"));
     }
     arguments.kept.check()?;
+    let saved = arguments.saved(&selection, guest.program(), &settings)?;
     let host = HostKvm::open()?;
     selection.check_host(host.max_vcpus())?;
     let evidence = arguments.kept.evidence(repeat.clone(), subject.bytes())?;
     let dumps = arguments.kept.dumps(repeat, &host, subject.packed());
     let interrupted = interrupt::flag_on_signal()?;
-    let progress = Progress::exploring();
-    let session =
-        Session { arguments, program: guest.program(), host: &host, settings, evidence, dumps, interrupted, progress };
+    let progress = OfSearches::new();
+    let checkpoints = arguments.checkpoints();
+    let program = guest.program();
+    let session = Session {
+        arguments,
+        program,
+        host: &host,
+        settings,
+        evidence,
+        dumps,
+        saved,
+        checkpoints,
+        interrupted,
+        progress,
+    };
     session.run(&selection, open_reports(&kinds, session.evidence.as_ref()))
 }
 
@@ -90,13 +121,58 @@ impl Arguments {
 
     /// How one of these searches is asked for again.
     fn repeat(&self, settings: &Settings) -> Repeat {
-        let model = MemoryModel::options(settings.model);
-        Repeat::new("explore", format!(" --max-states {}{model}{}", self.max_states, options(&self.what)))
+        self.repeat_with(settings, self.max_states, self.max_memory, "")
+    }
+
+    fn repeat_with(&self, settings: &Settings, max_states: u32, max_memory: u32, more: &str) -> Repeat {
+        let (model, options) = (MemoryModel::options(settings.model), options(&self.what));
+        Repeat::new("explore", format!(" --max-states {max_states} --max-memory {max_memory}{model}{more}{options}"))
+    }
+
+    /// The command that goes on from a checkpoint, with the limit raised to which the search came.
+    fn go_on(&self, settings: &Settings, run: &Run, cut: Cut, checkpoint: PathBuf) -> GoOn {
+        let (mut max_states, mut max_memory) = (self.max_states, self.max_memory);
+        match cut {
+            Cut::Interrupted => {}
+            Cut::States => max_states = max_states.saturating_mul(2).min(MOST_STATES),
+            Cut::Memory => max_memory = max_memory.saturating_mul(2).min(MOST_MEMORY),
+        }
+        let resume = format!(" --resume '{}'", checkpoint.display());
+        let command = self.repeat_with(settings, max_states, max_memory, &resume).command(run);
+        GoOn { checkpoint, command }
+    }
+
+    /// The checkpoint to go on from, if there is one.
+    fn saved(&self, selection: &Selection, program: &Program, settings: &Settings) -> Result<Option<Saved>, Failure> {
+        let flag = if self.resume.is_some() { "--resume" } else { "--checkpoint" };
+        if (self.resume.is_some() || self.checkpoint.is_some()) && selection.len() != 1 {
+            return Err(Failure::usage(format!("{flag}: one run must be selected, not {}", selection.len())));
+        }
+        if let Some(file) = self.checkpoint.as_ref().filter(|file| self.resume.as_ref() != Some(file) && file.exists())
+        {
+            return Err(Failure::usage(format!("--checkpoint: {} is there already", file.display())));
+        }
+        let (Some(path), Some(run)) = (&self.resume, selection.get(0)) else { return Ok(None) };
+        let identity = Identity::of(&run.name, program, &run_plan(&run, self.what.budget()), settings);
+        let saved = Saved::read(path, &identity);
+        saved.map(Some).map_err(|error| Failure::usage(format!("--resume: {error}")))
+    }
+
+    fn checkpoints(&self) -> Checkpoints {
+        Checkpoints::new(self.checkpoint.clone(), self.resume.clone(), self.kept.out().map(Path::to_owned))
     }
 
     fn jobs(&self) -> usize {
         let of_host = || thread::available_parallelism().map_or(1, usize::from);
         self.jobs.map_or_else(of_host, usize::from)
+    }
+}
+
+/// Why a session ended early. A checkpoint from which a search cannot go on is part of the request.
+fn failure(error: &SessionError<ExploreRunError>) -> Failure {
+    match error {
+        SessionError::Execute(ExploreRunError::Restore(error)) => Failure::new(Exit::Usage, error),
+        other => Failure::host(other),
     }
 }
 
@@ -108,8 +184,10 @@ struct Session<'a> {
     settings: Settings,
     evidence: Option<Arc<Evidence>>,
     dumps: Dumps,
+    saved: Option<Saved>,
+    checkpoints: Checkpoints,
     interrupted: Arc<AtomicBool>,
-    progress: Progress,
+    progress: OfSearches,
 }
 
 impl Session<'_> {
@@ -120,11 +198,14 @@ impl Session<'_> {
             self.progress.suspend(|| reports.result(&result));
         });
         self.progress.finish();
-        let failure = ended.failure.map(|error| Failure::host(&error).attempted());
+        let failure = ended.failure.map(|error| failure(&error).attempted());
         let failed = reports.end(&ended.summary);
         failed.iter().for_each(|error| output::diagnostic(&format!("error: {error}")));
         let dumped = tell_dumps(&self.dumps);
-        failure.map_or_else(|| Ok(exit(&ended.summary, !failed.is_empty() || !dumped)), Err)
+        let not_kept = self.checkpoints.failures();
+        not_kept.iter().for_each(|error| output::diagnostic(&format!("error: {error}")));
+        let is_written = failed.is_empty() && dumped && not_kept.is_empty();
+        failure.map_or_else(|| Ok(exit(&ended.summary, !is_written)), Err)
     }
 
     fn explore(&self, run: &Run) -> Result<RunOutcome, ExploreRunError> {
@@ -134,15 +215,30 @@ impl Session<'_> {
         let what = &self.arguments.what;
         let keep = Keep { at_end: self.dumps.when().of(run), on_request: None };
         let plan = RunPlan { keep, ..run_plan(run, what.budget()) };
-        let told = |states, frontier| self.progress.states(&run.name, states, frontier);
+        let told = |pace: &Pace| self.progress.states(&run.name, pace);
+        let keep_search = |search: &Search<'_>, cut| self.keep(run, &plan, search, cut);
         let exploring = Exploring {
             settings: &self.settings,
             most_states: self.arguments.max_states as usize,
+            most_bytes: self.arguments.max_memory as usize * MIB,
+            resume: self.saved.as_ref(),
+            checkpoint: &keep_search,
             interrupt: &self.interrupted,
             progress: &told,
         };
         let outcome = explore::explore(self.host, self.program, &plan, exploring)?;
         Ok(self.dumps.write(run, outcome))
+    }
+
+    /// Leaves a checkpoint of a search.
+    fn keep(&self, run: &Run, plan: &RunPlan, search: &Search<'_>, cut: Cut) -> Option<GoOn> {
+        let identity = Identity::of(&run.name, self.program, plan, &self.settings);
+        let go_on = self.arguments.go_on(&self.settings, run, cut, self.checkpoints.write(run, &identity, search)?);
+        if cut == Cut::Interrupted {
+            // What is interrupted is not reported.
+            self.progress.suspend(|| output::diagnostic(&format!("go on: {}", go_on.command)));
+        }
+        Some(go_on)
     }
 
     fn start(&self, selection: &Selection) -> Start {

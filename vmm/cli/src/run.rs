@@ -32,7 +32,7 @@ use crate::{interrupt, output};
 pub(crate) use gdb::MACHINE;
 pub(crate) use kept::{Kept, dumps_on_request, tell as tell_dumps};
 pub(crate) use plan::{on_request, options, report_kinds, run_plan};
-pub(crate) use progress::Progress;
+pub(crate) use progress::{OfSearches, Progress};
 pub(crate) use what::{Common, Running, What};
 
 #[derive(Debug, Args)]

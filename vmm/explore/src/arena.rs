@@ -113,6 +113,41 @@ impl Arenas {
         self.base[at..at + WORD as usize].iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
     }
 
+    /// All of the arena at the start line.
+    pub(crate) fn base(&self) -> &[u8] {
+        &self.base
+    }
+
+    /// How many states there are.
+    pub(crate) fn len(&self) -> usize {
+        self.states.len()
+    }
+
+    /// The words of a state, as they are kept.
+    pub(crate) fn state(&self, number: usize) -> &[u64] {
+        &self.states[number]
+    }
+
+    /// The addresses of the words that were ever written.
+    pub(crate) fn written(&self) -> &[u64] {
+        &self.written
+    }
+
+    /// Takes over other states, which were kept with the same arena at the start line. None where they cannot be.
+    pub(crate) fn restore(&mut self, written: Vec<u64>, states: Vec<Vec<u64>>) -> Option<()> {
+        let mut new = Self::new(std::mem::take(&mut self.base));
+        for address in written {
+            let is_new = new.places.insert(address, new.written.len()).is_none();
+            (is_new && address % WORD == 0 && Self::holds(address, WORD as u8)).then_some(())?;
+            new.written.push(address);
+        }
+        for (number, words) in states.into_iter().enumerate() {
+            (words.len() <= new.written.len() && new.number(words.into()) as usize == number).then_some(())?;
+        }
+        *self = new;
+        Some(())
+    }
+
     /// The words of a state that were written since the start line, with their addresses.
     pub(crate) fn words(&self, state: u32) -> impl Iterator<Item = (u64, u64)> {
         let words = Rc::clone(&self.states[state as usize]);

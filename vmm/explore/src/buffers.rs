@@ -146,6 +146,32 @@ impl Buffers {
         Some(oldest)
     }
 
+    /// How many contents there are.
+    pub(crate) fn len(&self) -> usize {
+        self.contents.len()
+    }
+
+    /// A content as numbers in a row.
+    pub(crate) fn words(&self, number: usize) -> Vec<u64> {
+        self.contents[number].iter().flat_map(|store| [store.address, store.size.into(), store.value]).collect()
+    }
+
+    /// Takes over other contents. None where they cannot be.
+    pub(crate) fn restore(&mut self, contents: &[Vec<u64>]) -> Option<()> {
+        let mut new = Self::new(self.model);
+        for (number, words) in contents.iter().enumerate() {
+            let store = |words: &[u64]| {
+                let &[address, size, value] = words else { return None };
+                let store = Store { address, size: u8::try_from(size).ok()?, value };
+                crate::arena::Arenas::holds(address, store.size).then_some(store)
+            };
+            let stores: Option<Vec<_>> = words.chunks(3).map(store).collect();
+            (new.number(stores?.into()) as usize == number).then_some(())?;
+        }
+        *self = new;
+        Some(())
+    }
+
     fn number(&mut self, stores: Rc<[Store]>) -> u32 {
         let next = self.contents.len() as u32;
         *self.numbers.entry(stores).or_insert_with_key(|stores| {

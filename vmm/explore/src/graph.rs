@@ -10,6 +10,9 @@ use stallbench_core::controlled::Inject;
 
 use crate::apic::Apic;
 
+/// Words of a set of vectors.
+const VECTOR_WORDS: usize = 8;
+
 /// One decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Choice {
@@ -67,7 +70,7 @@ impl State {
     }
 
     /// Of so many vCPUs, from its words.
-    fn of(words: &[u32], vcpus: usize) -> Self {
+    pub(crate) fn of(words: &[u32], vcpus: usize) -> Self {
         let (locals, words) = words.split_at(vcpus);
         let (apics, words) = words.split_at(vcpus);
         // The arena is the last of them, and there is one.
@@ -99,6 +102,34 @@ impl Apics {
     pub(crate) fn get(&self, number: u32) -> Apic {
         self.apics[number as usize]
     }
+
+    pub(crate) fn len(&self) -> usize {
+        self.apics.len()
+    }
+
+    /// All of them as numbers in a row.
+    pub(crate) fn words(&self) -> impl ExactSizeIterator<Item = u64> {
+        let words = self.apics.iter().flat_map(|apic| {
+            let registers = apic.irr.into_iter().chain(apic.isr).map(u64::from);
+            registers.chain([apic.nmi.into()])
+        });
+        words.collect::<Vec<_>>().into_iter()
+    }
+
+    /// From these numbers. None where they are no local APICs, each once.
+    pub(crate) fn of(words: &[u64]) -> Option<Self> {
+        let mut apics = Self::default();
+        for words in words.chunks(2 * VECTOR_WORDS + 1) {
+            let set = |at: usize| -> Option<[u32; VECTOR_WORDS]> {
+                let words = words.get(at..at + VECTOR_WORDS)?.iter().map(|word| u32::try_from(*word).ok());
+                words.collect::<Option<Vec<_>>>()?.try_into().ok()
+            };
+            let nmi = *words.get(2 * VECTOR_WORDS)? != 0;
+            let (next, apic) = (apics.len(), Apic { irr: set(0)?, isr: set(VECTOR_WORDS)?, nmi });
+            (apics.number(apic) as usize == next).then_some(())?;
+        }
+        Some(apics)
+    }
 }
 
 /// A choice and the state that it leads to.
@@ -121,8 +152,8 @@ pub(crate) struct Graph {
     edges: Vec<Edge>,
     /// Which of them are those of each state.
     spans: Vec<Span>,
-    /// How many states were expanded.
-    expanded: usize,
+    /// States that were expanded, in that order.
+    expanded: Vec<u32>,
     scratch: Vec<u32>,
 }
 
@@ -160,7 +191,7 @@ impl Graph {
     }
 
     pub(crate) fn state(&self, number: u32) -> State {
-        State::of(&self.words[number as usize * self.width..][..self.width], self.vcpus)
+        State::of(self.words(number), self.vcpus)
     }
 
     /// How many vCPUs a state has.
@@ -175,7 +206,17 @@ impl Graph {
 
     /// How many states have known edges.
     pub(crate) fn expanded(&self) -> usize {
-        self.expanded
+        self.expanded.len()
+    }
+
+    /// These states, in the order in which they were expanded.
+    pub(crate) fn order(&self) -> &[u32] {
+        &self.expanded
+    }
+
+    /// A state, as it is kept.
+    pub(crate) fn words(&self, number: u32) -> &[u32] {
+        &self.words[number as usize * self.width..][..self.width]
     }
 
     /// Whether the edges of a state are known.
@@ -185,7 +226,7 @@ impl Graph {
 
     /// Whether all of them are.
     pub(crate) fn is_complete(&self) -> bool {
-        self.expanded == self.len()
+        self.expanded.len() == self.len()
     }
 
     /// Choices that were followed.
@@ -199,7 +240,7 @@ impl Graph {
         // Memory ends before numbers of 32 bits do: an edge has 8 bytes.
         self.spans[number as usize] = Span { begin: self.edges.len() as u32, count: edges.len() as u32 };
         self.edges.extend_from_slice(edges);
-        self.expanded += 1;
+        self.expanded.push(number);
     }
 
     /// What leads from a state; nothing where it was not expanded.
@@ -215,6 +256,7 @@ impl Graph {
         // A number in a table that is between half and fully used, with a byte of control.
         const NUMBER: usize = 8;
         self.words.capacity() * size_of::<u32>()
+            + self.expanded.capacity() * size_of::<u32>()
             + self.spans.capacity() * size_of::<Span>()
             + self.edges.capacity() * size_of::<Edge>()
             + self.numbers.capacity() * NUMBER
@@ -262,6 +304,6 @@ impl Graph {
     pub(crate) fn forget(&mut self) {
         self.edges.clear();
         self.spans.fill(Span::NONE);
-        self.expanded = 0;
+        self.expanded.clear();
     }
 }

@@ -23,6 +23,7 @@
 //! | `search` | all of them |
 //! | `end` | what is in memory when a run is over |
 //! | `settings` | what is explored |
+//! | `checkpoint` | a search in a file |
 //! | `reach` | what the whole graph says |
 //! | `fair` | sets of states that a fair schedule never leaves |
 #![forbid(unsafe_code)]
@@ -30,6 +31,7 @@
 mod apic;
 mod arena;
 mod buffers;
+mod checkpoint;
 mod code;
 mod devices;
 mod drains;
@@ -47,6 +49,7 @@ mod spin;
 mod stage;
 mod start;
 
+pub use checkpoint::RestoreError;
 pub use end::End;
 pub use moment::Moment;
 pub use passage::Refusal;

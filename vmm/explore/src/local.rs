@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::hash::{Hash, Hasher};
 use std::mem::{offset_of, size_of};
 use std::rc::Rc;
 
@@ -194,6 +195,11 @@ impl Local {
             let used = self.stacks.iter().map(|(at, _)| *at).find(|at| (low..=top).contains(at));
             (low, used.unwrap_or(top))
         })
+    }
+
+    /// Hashes what tells it from other states of its vCPU.
+    pub(crate) fn hash_to(&self, hasher: &mut impl Hasher) {
+        self.identity().hash(hasher);
     }
 
     /// What tells it from other states of its vCPU.

@@ -15,7 +15,7 @@ pub(crate) enum Input {
 }
 
 /// What a vCPU does that others can see, in order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Effect {
     /// A store.
     Store { address: u64, size: u8, value: u64 },

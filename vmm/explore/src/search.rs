@@ -44,20 +44,20 @@ pub struct Limits {
 /// A search: the machine under control, and what is known of its states.
 #[derive(Debug)]
 pub struct Search<'p> {
-    stage: Stage<'p>,
-    arenas: Arenas,
-    buffers: Buffers,
-    apics: Apics,
-    graph: Graph,
+    pub(crate) stage: Stage<'p>,
+    pub(crate) arenas: Arenas,
+    pub(crate) buffers: Buffers,
+    pub(crate) apics: Apics,
+    pub(crate) graph: Graph,
     /// Which state is expanded next.
-    order: Order,
+    pub(crate) order: Order,
     /// States in which the run is over.
-    ends: Vec<u32>,
+    pub(crate) ends: Vec<u32>,
     /// States in which a vCPU has died.
-    faults: Vec<u32>,
+    pub(crate) faults: Vec<u32>,
     /// States in which a processor could hold back one more store.
-    full: Vec<u32>,
-    flushes_any_time: bool,
+    pub(crate) full: Vec<u32>,
+    pub(crate) flushes_any_time: bool,
 }
 
 /// How much is known.
@@ -190,8 +190,13 @@ impl<'p> Search<'p> {
     /// Goes on until all states are known, or there are too many: whether all are.
     pub fn run(&mut self, limits: Limits) -> Result<bool, ExploreError> {
         let ran = self.go_on(limits);
-        self.stage.machine().rest();
+        self.rest();
         ran
+    }
+
+    /// Leaves the thread to others.
+    pub(crate) fn rest(&mut self) {
+        self.stage.machine().rest();
     }
 
     fn go_on(&mut self, limits: Limits) -> Result<bool, ExploreError> {
@@ -336,19 +341,8 @@ impl<'p> Search<'p> {
 
     /// Follows all choices of a state.
     fn expand(&mut self, number: u32) -> Result<(), ExploreError> {
+        let choices = self.look_at(number);
         let state = self.graph.state(number);
-        let is_dead = |vcpu: usize| matches!(self.stage.local(vcpu, state.locals[vcpu]).parked, Parked::Dead(_));
-        // What others do behind a fault is of no interest.
-        let dead = (0..state.locals.len()).any(is_dead);
-        let choices = if dead { Vec::new() } else { self.choices(&state) };
-        if dead {
-            self.faults.push(number);
-        } else if self.is_over(&state) {
-            self.ends.push(number);
-        }
-        if !dead && self.is_cut(&state) {
-            self.full.push(number);
-        }
         let mut edges = Vec::with_capacity(choices.len());
         for choice in choices {
             let next = self.follow(&state, choice)?;
@@ -357,6 +351,25 @@ impl<'p> Search<'p> {
         }
         self.graph.expand(number, &edges);
         Ok(())
+    }
+
+    /// What can happen in a state that is about to be expanded, and what it is.
+    pub(crate) fn look_at(&mut self, number: u32) -> Vec<Choice> {
+        let state = self.graph.state(number);
+        let is_dead = |vcpu: usize| matches!(self.stage.local(vcpu, state.locals[vcpu]).parked, Parked::Dead(_));
+        // What others do behind a fault is of no interest.
+        let dead = (0..state.locals.len()).any(is_dead);
+        if dead {
+            self.faults.push(number);
+            return Vec::new();
+        }
+        if self.is_over(&state) {
+            self.ends.push(number);
+        }
+        if self.is_cut(&state) {
+            self.full.push(number);
+        }
+        self.choices(&state)
     }
 
     /// What can happen next.

@@ -13,6 +13,7 @@ use stallbench_core::{Capture, Paused};
 use stallbench_state::dump::DumpedMemory;
 use stallbench_state::machine::MachineState;
 
+pub(crate) use files::as_a_whole;
 pub use files::{DumpWriteError, Dumps};
 pub(crate) use request::Asked;
 pub use request::{OnRequest, Requests};

@@ -3,7 +3,9 @@
 //! A state that the search finds, stuck or at its end, is handed to a free machine, with local APICs in the kernel and a thread a vCPU.
 //! What that comes to is the verdict: a stall is proved there as any other, an end is judged by the same oracles.
 
+pub mod checkpoint;
 mod livelock;
+mod pace;
 
 use std::error::Error;
 use std::fmt;
@@ -13,20 +15,24 @@ use std::time::Instant;
 
 use stallbench_core::HostKvm;
 use stallbench_core::controlled::{ControlError, Controlled, Inject};
-use stallbench_explore::{ExploreError, Findings, Landed, Leg, Limits, Search, Settings, StartError, Stuck, Way};
+use stallbench_explore::{
+    ExploreError, Findings, Landed, Leg, Limits, RestoreError, Search, Settings, StartError, Stuck, Way,
+};
 use stallbench_state::program::Program;
 use thiserror::Error;
 
 use crate::dump::Moment;
 use crate::execute::{self, ExecuteError, RunPlan, boot_block};
 use crate::oracle::order::Mode;
-use crate::outcome::{ExploredOutcome, LegOutcome, RunOutcome, ScheduleOutcome, Verdict};
+use crate::outcome::{ExploredOutcome, GoOn, LegOutcome, RunOutcome, ScheduleOutcome, Verdict};
 use crate::scenario::Injected;
+use checkpoint::Saved;
+pub use pace::Pace;
+use pace::Timer;
+pub use stallbench_explore::Counts;
 
 /// States that are added between two looks at whoever interrupts.
 const SLICE: usize = 1 << 14;
-/// Bytes of memory that states may take.
-const MOST_BYTES: usize = 4 << 30;
 /// Ends of the run that are judged.
 const MOST_ENDS: usize = 64;
 
@@ -43,6 +49,9 @@ pub enum ExploreRunError {
     /// The free machine could not be run.
     #[error(transparent)]
     Execute(#[from] ExecuteError),
+    /// It cannot go on from where another search was.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
 }
 
 /// How far a search goes, and who is told.
@@ -52,10 +61,27 @@ pub struct Exploring<'a> {
     pub settings: &'a Settings,
     /// States at most.
     pub most_states: usize,
+    /// Bytes of memory that they may take.
+    pub most_bytes: usize,
+    /// Where it goes on from.
+    pub resume: Option<&'a Saved>,
+    /// Is given the search when it ends before all states are known.
+    pub checkpoint: &'a (dyn Fn(&Search<'_>, Cut) -> Option<GoOn> + Sync),
     /// Ends it early when it is set.
     pub interrupt: &'a AtomicBool,
-    /// Is told how many states are known, and how many of them were not gone on from, now and then.
-    pub progress: &'a (dyn Fn(usize, usize) + Sync),
+    /// Is told how far it is, now and then.
+    pub progress: &'a (dyn Fn(&Pace) + Sync),
+}
+
+/// Why a search ended before all states were known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// Somebody interrupted it.
+    Interrupted,
+    /// There are more states than it may know.
+    States,
+    /// They take more memory than they may.
+    Memory,
 }
 
 /// Explores a run. What its scenario holds up is left out: the search makes every schedule.
@@ -76,14 +102,28 @@ pub fn explore(
     let free = Free { host, program, plan: &plan, interrupt: exploring.interrupt };
     let mut explored =
         ExploredOutcome { model: exploring.settings.model.to_string(), left_out, ..ExploredOutcome::default() };
-    let judged = Search::new(machine, program, exploring.settings.clone())
-        .and_then(|mut search| free.explore(&mut search, exploring, &mut explored));
+    let mut search = match Search::new(machine, program, exploring.settings.clone()) {
+        Ok(search) => search,
+        Err(error) => return refused(error, explored, began),
+    };
+    if let Some(saved) = exploring.resume {
+        search.restore(saved.search())?;
+    }
+    let judged = free.explore(&mut search, exploring, &mut explored);
     let outcome = match judged {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(error)) => return Err(error.into()),
-        Err(ExploreError::Start(error)) => return Err(error.into()),
-        Err(error) => RunOutcome::unwatched(Verdict::Budget { reason: chain(&error) }),
+        Err(error) => return refused(error, explored, began),
     };
+    Ok(RunOutcome { explored: Some(explored), wall: began.elapsed(), ..outcome })
+}
+
+/// Of what cannot be explored.
+fn refused(error: ExploreError, explored: ExploredOutcome, began: Instant) -> Result<RunOutcome, ExploreRunError> {
+    if let ExploreError::Start(error) = error {
+        return Err(error.into());
+    }
+    let outcome = RunOutcome::unwatched(Verdict::Budget { reason: chain(&error) });
     Ok(RunOutcome { explored: Some(explored), wall: began.elapsed(), ..outcome })
 }
 
@@ -112,23 +152,39 @@ impl Free<'_> {
         (explored.states, explored.frontier) = (counts.states, counts.frontier);
         (explored.transitions, explored.passages) = (counts.transitions, counts.passages);
         explored.preemptions = counts.preemptions.filter(|_| counts.frontier > 0);
-        searched?;
+        let cut = searched?;
+        if cut == Some(Cut::Interrupted) {
+            // Whoever interrupts does not wait for the rest.
+            explored.go_on = (exploring.checkpoint)(search, Cut::Interrupted);
+        }
         let findings = search.findings(MOST_ENDS);
         (explored.complete, explored.stuck, explored.ends) = (findings.is_complete, findings.stuck, findings.all_ends);
-        self.judge(search, &findings, explored)
+        let judged = self.judge(search, &findings, explored)?;
+        if let (Some(cut @ (Cut::States | Cut::Memory)), Ok(RunOutcome { verdict: Verdict::Budget { .. }, .. })) =
+            (cut, &judged)
+        {
+            explored.go_on = (exploring.checkpoint)(search, cut);
+        }
+        Ok(judged)
     }
 
-    fn search(&self, search: &mut Search<'_>, exploring: Exploring<'_>) -> Result<(), ExploreError> {
-        let mut states = SLICE;
+    /// Until all states are known, or it is cut off: by what.
+    fn search(&self, search: &mut Search<'_>, exploring: Exploring<'_>) -> Result<Option<Cut>, ExploreError> {
+        let mut timer = Timer::default();
+        let mut states = search.counts().states;
         loop {
-            let is_complete = search.run(Limits { states: states.min(exploring.most_states), bytes: MOST_BYTES })?;
+            states = (states + SLICE).min(exploring.most_states);
+            let is_complete = search.run(Limits { states, bytes: exploring.most_bytes })?;
             let counts = search.counts();
-            (exploring.progress)(counts.states, counts.frontier);
-            let is_over = counts.frontier > 0 && counts.states < states;
-            if is_complete || is_over || states >= exploring.most_states || self.is_interrupted() {
-                return Ok(());
-            }
-            states += SLICE;
+            (exploring.progress)(&timer.pace(counts));
+            let cut = match counts.states {
+                _ if is_complete => return Ok(None),
+                _ if self.is_interrupted() => Cut::Interrupted,
+                known if known <= states => Cut::Memory,
+                known if known > exploring.most_states => Cut::States,
+                _ => continue,
+            };
+            return Ok(Some(cut));
         }
     }
 
@@ -177,7 +233,7 @@ impl Free<'_> {
                 );
             }
             let why =
-                if self.is_interrupted() { "interrupted" } else { "as many as --max-states or 4 GiB of memory allow" };
+                if self.is_interrupted() { "interrupted" } else { "as many as --max-states and --max-memory allow" };
             return format!(
                 "{states} states and {frontier} of them not gone on from, {why}: no stall and no fault among them, {}",
                 explored.bound()

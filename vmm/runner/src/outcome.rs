@@ -255,6 +255,18 @@ pub struct ExploredOutcome {
     /// Holds of the scenario that were left out.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<String>,
+    /// How a search goes on that does not know all states.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub go_on: Option<GoOn>,
+}
+
+/// How a search goes on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct GoOn {
+    /// The file from which.
+    pub checkpoint: PathBuf,
+    /// The command.
+    pub command: String,
 }
 
 impl ExploredOutcome {

@@ -1,6 +1,6 @@
 //! What runs leave behind on request: a directory of evidence, and dumps.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
@@ -38,6 +38,11 @@ impl Kept {
         let Some(root) = &self.out else { return Ok(None) };
         let command = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
         Ok(Some(Arc::new(Evidence::create(root, command, repeat, payload)?)))
+    }
+
+    /// The run directory, if one is asked for.
+    pub(crate) fn out(&self) -> Option<&Path> {
+        self.out.as_deref()
     }
 
     /// The dumps of this session.

@@ -37,6 +37,8 @@ pub(crate) struct Stage<'p> {
     pub(crate) asked: u64,
     /// Where a vCPU waits for its stores is a stop.
     finds_drains: bool,
+    /// Those that it has answered, in order.
+    log: Vec<(usize, u32, Input)>,
     /// How it is asked.
     passages: Passages,
     /// The ghost page at the start line.
@@ -91,6 +93,7 @@ impl<'p> Stage<'p> {
             vcpus: bases.into_iter().map(vcpu).collect(),
             asked: 0,
             finds_drains,
+            log: Vec::new(),
             passages,
         };
         let first = standing.into_iter().enumerate().map(|(vcpu, (stop, devices))| stage.first(vcpu, stop, devices));
@@ -141,6 +144,21 @@ impl<'p> Stage<'p> {
         self.vcpus.iter().map(|vcpu| vcpu.locals.len()).sum()
     }
 
+    /// States of one vCPU that were met.
+    pub(crate) fn locals_of(&self, vcpu: usize) -> usize {
+        self.vcpus[vcpu].locals.len()
+    }
+
+    /// The passages that KVM was asked for, in that order: vCPU, the number of its state, what it went on with.
+    pub(crate) fn log(&self) -> &[(usize, u32, Input)] {
+        &self.log
+    }
+
+    /// A passage that KVM was asked for.
+    pub(crate) fn known(&self, vcpu: usize, from: u32, input: Input) -> Option<&Passage> {
+        self.vcpus[vcpu].passages.get(&(from, input))
+    }
+
     pub(crate) fn machine(&mut self) -> &mut Controlled {
         &mut self.machine
     }
@@ -158,6 +176,7 @@ impl<'p> Stage<'p> {
             Passages::Compared => self.compare(vcpu, from, input)?,
         };
         self.vcpus[vcpu].passages.insert((from, input), passage.clone());
+        self.log.push((vcpu, from, input));
         Ok(passage)
     }
 

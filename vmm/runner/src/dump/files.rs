@@ -139,18 +139,25 @@ impl Dumps {
     fn write_to(&self, path: &Path, run: &Run, result: Option<Value>, moment: &Moment) -> io::Result<()> {
         let about = About { result, ..self.about(run) };
         let parts = Parts { about: &about, machine: &moment.machine, memory: &moment.memory, payload: &self.payload };
-        as_a_whole(path, |file| parts.write(file))
+        as_a_whole(path, |file| parts.write(file), |partial| fs::rename(partial, path))
     }
 }
 
-/// Writes a file under another name first, so that it is never there in part.
-fn as_a_whole(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> io::Result<()> {
+/// Writes a file under another name first, so that it is never there in part, and has it put in its place.
+pub(crate) fn as_a_whole(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+    put: impl FnOnce(&Path) -> io::Result<()>,
+) -> io::Result<()> {
     let mut partial = path.as_os_str().to_owned();
     partial.push(format!(".{}.part", std::process::id()));
     let partial = PathBuf::from(partial);
     let written = File::create(&partial).and_then(|file| {
-        write(&mut BufWriter::new(file))?;
-        fs::rename(&partial, path)
+        let mut file = BufWriter::new(file);
+        write(&mut file)?;
+        // What is left in the buffer is written with its errors.
+        file.into_inner().map_err(io::IntoInnerError::into_error)?;
+        put(&partial)
     });
     if written.is_err() {
         // What matters is why it could not be written.
@@ -220,7 +227,7 @@ mod test {
     #[test]
     fn half_a_file_does_not_stay() {
         let directory = tempfile::tempdir().unwrap();
-        let full = as_a_whole(&directory.path().join("x"), |_| Err(io::ErrorKind::StorageFull.into()));
+        let full = as_a_whole(&directory.path().join("x"), |_| Err(io::ErrorKind::StorageFull.into()), |_| Ok(()));
         assert_eq!(full.unwrap_err().kind(), io::ErrorKind::StorageFull);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }

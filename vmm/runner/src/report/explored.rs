@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::human::{plain, time};
-use crate::outcome::{ExploredOutcome, LegOutcome, RunOutcome, ScheduleOutcome};
+use crate::outcome::{ExploredOutcome, GoOn, LegOutcome, RunOutcome, ScheduleOutcome};
 
 /// Legs of a schedule that are shown: the first and the last.
 const MOST_LEGS: (usize, usize) = (4, 12);
@@ -26,6 +26,9 @@ pub(super) fn tell(text: &mut String, outcome: &RunOutcome) {
     }
     if let Some(schedule) = &explored.schedule {
         self::schedule(text, schedule);
+    }
+    if let Some(GoOn { command, .. }) = &explored.go_on {
+        let _ = writeln!(text, "  go on: {}", plain(command));
     }
     for hold in &explored.left_out {
         let _ = writeln!(text, "  left out: hold {}", plain(hold));
