@@ -149,6 +149,13 @@ fn what_exploring_comes_to_is_declared_beside_what_a_run_does() {
 }
 
 #[test]
+fn caches_that_are_off_on_one_vcpu_alone_are_seen_between_two_stops_too() {
+    let result = known("rendezvous/caches-off-alone@vcpus=2");
+    assert_eq!((&result["verdict"], &result["kind"]), (&"breach".into(), &"cache-off".into()), "{result:#}");
+    assert_passes("rendezvous/caches-off-alone-fixed@vcpus=2", 13577, 26565);
+}
+
+#[test]
 fn fair_schedule_that_goes_round_for_ever_is_a_livelock_and_no_proof() {
     let result = known("rounds/give-way@vcpus=2");
     assert_eq!((&result["kind"], &result["strength"]), (&"livelock".into(), &"observed".into()), "{result:#}");

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register, RflagsBits};
+use stallbench_abi::image::SiteKind;
 use stallbench_core::controlled::ProcessorState;
 use stallbench_stall::register;
 use stallbench_state::machine::Registers;
@@ -143,6 +144,11 @@ impl<'p> Code<'p> {
     }
 
     /// An address for people: `function+0x12`.
+    /// What kind of wait is published by this descriptor.
+    pub(crate) fn site_kind(&self, descriptor: u64) -> Option<SiteKind> {
+        self.program.site_at(descriptor).map(|site| site.kind)
+    }
+
     pub(crate) fn place(&self, address: u64) -> String {
         stallbench_stall::code::place(self.program, address)
     }

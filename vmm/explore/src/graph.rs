@@ -194,6 +194,11 @@ impl Graph {
         State::of(self.words(number), self.vcpus)
     }
 
+    /// The state of one vCPU in a state.
+    pub(crate) fn local(&self, number: u32, vcpu: usize) -> u32 {
+        self.words[number as usize * self.width + vcpu]
+    }
+
     /// How many vCPUs a state has.
     pub(crate) fn vcpus(&self) -> usize {
         self.vcpus

@@ -25,6 +25,7 @@
 //! | `settings` | what is explored |
 //! | `checkpoint` | a search in a file |
 //! | `reach` | what the whole graph says |
+//! | `safety` | what must hold in every state and on every way |
 //! | `fair` | sets of states that a fair schedule never leaves |
 #![forbid(unsafe_code)]
 
@@ -43,6 +44,7 @@ mod moment;
 mod order;
 mod passage;
 mod reach;
+mod safety;
 mod search;
 mod settings;
 mod spin;
@@ -53,6 +55,7 @@ pub use checkpoint::RestoreError;
 pub use end::End;
 pub use moment::Moment;
 pub use passage::Refusal;
+pub use safety::{Broken, Invariant, TooManyCalls};
 pub use search::{Counts, ExploreError, Findings, Landed, Leg, Limits, Livelock, Search, Stuck, Way};
 pub use settings::{Icr, Model, Passages, Settings};
 pub use start::StartError;

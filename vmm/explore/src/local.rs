@@ -15,6 +15,7 @@ use stallbench_core::controlled::ProcessorState;
 use stallbench_state::memory::Memory;
 
 use crate::devices::Devices;
+use crate::safety::CACHE_DISABLE;
 
 /// Granularity of the differences from the memory at the start line.
 const LINE: usize = 64;
@@ -157,10 +158,29 @@ impl Local {
 
     /// Whether its vCPU says that its part is done, and is in no handler.
     pub(crate) fn is_through(&self) -> bool {
-        let word = |at: usize| {
-            self.page.get(at..at + 4).map(|bytes| bytes.iter().rev().fold(0, |word, byte| word << 8 | u32::from(*byte)))
-        };
-        word(offset_of!(VcpuPage, phase)) == Some(Phase::FINISHED.0) && word(offset_of!(VcpuPage, depth)) == Some(0)
+        self.word(offset_of!(VcpuPage, phase)) == Some(Phase::FINISHED.0)
+            && self.word(offset_of!(VcpuPage, depth)) == Some(0)
+    }
+
+    /// Whether its caches are off, but for what a case sets up.
+    pub(crate) fn has_caches_off(&self) -> bool {
+        self.is_up() && self.processor.cr0 & CACHE_DISABLE != 0 && self.word(offset_of!(VcpuPage, set_up)) == Some(0)
+    }
+
+    /// Whether it is up, and says that it is not inside the rendezvous.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        let phase = self.word(offset_of!(VcpuPage, phase)).map(Phase);
+        let is_online = matches!(phase, Some(Phase::ONLINE | Phase::CASE | Phase::FINISHED));
+        self.is_up() && is_online && self.word(offset_of!(VcpuPage, rendezvous)) == Some(0)
+    }
+
+    fn is_up(&self) -> bool {
+        !matches!(self.parked, Parked::Off | Parked::Dead(_))
+    }
+
+    /// A word of the publication page.
+    fn word(&self, at: usize) -> Option<u32> {
+        self.page.get(at..at + 4).map(|bytes| bytes.iter().rev().fold(0, |word, byte| word << 8 | u32::from(*byte)))
     }
 
     /// Whether its stack pointer lies in one of its stacks: what lies on another is not part of the state.

@@ -5,6 +5,8 @@ use std::rc::Rc;
 use stallbench_core::controlled::{Inject, Moved};
 use thiserror::Error;
 
+use crate::safety::Seen;
+
 /// What makes a vCPU go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Input {
@@ -31,6 +33,8 @@ pub(crate) struct Passage {
     pub(crate) effects: Rc<[Effect]>,
     /// Number of the state in which it ends.
     pub(crate) to: u32,
+    /// What safety is judged by, where there is something.
+    pub(crate) seen: Option<Rc<Seen>>,
 }
 
 /// What a guest does that cannot be explored. Each message is a fragment that reads well after "failed to explore:".

@@ -89,6 +89,21 @@ pub(crate) fn nearest(graph: &Graph, wanted: impl Fn(u32) -> bool) -> Option<Pat
 
 /// The ways to the nearest of the states that are wanted, one to each, the nearest first, so many at most.
 pub(crate) fn nearest_each(graph: &Graph, wanted: impl Fn(u32) -> bool, most: usize) -> Vec<Path> {
+    ways(graph, wanted, |_, _| false, most)
+}
+
+/// The way to the nearest step that is wanted, of a state and a choice, with that.
+pub(crate) fn nearest_step(graph: &Graph, wanted: impl Fn(u32, Choice) -> bool) -> Option<Path> {
+    let mut way = ways(graph, |_| false, wanted, 1).pop()?;
+    let (choice, from) = (way.choices.last()?, *way.states.iter().rev().nth(1)?);
+    let to = graph.edges(from).iter().find(|edge| edge.choice == *choice)?.to;
+    *way.states.last_mut()? = to;
+    Some(way)
+}
+
+/// The ways to the nearest of the states and steps that are wanted. Behind a step stands a state that there is not.
+fn ways(graph: &Graph, wanted: impl Fn(u32) -> bool, is_step: impl Fn(u32, Choice) -> bool, most: usize) -> Vec<Path> {
+    let behind_step = graph.len() as u32;
     let (mut found, mut paths) = (HashSet::new(), Vec::new());
     let start = Place { state: 0, last: 0 };
     let mut reached: HashMap<Place, Step> = HashMap::new();
@@ -98,11 +113,15 @@ pub(crate) fn nearest_each(graph: &Graph, wanted: impl Fn(u32) -> bool, most: us
         if !left.insert(place) {
             continue;
         }
-        if wanted(place.state) && found.insert(place.state) {
+        let is_step_done = place.state == behind_step;
+        if is_step_done || wanted(place.state) && found.insert(place.state) {
             paths.push(walk_back(&reached, place, preemptions));
             if paths.len() == most {
                 break;
             }
+        }
+        if is_step_done {
+            continue;
         }
         let gets_on = place.last != 0 && spins.gets_on(graph, place.state, usize::from(place.last) - 1);
         for edge in graph.edges(place.state) {
@@ -110,13 +129,28 @@ pub(crate) fn nearest_each(graph: &Graph, wanted: impl Fn(u32) -> bool, most: us
             let preempts = gets_on && next.last != place.last;
             let (preemptions, steps) = (preemptions + u32::from(preempts), steps + 1);
             let is_nearer = |known: &Step| (preemptions, steps) < (known.preemptions, known.steps);
-            if !left.contains(&next) && reached.get(&next).is_none_or(is_nearer) {
-                reached.insert(next, Step { from: place, choice: edge.choice, preemptions, steps });
-                queue.push((Reverse(preemptions), Reverse(steps), next));
+            let wanted = is_step(place.state, edge.choice).then_some(Place { state: behind_step, ..next });
+            for next in wanted.into_iter().chain([next]) {
+                if !left.contains(&next) && reached.get(&next).is_none_or(is_nearer) {
+                    reached.insert(next, Step { from: place, choice: edge.choice, preemptions, steps });
+                    queue.push((Reverse(preemptions), Reverse(steps), next));
+                }
             }
         }
     }
     paths
+}
+
+/// A way with its preemptions counted.
+pub(crate) fn counted(graph: &Graph, mut path: Path) -> Path {
+    let mut spins = Spins::default();
+    let mut last = None;
+    path.preemptions = 0;
+    for (choice, state) in path.choices.iter().zip(&path.states).filter(|(choice, _)| choice.executes()) {
+        let left = last.replace(choice.vcpu()).filter(|last| *last != choice.vcpu());
+        path.preemptions += usize::from(left.is_some_and(|left| spins.gets_on(graph, *state, left)));
+    }
+    path
 }
 
 fn walk_back(reached: &HashMap<Place, Step>, mut place: Place, preemptions: u32) -> Path {
@@ -228,6 +262,16 @@ mod test {
         let path = nearest(&graph, |state| state == 5).expect("a way");
         assert_eq!((path.preemptions, path.states), (0, vec![0, 1, 2, 3, 4, 5]));
         assert_eq!(nearest(&graph, |state| state == 9), None);
+    }
+
+    #[test]
+    fn way_to_a_step_is_the_cheapest_with_that_step() {
+        // The nearest state that has such a step is 1, where leaving vCPU 0 is a preemption.
+        let graph = sample(5, &[(0, 0, 1), (1, 1, 4), (1, 0, 2), (2, 0, 3), (3, 1, 4)]);
+        let path = nearest_step(&graph, |state, choice| [1, 3].contains(&state) && choice == Choice::Run(1));
+        let path = path.expect("a way");
+        assert_eq!((path.preemptions, path.states), (0, vec![0, 1, 2, 3, 4]));
+        assert_eq!(nearest_step(&graph, |_, _| false), None);
     }
 
     #[test]

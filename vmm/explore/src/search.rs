@@ -15,6 +15,7 @@ use crate::moment::{self, Moment};
 use crate::order::Order;
 use crate::passage::{Effect, Input, Refusal};
 use crate::reach::{self, Path};
+use crate::safety::Seen;
 use crate::settings::Settings;
 use crate::stage::{Stage, is_open};
 use crate::start::{self, StartError};
@@ -79,7 +80,7 @@ pub struct Counts {
 
 /// A schedule, from the start line on.
 #[derive(Clone, Debug)]
-pub struct Way(Path);
+pub struct Way(pub(crate) Path);
 
 impl Way {
     /// How many choices it takes.
@@ -403,6 +404,14 @@ impl<'p> Search<'p> {
             }
         }
         choices
+    }
+
+    /// What was seen on the passage that a choice begins, where there was something.
+    pub(crate) fn seen(&self, state: &State, choice: Choice) -> Option<&Seen> {
+        let vcpu = choice.vcpu();
+        let from = state.locals[vcpu];
+        let shows = choice.executes() && self.stage.shows(vcpu, from);
+        shows.then(|| self.stage.seen_on(vcpu, from, self.input(state, choice))).flatten()
     }
 
     /// What a choice has its vCPU go on with.

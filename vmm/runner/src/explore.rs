@@ -6,6 +6,7 @@
 pub mod checkpoint;
 mod livelock;
 mod pace;
+mod safety;
 
 use std::error::Error;
 use std::fmt;
@@ -203,15 +204,25 @@ impl Free<'_> {
             explored.schedule = Some(livelock::schedule(schedule(search, &livelock.way, None), livelock));
             return Ok(Ok(livelock::outcome(search, livelock)?));
         }
+        let broken = match search.broken() {
+            Ok(broken) => broken,
+            Err(error) => return Ok(Ok(RunOutcome::unwatched(Verdict::Budget { reason: error.to_string() }))),
+        };
         let mut passed = None;
         for end in &findings.ends {
             match self.resume(search, end, 0)? {
                 Ok(outcome) if outcome.verdict == Verdict::Pass => passed = Some(outcome),
+                // It is shown where it happens.
+                Ok(RunOutcome { verdict: Verdict::Breach(_), .. }) if !broken.is_empty() => break,
                 other => {
                     explored.schedule = Some(schedule(search, end, None));
                     return Ok(other);
                 }
             }
+        }
+        if let Some(broken) = broken.first() {
+            explored.schedule = Some(schedule(search, &broken.way, None));
+            return Ok(self.resume(search, &broken.way, 0)?.map(|free| safety::outcome(broken, free)));
         }
         let not_judged = findings.all_ends - findings.ends.len();
         Ok(Ok(match passed {

@@ -89,6 +89,7 @@ impl Stage<'_> {
 
     /// Where a vCPU is parked; nowhere where its stop concerned itself alone.
     pub(super) fn serve(&mut self, vcpu: usize, stop: Stop, way: &mut Way) -> Result<Option<Parked>, Refusal> {
+        self.look(vcpu)?;
         // A handler that comes between two of these finds the first, and may leave another behind.
         if let Stop::Write { address, size: 4, value } = stop
             && is_xapic(address)

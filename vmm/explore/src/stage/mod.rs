@@ -10,13 +10,14 @@
 
 mod drain;
 mod go;
+mod seen;
 mod stand;
 mod steps;
 mod window;
 
 use std::rc::Rc;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use stallbench_core::controlled::{Controlled, ProcessorState, Stop};
 use stallbench_state::machine::RFLAGS_IF;
 use stallbench_state::program::Program;
@@ -43,6 +44,8 @@ pub(crate) struct Stage<'p> {
     passages: Passages,
     /// The ghost page at the start line.
     ghost: Vec<u8>,
+    /// Where the caches were off on the passage that KVM is asked for.
+    caches_off: Option<u64>,
 }
 
 /// One vCPU.
@@ -51,6 +54,8 @@ struct Vcpu {
     base: Base,
     locals: Locals,
     passages: FxHashMap<(u32, Input), Passage>,
+    /// States from which a passage leads on which something was seen that safety is judged by.
+    shows: FxHashSet<u32>,
     /// The state at whose stop KVM's vCPU stands.
     at: Option<u32>,
 }
@@ -83,7 +88,13 @@ impl<'p> Stage<'p> {
                 format!("can execute {}, which gives something else each time", format!("{what:?}").to_lowercase());
             return Err(Refusal::Unknown { vcpu: 0, what, place: code.place(at) });
         }
-        let vcpu = |base| Vcpu { base, locals: Locals::default(), passages: FxHashMap::default(), at: None };
+        let vcpu = |base| Vcpu {
+            base,
+            locals: Locals::default(),
+            passages: FxHashMap::default(),
+            shows: FxHashSet::default(),
+            at: None,
+        };
         let (passages, finds_drains) = (settings.passages, settings.model != Model::Sc);
         let ghost = stand::ghost_page(machine.memory());
         let mut stage = Self {
@@ -92,6 +103,7 @@ impl<'p> Stage<'p> {
             code,
             vcpus: bases.into_iter().map(vcpu).collect(),
             asked: 0,
+            caches_off: None,
             finds_drains,
             log: Vec::new(),
             passages,
@@ -169,12 +181,17 @@ impl<'p> Stage<'p> {
             return Ok(known.clone());
         }
         self.asked += 1;
-        let passage = match self.passages {
+        self.look_away(vcpu);
+        let mut passage = match self.passages {
             _ if self.finds_drains => self.ask_to_drain(vcpu, from, input)?,
             Passages::Free => self.ask(vcpu, from, input)?,
             Passages::Stepped => self.ask_by_steps(vcpu, from, input)?,
             Passages::Compared => self.compare(vcpu, from, input)?,
         };
+        passage.seen = self.seen(vcpu)?;
+        if passage.seen.is_some() {
+            self.vcpus[vcpu].shows.insert(from);
+        }
         self.vcpus[vcpu].passages.insert((from, input), passage.clone());
         self.log.push((vcpu, from, input));
         Ok(passage)
@@ -251,7 +268,7 @@ impl<'p> Stage<'p> {
 
     /// Ends a passage.
     fn ended(&mut self, vcpu: usize, here: Local, effects: Vec<Effect>) -> Passage {
-        Passage { to: self.vcpus[vcpu].locals.number(here), effects: effects.into() }
+        Passage { to: self.vcpus[vcpu].locals.number(here), effects: effects.into(), seen: None }
     }
 
     /// What a vCPU says of its end.
