@@ -373,6 +373,40 @@ pub mod events {
     pub const CALLS: u8 = 1;
 }
 
+/// Codes of [`LITMUS`].
+pub mod litmus {
+    /// Store buffering.
+    pub const SB: u8 = 0;
+    /// Message passing.
+    pub const MP: u8 = 1;
+    /// Load buffering.
+    pub const LB: u8 = 2;
+    /// S.
+    pub const S: u8 = 3;
+    /// R.
+    pub const R: u8 = 4;
+    /// 2+2W.
+    pub const TWO_PLUS_TWO_W: u8 = 5;
+    /// Independent reads of independent writes.
+    pub const IRIW: u8 = 6;
+    /// Store buffering with a load of its own word.
+    pub const SB_FORWARD: u8 = 7;
+}
+
+/// Codes of [`FENCES`].
+pub mod fences {
+    /// Nothing.
+    pub const NONE: u8 = 0;
+    /// MFENCE.
+    pub const MFENCE: u8 = 1;
+    /// A locked instruction.
+    pub const LOCK: u8 = 2;
+    /// Locked stores.
+    pub const XCHG: u8 = 3;
+    /// A locked instruction with memory that others see.
+    pub const LOCK_SHARED: u8 = 4;
+}
+
 use Values::{Number, Vcpu, Words};
 
 const NO_YES: Values = Words(&[word(answer::NO, "0", "no"), word(answer::YES, "1", "yes")]);
@@ -566,6 +600,25 @@ knobs! {
     EVENTS = 54, "events", "which events are recorded, of a ring that holds the last 1024", Words(&[
         word(events::ALL, "all", "all"),
         word(events::CALLS, "calls", "calls and waits for their records: long programmes fit, and the kind of a stall is told less well"),
+    ]);
+    /// Which litmus test.
+    LITMUS = 55, "test", "which litmus test (the names are those of herdtools7)", Words(&[
+        word(litmus::SB, "sb", "store buffering: each stores to one word and loads the other's"),
+        word(litmus::MP, "mp", "message passing: data and a flag"),
+        word(litmus::LB, "lb", "load buffering: each loads one word and stores to the other's"),
+        word(litmus::S, "s", "two stores against a load and a store to the first of them"),
+        word(litmus::R, "r", "two stores against a store to the second of them and a load of the first"),
+        word(litmus::TWO_PLUS_TWO_W, "2+2w", "each stores to both words, in another order"),
+        word(litmus::IRIW, "iriw", "independent reads of independent writes, of four vCPUs"),
+        word(litmus::SB_FORWARD, "sb-forward", "store buffering where each loads its own word first"),
+    ]);
+    /// What stands between the accesses of a litmus test.
+    FENCES = 56, "fences", "what orders the accesses of a litmus test", Words(&[
+        word(fences::NONE, "none", "nothing"),
+        word(fences::MFENCE, "mfence", "MFENCE between any two"),
+        word(fences::LOCK, "lock", "a locked instruction with private memory between any two"),
+        word(fences::LOCK_SHARED, "lock-shared", "a locked instruction with shared memory between any two"),
+        word(fences::XCHG, "xchg", "stores by XCHG"),
     ]);
 }
 

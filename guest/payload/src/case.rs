@@ -6,6 +6,7 @@
 mod acceptance;
 mod call;
 mod crash;
+mod litmus;
 mod mtrr;
 mod mtrr_layout;
 mod mtrr_rounds;
@@ -25,6 +26,7 @@ use stallbench_rt::{boot, this};
 
 pub(crate) use acceptance::Words as AcceptanceWords;
 pub(crate) use call::hold_pool;
+pub(crate) use litmus::Words as LitmusWords;
 pub(crate) use records::Words as RecordsWords;
 pub(crate) use rounds::Words as RoundsWords;
 
@@ -103,10 +105,18 @@ pub(crate) fn set_handlers() {
 
 /// Calls the case that the boot block names.
 pub(crate) fn run() {
+    (current().entry)();
+}
+
+fn current() -> &'static Declared {
     let number = boot::block().case as usize;
     // SAFETY: the host refuses a number that the section does not have; the section is made of `Declared` alone.
-    let case = unsafe { &*(&raw const __stallbench_cases).cast::<Declared>().add(number) };
-    (case.entry)();
+    unsafe { &*(&raw const __stallbench_cases).cast::<Declared>().add(number) }
+}
+
+/// Work that this vCPU has when it idles: whether there may be more. A litmus test frees nothing, and its vCPUs do nothing beside it.
+pub(crate) fn idle() -> bool {
+    !litmus::is(current()) && crate::rcu::idle()
 }
 
 /// Takes one off a count that its owner waits for.

@@ -86,7 +86,7 @@ pub(crate) fn leave_idle() {
 }
 
 /// This vCPU is idle, with interrupts off: whether there is more to do before it may halt.
-pub fn idle() -> bool {
+pub(crate) fn idle() -> bool {
     let rcu = &root().rcu;
     let own = rcu.own.get(this::vcpu());
     leave_idle();

@@ -16,6 +16,7 @@ pub(crate) struct Root {
     pub(crate) rendezvous: case::rendezvous::Words,
     pub(crate) records: case::RecordsWords,
     pub(crate) rounds: case::RoundsWords,
+    pub(crate) litmus: case::LitmusWords,
 }
 
 // SAFETY: made of what is shared; zero is valid.

@@ -4,4 +4,5 @@
 
 mod buffers;
 mod cell;
+mod litmus;
 mod passages;

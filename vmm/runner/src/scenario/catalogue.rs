@@ -18,7 +18,20 @@ macro_rules! built_in {
     };
 }
 
-built_in!["acceptance", "call", "crash", "mtrr", "nmi", "records", "rendezvous", "rounds", "scale", "slow", "table"];
+built_in![
+    "acceptance",
+    "call",
+    "crash",
+    "litmus",
+    "mtrr",
+    "nmi",
+    "records",
+    "rendezvous",
+    "rounds",
+    "scale",
+    "slow",
+    "table"
+];
 
 /// Most bytes of a scenario file.
 const MOST_BYTES: u64 = 4 << 20;
