@@ -13,13 +13,16 @@ use stallbench_state::dump::Dump;
 
 use crate::exit::{Exit, Failure};
 use crate::run::What;
+use crate::trace::{Traced, With};
 use crate::{gdb, guest, interrupt, output};
 
 mod attached;
 mod pipe;
 mod scenario;
+mod trace;
 
 pub(crate) use attached::attach;
+pub(crate) use trace::stepping;
 
 /// Most bytes of a file that are read: guests have little memory, and pages of zeros take no room.
 const MOST_BYTES: u64 = 1 << 30;
@@ -50,6 +53,9 @@ pub(crate) struct Arguments {
     /// The dump to look at, in the place of a run
     #[arg(long, value_name = "FILE", conflicts_with_all = OF_RUNS)]
     dump: Option<PathBuf>,
+    /// The trace to look at, step by step, in the place of a run: `stallbench explore` writes it
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["dump", "attach"], conflicts_with_all = OF_RUNS)]
+    trace: Option<PathBuf>,
     /// The run to look into, while it lasts: the socket of its --control, or a directory with a socket `control` in it. Leaving lets the run go on
     #[arg(long, value_name = "RUN", conflicts_with = "dump", conflicts_with_all = OF_RUNS)]
     attach: Option<PathBuf>,
@@ -73,6 +79,13 @@ pub(crate) fn debug(arguments: &Arguments) -> Result<Exit, Failure> {
     if arguments.tui && !(io::stdin().is_terminal() && io::stdout().is_terminal()) {
         return Err(Failure::usage("--tui: standard input and output are not a terminal"));
     }
+    if let Some(file) = &arguments.trace {
+        let mut session = stepping(Traced::open(file, &With::default())?, file, usize::MAX)?;
+        return match &arguments.gdb {
+            Some(address) => gdb::look_at(address, &mut session),
+            None => talk(session, arguments),
+        };
+    }
     match (&arguments.dump, &arguments.attach) {
         (Some(dump), _) if let Some(address) = &arguments.gdb => {
             gdb::look_at(address, &mut Session::new(Box::new(open(dump)?)))
@@ -80,7 +93,7 @@ pub(crate) fn debug(arguments: &Arguments) -> Result<Exit, Failure> {
         (Some(dump), _) => talk(Session::new(Box::new(open(dump)?)), arguments),
         (None, Some(run)) => talk(attach(run)?, arguments),
         (None, None) if arguments.what.is_empty() => {
-            Err(Failure::usage("a scenario, --payload, --dump or --attach is missing"))
+            Err(Failure::usage("a scenario, --payload, --dump, --trace or --attach is missing"))
         }
         (None, None) if let Some(address) = &arguments.gdb => {
             let listener = gdb::listen(address)?;

@@ -20,10 +20,13 @@ use stallbench_runner::repeat::Repeat;
 use stallbench_runner::report::{Kind, Reports, Start};
 use stallbench_runner::scenario::{Run, Selection};
 use stallbench_runner::session::{self, SessionError};
+use stallbench_runner::trace::{Place, Traces};
 use stallbench_state::program::Program;
 
 use crate::exit::{Exit, Failure};
-use crate::run::{Kept, OfSearches, Running, What, exit, open_reports, options, report_kinds, run_plan, tell_dumps};
+use crate::run::{
+    Kept, OfSearches, Running, What, exit, open_reports, options, report_kinds, run_plan, tell_dumps, trace_options,
+};
 use crate::{interrupt, output};
 use model::MemoryModel;
 
@@ -58,6 +61,9 @@ pub(crate) struct Arguments {
     /// Only what scenarios declare what exploring it comes to ([[scenario.explore]], docs/adding-a-case.md), all of it where nothing is named
     #[arg(long, conflicts_with = "case")]
     declared: bool,
+    /// Write the schedule to the verdict as a trace, for `stallbench replay`: a new file. One scenario must be selected [default: with --out in the directory of each; of one that is not as expected stallbench-NAME.trace in the current directory]
+    #[arg(long, value_name = "FILE")]
+    trace_out: Option<PathBuf>,
     #[command(flatten)]
     model: MemoryModel,
     #[command(flatten)]
@@ -91,10 +97,12 @@ pub(crate) fn explore(arguments: &Arguments) -> Result<Exit, Failure> {
     }
     arguments.kept.check()?;
     let saved = arguments.saved(&selection, guest.program(), &settings)?;
+    arguments.check_trace_out(selection.len())?;
     let host = HostKvm::open()?;
     selection.check_host(host.max_vcpus())?;
     let evidence = arguments.kept.evidence(repeat.clone(), subject.bytes())?;
     let dumps = arguments.kept.dumps(repeat, &host, subject.packed());
+    let traces = Traces::new(arguments.place_of_traces(), subject.bytes(), trace_options(what));
     let interrupted = interrupt::flag_on_signal()?;
     let progress = OfSearches::new();
     let checkpoints = arguments.checkpoints();
@@ -108,6 +116,7 @@ pub(crate) fn explore(arguments: &Arguments) -> Result<Exit, Failure> {
         dumps,
         saved,
         checkpoints,
+        traces,
         interrupted,
         progress,
     };
@@ -162,6 +171,27 @@ impl Arguments {
         Checkpoints::new(self.checkpoint.clone(), self.resume.clone(), self.kept.out().map(Path::to_owned))
     }
 
+    /// Refuses a file that is there already, or that several runs would write.
+    fn check_trace_out(&self, runs: usize) -> Result<(), Failure> {
+        let Some(file) = &self.trace_out else { return Ok(()) };
+        let refused = |why: &str| Failure::usage(format!("--trace-out {}: {why}", file.display()));
+        let directory = file.parent().filter(|directory| !directory.as_os_str().is_empty());
+        match directory {
+            _ if runs > 1 => Err(refused(&format!("{runs} runs are selected, and it holds the trace of one"))),
+            _ if file.symlink_metadata().is_ok() => Err(refused("exists already")),
+            Some(directory) if !directory.is_dir() => Err(refused("its directory does not exist")),
+            _ => Ok(()),
+        }
+    }
+
+    fn place_of_traces(&self) -> Place {
+        match (&self.trace_out, self.kept.out()) {
+            (Some(file), _) => Place::File(file.clone()),
+            (None, Some(out)) => Place::Out(out.to_owned()),
+            (None, None) => Place::Here,
+        }
+    }
+
     fn jobs(&self) -> usize {
         let of_host = || thread::available_parallelism().map_or(1, usize::from);
         self.jobs.map_or_else(of_host, usize::from)
@@ -186,6 +216,7 @@ struct Session<'a> {
     dumps: Dumps,
     saved: Option<Saved>,
     checkpoints: Checkpoints,
+    traces: Traces,
     interrupted: Arc<AtomicBool>,
     progress: OfSearches,
 }
@@ -202,9 +233,10 @@ impl Session<'_> {
         let failed = reports.end(&ended.summary);
         failed.iter().for_each(|error| output::diagnostic(&format!("error: {error}")));
         let dumped = tell_dumps(&self.dumps);
-        let not_kept = self.checkpoints.failures();
-        not_kept.iter().for_each(|error| output::diagnostic(&format!("error: {error}")));
-        let is_written = failed.is_empty() && dumped && not_kept.is_empty();
+        let (not_kept, untraced) = (self.checkpoints.failures(), self.traces.failures());
+        let unwritten = not_kept.iter().map(ToString::to_string).chain(untraced.iter().map(ToString::to_string));
+        unwritten.for_each(|error| output::diagnostic(&format!("error: {error}")));
+        let is_written = failed.is_empty() && dumped && not_kept.is_empty() && untraced.is_empty();
         failure.map_or_else(|| Ok(exit(&ended.summary, !is_written)), Err)
     }
 
@@ -227,7 +259,7 @@ impl Session<'_> {
             progress: &told,
         };
         let outcome = explore::explore(self.host, self.program, &plan, exploring)?;
-        Ok(self.dumps.write(run, outcome))
+        Ok(self.dumps.write(run, self.traces.write(run, outcome)))
     }
 
     /// Leaves a checkpoint of a search.

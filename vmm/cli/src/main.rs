@@ -11,7 +11,9 @@ mod host;
 mod interrupt;
 mod list;
 mod output;
+mod replay;
 mod run;
+mod trace;
 mod verify;
 
 use std::process::ExitCode;
@@ -37,6 +39,8 @@ enum Command {
     Run(Box<run::Arguments>),
     /// Try every schedule of a scenario, and every arrival of an interrupt
     Explore(Box<explore::Arguments>),
+    /// Go the way of a trace once more, every step on KVM, and compare
+    Replay(replay::Arguments),
     /// List patterns, scenarios, cases and knobs; tell the story of one
     List(list::Arguments),
     /// Check the certificate of a proved stall, on a fresh machine and by another way than it was made
@@ -63,6 +67,7 @@ fn follow(command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Explore(arguments) => explore::explore(&arguments),
+        Command::Replay(arguments) => replay::replay(&arguments),
         Command::List(arguments) => list::list(&arguments),
         Command::Verify(arguments) => verify::verify(&arguments),
         Command::Debug(arguments) => debug::debug(&arguments),

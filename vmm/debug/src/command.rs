@@ -19,6 +19,7 @@ mod paging;
 mod print;
 mod quit;
 mod regs;
+mod steps;
 mod symbols;
 mod vcpu;
 mod vcpus;
@@ -88,6 +89,8 @@ pub(crate) enum Needs {
     Machine,
     /// That it can run on. It looks by itself.
     Live,
+    /// That it stands at a step of a trace.
+    Trace,
 }
 
 /// Every command, in the order of use to somebody with a stall.
@@ -115,6 +118,9 @@ pub static ALL: &[Command] = &[
     file::DUMP,
     file::PAYLOAD,
     view::COMMAND,
+    steps::FORWARD,
+    steps::BACK,
+    steps::GOTO,
     live::run::COMMAND,
     live::run::STOP,
     live::step::COMMAND,

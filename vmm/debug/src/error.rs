@@ -160,6 +160,25 @@ pub enum CommandError {
     /// It is none that could run on.
     #[error("that needs a machine that can run on; this is a dump, which is over")]
     NotLive,
+    /// It stands at no step of a trace.
+    #[error("that needs a trace: `stallbench debug --trace FILE`")]
+    NoTrace,
+    /// There is no such step.
+    #[error("{asked}: the steps are 1 to {last}, and 0 is the start line")]
+    NoStep {
+        /// What was asked for.
+        asked: String,
+        /// The last.
+        last: usize,
+    },
+    /// The machine could not be put at a step.
+    #[error("step {step}: {why}")]
+    Steps {
+        /// Which.
+        step: usize,
+        /// What went wrong.
+        why: String,
+    },
     /// Somebody was asked, and said no.
     #[error("nothing was done")]
     Declined,

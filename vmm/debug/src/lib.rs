@@ -15,6 +15,7 @@
 //! | [`error`] | why a command could not answer |
 //! | [`follow`] | lines of commands, followed one command after the other |
 //! | [`remote`] | a session behind a socket, and who talks to it; with threads of its own |
+//! | [`steps`] | a machine at a step of a trace: what it is asked |
 //! | [`socket`] | a socket in the file system that is its owner's alone |
 //! | [`tui`] | the live view: frames on a terminal, again and again |
 //! | [`mod@prompt`] | the line editor: history and completion |
@@ -42,6 +43,7 @@ pub mod remote;
 pub mod session;
 pub mod socket;
 mod source;
+pub mod steps;
 mod style;
 mod symbols;
 pub mod target;

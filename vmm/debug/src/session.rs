@@ -24,6 +24,7 @@ use crate::guest::Guest;
 use crate::linear::Linear;
 use crate::region;
 use crate::source::Source;
+use crate::steps::Steps;
 use crate::symbols::Symbols;
 use crate::target::Target;
 use crate::types::Types;
@@ -72,6 +73,7 @@ impl Session {
             Needs::Machine => self.refresh()?,
             Needs::Live if self.target.is_live() => {}
             Needs::Live => return Err(CommandError::NotLive),
+            Needs::Trace => self.has_steps()?,
         }
         (command.run)(self, Arguments::new(rest, command))
     }
@@ -104,6 +106,15 @@ impl Session {
     /// Where the file of a word lies.
     pub(crate) fn path(&self, word: &str) -> PathBuf {
         self.directory.join(word)
+    }
+
+    /// The trace in which the machine stands at a step, where there is one.
+    pub(crate) fn steps(&mut self) -> Option<&mut dyn Steps> {
+        self.target.steps()
+    }
+
+    fn has_steps(&mut self) -> Result<(), CommandError> {
+        self.steps().map(|_| ()).ok_or(CommandError::NoTrace)
     }
 
     pub(crate) fn end(&mut self) {

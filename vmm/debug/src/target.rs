@@ -7,6 +7,7 @@ use stallbench_state::machine::MachineState;
 use stallbench_state::memory::{Memory, Snippet};
 
 use crate::live::{Live, LiveError, State};
+use crate::steps::Steps;
 
 /// A machine that commands look at.
 pub trait Target {
@@ -45,6 +46,11 @@ pub trait Target {
 
     /// Whether it runs, where it can.
     fn state(&mut self) -> Option<State> {
+        None
+    }
+
+    /// The trace in which it stands at a step, where there is one.
+    fn steps(&mut self) -> Option<&mut dyn Steps> {
         None
     }
 

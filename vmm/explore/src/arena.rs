@@ -148,6 +148,14 @@ impl Arenas {
         Some(())
     }
 
+    /// The words of a state that are not as at the start line, by ascending address.
+    pub(crate) fn changes(&self, state: u32) -> Vec<(u64, u64)> {
+        let mut changes: Vec<_> =
+            self.words(state).filter(|(address, word)| *word != self.at_start(*address)).collect();
+        changes.sort_unstable();
+        changes
+    }
+
     /// The words of a state that were written since the start line, with their addresses.
     pub(crate) fn words(&self, state: u32) -> impl Iterator<Item = (u64, u64)> {
         let words = Rc::clone(&self.states[state as usize]);

@@ -15,7 +15,7 @@ const VECTOR_WORDS: usize = 8;
 
 /// One decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Choice {
+pub enum Choice {
     /// A vCPU goes on to its next stop.
     Run(u8),
     /// It takes the interrupt of the highest priority first.
@@ -28,7 +28,7 @@ pub(crate) enum Choice {
 
 impl Choice {
     /// Whose it is.
-    pub(crate) fn vcpu(self) -> usize {
+    pub fn vcpu(self) -> usize {
         match self {
             Self::Run(vcpu) | Self::Interrupt(vcpu) | Self::Nmi(vcpu) | Self::Flush(vcpu) => vcpu.into(),
         }

@@ -24,6 +24,10 @@
 //! | `end` | what is in memory when a run is over |
 //! | `settings` | what is explored |
 //! | `checkpoint` | a search in a file |
+//! | `event` | what happens at each step of a way |
+//! | `hash` | a name of 128 bits for a state |
+//! | `trace` | a way as text |
+//! | `replay` | a trace, followed once more |
 //! | `reach` | what the whole graph says |
 //! | `safety` | what must hold in every state and on every way |
 //! | `fair` | sets of states that a fair schedule never leaves |
@@ -37,25 +41,34 @@ mod code;
 mod devices;
 mod drains;
 mod end;
+mod event;
 mod fair;
 mod graph;
+mod hash;
 mod local;
 mod moment;
 mod order;
 mod passage;
 mod reach;
+mod replay;
 mod safety;
 mod search;
 mod settings;
 mod spin;
 mod stage;
 mod start;
+mod trace;
 
 pub use checkpoint::RestoreError;
 pub use end::End;
+pub use event::{Access, Deed, Event, Place};
+pub use graph::Choice;
+pub use hash::StateHash;
 pub use moment::Moment;
 pub use passage::Refusal;
+pub use replay::{Against, Difference, Replayed, missing_symbol};
 pub use safety::{Broken, Invariant, TooManyCalls};
 pub use search::{Counts, ExploreError, Findings, Landed, Leg, Limits, Livelock, Search, Stuck, Way};
 pub use settings::{Icr, Model, Passages, Settings};
 pub use start::StartError;
+pub use trace::{Step, Subject, Trace, TraceError, VERSION as TRACE_VERSION, chain};

@@ -223,7 +223,7 @@ impl Local {
     }
 
     /// What tells it from other states of its vCPU.
-    fn identity(&self) -> Identity {
+    pub(crate) fn identity(&self) -> Identity {
         const PUBLISHED: usize = offset_of!(VcpuPage, contexts);
         const AFTER: usize = PUBLISHED + CONTEXTS * size_of::<Context>();
         const LOG: usize = offset_of!(VcpuPage, log);
@@ -278,11 +278,11 @@ fn bytes(memory: &dyn Memory, address: u64, size: usize) -> Vec<u8> {
 
 /// All of a state that decides.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Identity {
-    parked: Parked,
-    processor: ProcessorState,
-    devices: Devices,
-    memory: Box<[u8]>,
+pub(crate) struct Identity {
+    pub(crate) parked: Parked,
+    pub(crate) processor: ProcessorState,
+    pub(crate) devices: Devices,
+    pub(crate) memory: Box<[u8]>,
 }
 
 /// States of one vCPU, each once.

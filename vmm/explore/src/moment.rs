@@ -38,12 +38,6 @@ pub(crate) fn moment(stage: &mut Stage<'_>, locals: &[u32], apics: &[Apic], aren
     let mut vcpus = Vec::new();
     for (index, (number, apic)) in locals.iter().zip(apics).enumerate() {
         let local = stage.local(index, *number).clone();
-        // The store of an instruction that cannot be begun anew: it is done.
-        if let Parked::Write { address, size, value, before: None } = local.parked
-            && Arenas::holds(address, size)
-        {
-            write(stage, address, &value.to_le_bytes()[..usize::from(size)]);
-        }
         vcpus.push(vcpu(stage, index, &local, apic));
     }
     let memory = stage.machine().memory().copy();

@@ -313,10 +313,18 @@ impl<'p> Search<'p> {
     ///
     /// KVM did not do on that way what it did before.
     pub fn moment(&mut self, way: &Way, short: usize) -> Result<Moment, ExploreError> {
+        let mut state = self.walk(&way.0.choices[..way.0.choices.len().saturating_sub(short)])?;
+        (0..state.buffers.len()).for_each(|vcpu| while self.flush(&mut state, vcpu) {});
+        self.finish_stores(&mut state)?;
+        let apics: Vec<_> = state.apics.iter().map(|apic| self.apics.get(*apic)).collect();
+        Ok(moment::moment(&mut self.stage, &state.locals, &apics, &self.arenas, state.arena))
+    }
+
+    /// Has KVM do all of a way once more, without setting back what counts and what was named.
+    pub(crate) fn walk(&mut self, choices: &[Choice]) -> Result<State, ExploreError> {
         let first = self.graph.state(0);
         self.stage.rewind(&first.locals);
         let mut state = first;
-        let choices = &way.0.choices[..way.0.choices.len().saturating_sub(short)];
         for choice in choices {
             let vcpu = choice.vcpu();
             if !choice.executes() {
@@ -329,10 +337,7 @@ impl<'p> Search<'p> {
             state = self.follow(&state, *choice)?;
         }
         self.stage.machine().rest();
-        (0..state.buffers.len()).for_each(|vcpu| while self.flush(&mut state, vcpu) {});
-        self.finish_sends(&mut state)?;
-        let apics: Vec<_> = state.apics.iter().map(|apic| self.apics.get(*apic)).collect();
-        Ok(moment::moment(&mut self.stage, &state.locals, &apics, &self.arenas, state.arena))
+        Ok(state)
     }
 
     /// Bytes of memory that what is known takes, about.
@@ -374,7 +379,7 @@ impl<'p> Search<'p> {
     }
 
     /// What can happen next.
-    fn choices(&self, state: &State) -> Vec<Choice> {
+    pub(crate) fn choices(&self, state: &State) -> Vec<Choice> {
         let mut choices = Vec::new();
         for vcpu in 0..state.locals.len() {
             // At most 255 vCPUs.
@@ -415,7 +420,7 @@ impl<'p> Search<'p> {
     }
 
     /// What a choice has its vCPU go on with.
-    fn input(&self, state: &State, choice: Choice) -> Input {
+    pub(crate) fn input(&self, state: &State, choice: Choice) -> Input {
         let vcpu = choice.vcpu();
         let local = self.stage.local(vcpu, state.locals[vcpu]);
         let apic = self.apics.get(state.apics[vcpu]);
@@ -430,7 +435,7 @@ impl<'p> Search<'p> {
     }
 
     /// The state that a choice leads to.
-    fn follow(&mut self, state: &State, choice: Choice) -> Result<State, ExploreError> {
+    pub(crate) fn follow(&mut self, state: &State, choice: Choice) -> Result<State, ExploreError> {
         let vcpu = choice.vcpu();
         if !choice.executes() {
             let mut next = state.clone();
@@ -475,15 +480,19 @@ impl<'p> Search<'p> {
         })
     }
 
-    /// Sends what vCPUs are about to send by a store that cannot be begun anew.
-    fn finish_sends(&mut self, state: &mut State) -> Result<(), ExploreError> {
+    /// Does what vCPUs are about to do by a store that cannot be begun anew.
+    fn finish_stores(&mut self, state: &mut State) -> Result<(), ExploreError> {
         for vcpu in 0..state.locals.len() {
             let local = self.stage.local(vcpu, state.locals[vcpu]);
-            if let Parked::Write { address, value, before: None, .. } = local.parked
-                && sends(address)
-            {
-                let icr = u64::from(local.devices.icr_high) << 32 | value;
-                self.apply(state, vcpu, Effect::Send { icr, x2apic: false })?;
+            match local.parked {
+                Parked::Write { address, value, before: None, .. } if sends(address) => {
+                    let icr = u64::from(local.devices.icr_high) << 32 | value;
+                    self.apply(state, vcpu, Effect::Send { icr, x2apic: false })?;
+                }
+                Parked::Write { address, size, value, before: None } if Arenas::holds(address, size) => {
+                    state.arena = self.arenas.store(state.arena, address, size, value);
+                }
+                _ => {}
             }
         }
         Ok(())

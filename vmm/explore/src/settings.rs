@@ -1,6 +1,7 @@
 //! What a search explores: given once, with its machine.
 
 use std::fmt;
+use std::str::FromStr;
 
 /// Stores that a buffer holds, if nothing else is said: more than any processor does between two of its drains here.
 const BUFFER: usize = 64;
@@ -57,6 +58,13 @@ pub enum Icr {
     Early,
 }
 
+impl Settings {
+    /// A model, and all else as it is if nothing is said.
+    pub fn under(model: Model) -> Self {
+        Self { model, ..Self::default() }
+    }
+}
+
 impl Model {
     /// x86-TSO as it is explored if nothing else is said.
     pub fn tso() -> Self {
@@ -73,6 +81,22 @@ impl fmt::Display for Model {
     }
 }
 
+impl FromStr for Model {
+    type Err = &'static str;
+
+    /// Reads what its [`Display`](fmt::Display) writes.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = "expected sc, or tso icr=ordered|buffer|early buffer=N";
+        if text == "sc" {
+            return Ok(Self::Sc);
+        }
+        let (icr, buffer) = text.strip_prefix("tso icr=").and_then(|rest| rest.split_once(" buffer=")).ok_or(wrong)?;
+        let icr = [Icr::Ordered, Icr::Buffer, Icr::Early].into_iter().find(|one| one.to_string() == icr);
+        let buffer = buffer.bytes().all(|byte| byte.is_ascii_digit()).then(|| buffer.parse().ok()).flatten();
+        Ok(Self::Tso { icr: icr.ok_or(wrong)?, buffer: buffer.filter(|buffer| *buffer > 0).ok_or(wrong)? })
+    }
+}
+
 impl fmt::Display for Icr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -80,5 +104,20 @@ impl fmt::Display for Icr {
             Self::Buffer => "buffer",
             Self::Early => "early",
         })
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn model_is_read_as_it_is_written_and_nothing_else_is() {
+        for model in [Model::Sc, Model::tso(), Model::Tso { icr: Icr::Early, buffer: 3 }] {
+            assert_eq!(model.to_string().parse(), Ok(model));
+        }
+        for wrong in ["", "tso", "tso icr=late buffer=3", "tso icr=early buffer=0", "tso icr=early buffer=+3"] {
+            assert!(wrong.parse::<Model>().is_err(), "{wrong}");
+        }
     }
 }

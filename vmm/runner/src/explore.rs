@@ -27,6 +27,7 @@ use crate::execute::{self, ExecuteError, RunPlan, boot_block};
 use crate::oracle::order::Mode;
 use crate::outcome::{ExploredOutcome, GoOn, LegOutcome, RunOutcome, ScheduleOutcome, Verdict};
 use crate::scenario::Injected;
+use crate::trace::{Recorded, boot_hash};
 use checkpoint::Saved;
 pub use pace::Pace;
 use pace::Timer;
@@ -97,7 +98,7 @@ pub fn explore(
         return Ok(RunOutcome::unwatched(Verdict::Budget { reason }));
     }
     let left_out = plan.injected.holds.iter().map(|(what, _)| what.clone()).collect();
-    let plan = RunPlan { injected: Arc::new(Injected::default()), order: Mode::Off, control: None, ..plan.clone() };
+    let plan = controlled(plan);
     let began = Instant::now();
     let machine = Controlled::new(host, plan.vcpus, program.bytes(), &boot_block(&plan))?;
     let free = Free { host, program, plan: &plan, interrupt: exploring.interrupt };
@@ -126,6 +127,11 @@ fn refused(error: ExploreError, explored: ExploredOutcome, began: Instant) -> Re
     }
     let outcome = RunOutcome::unwatched(Verdict::Budget { reason: chain(&error) });
     Ok(RunOutcome { explored: Some(explored), wall: began.elapsed(), ..outcome })
+}
+
+/// The plan of a machine that is driven: nobody is held up, nothing goes wrong, nobody looks in.
+pub(crate) fn controlled(plan: &RunPlan) -> RunPlan {
+    RunPlan { injected: Arc::new(Injected::default()), order: Mode::Off, control: None, ..plan.clone() }
 }
 
 /// Free machines.
@@ -192,22 +198,26 @@ impl Free<'_> {
     /// What a free machine comes to from what was found. A pass is one of all ends.
     fn judge(&self, search: &mut Search<'_>, findings: &Findings, explored: &mut ExploredOutcome) -> Judged {
         if let Some(fault) = &findings.fault {
-            explored.schedule = Some(schedule(search, fault, None));
+            self.show(search, explored, fault, None)?;
             // From the state before: it makes its fault anew.
             return Ok(self.resume(search, fault, 1)?.map(|outcome| unconfirmed(outcome, "a fault")));
         }
         if let Some(Stuck { way, no_return, .. }) = &findings.stall {
-            explored.schedule = Some(schedule(search, way, Some(*no_return)));
+            self.show(search, explored, way, Some(*no_return))?;
             return Ok(self.resume(search, way, 0)?.map(|outcome| unconfirmed(outcome, "a stall")));
         }
         if let Some(livelock) = &findings.livelock {
             explored.schedule = Some(livelock::schedule(schedule(search, &livelock.way, None), livelock));
+            self.record(search, explored, &livelock.way, Some(livelock.begins))?;
             return Ok(Ok(livelock::outcome(search, livelock)?));
         }
         let broken = match search.broken() {
             Ok(broken) => broken,
             Err(error) => return Ok(Ok(RunOutcome::unwatched(Verdict::Budget { reason: error.to_string() }))),
         };
+        if let Some(end) = findings.ends.first() {
+            self.record(search, explored, end, None)?;
+        }
         let mut passed = None;
         for end in &findings.ends {
             match self.resume(search, end, 0)? {
@@ -215,13 +225,13 @@ impl Free<'_> {
                 // It is shown where it happens.
                 Ok(RunOutcome { verdict: Verdict::Breach(_), .. }) if !broken.is_empty() => break,
                 other => {
-                    explored.schedule = Some(schedule(search, end, None));
+                    self.show(search, explored, end, None)?;
                     return Ok(other);
                 }
             }
         }
         if let Some(broken) = broken.first() {
-            explored.schedule = Some(schedule(search, &broken.way, None));
+            self.show(search, explored, &broken.way, None)?;
             return Ok(self.resume(search, &broken.way, 0)?.map(|free| safety::outcome(broken, free)));
         }
         let not_judged = findings.all_ends - findings.ends.len();
@@ -233,6 +243,31 @@ impl Free<'_> {
                 RunOutcome { verdict: Verdict::Budget { reason }, ..outcome }
             }
         }))
+    }
+
+    /// Shows the way to what was found.
+    fn show(
+        &self,
+        search: &mut Search<'_>,
+        explored: &mut ExploredOutcome,
+        way: &Way,
+        no_return: Option<usize>,
+    ) -> Result<(), ExploreError> {
+        explored.schedule = Some(schedule(search, way, no_return));
+        self.record(search, explored, way, None)
+    }
+
+    /// Keeps a way for a trace.
+    fn record(
+        &self,
+        search: &mut Search<'_>,
+        explored: &mut ExploredOutcome,
+        way: &Way,
+        round_from: Option<usize>,
+    ) -> Result<(), ExploreError> {
+        let (start, boot) = (search.start_hash(), boot_hash(self.program, self.plan));
+        explored.recorded = Some(Arc::new(Recorded { start, boot, events: search.events(way)?, round_from }));
+        Ok(())
     }
 
     fn undecided(&self, findings: &Findings, explored: &ExploredOutcome, not_judged: usize) -> String {

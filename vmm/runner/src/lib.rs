@@ -11,10 +11,12 @@ pub mod oracle;
 pub mod outcome;
 pub mod plain;
 pub mod repeat;
+pub mod replay;
 pub mod report;
 pub mod result;
 #[cfg(test)]
 mod sample;
 pub mod scenario;
 pub mod session;
+pub mod trace;
 mod turnstile;

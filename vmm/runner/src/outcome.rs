@@ -15,6 +15,7 @@ pub use stallbench_stall::report::{Address, Contradiction, Culprit, Member, Stal
 
 use crate::dump::Moment;
 use crate::oracle::order::{Finding, Mode, Step};
+use crate::trace::Recorded;
 
 /// What the host concluded about a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -219,6 +220,9 @@ pub struct RunOutcome {
     /// The file in which the machine lies as it stood at the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dump: Option<PathBuf>,
+    /// The file in which the schedule lies that was explored, for a replay.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace: Option<PathBuf>,
     /// The machine as it stood at the end, where it was kept and is not written yet.
     #[serde(skip)]
     pub moment: Option<Arc<Moment>>,
@@ -249,6 +253,9 @@ pub struct ExploredOutcome {
     /// A schedule to the verdict: preemptions, steps, and what happens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub schedule: Option<ScheduleOutcome>,
+    /// The way to the verdict, for a trace.
+    #[serde(skip)]
+    pub recorded: Option<Arc<Recorded>>,
     /// How long the search took.
     #[serde(rename = "took_ns", serialize_with = "nanoseconds")]
     pub took: Duration,
@@ -377,6 +384,7 @@ impl RunOutcome {
             log: Vec::new(),
             watch: WatchOutcome::default(),
             dump: None,
+            trace: None,
             moment: None,
         }
     }

@@ -13,7 +13,7 @@ use std::io;
 use stallbench_state::host::HostFingerprint;
 use thiserror::Error;
 
-pub use human::Human;
+pub use human::{Human, block};
 pub use jsonl::{JsonLines, SCHEMA_VERSION, result_json};
 pub use junit::JUnit;
 pub use kind::{Kind, KindError};

@@ -39,6 +39,7 @@ pub(crate) fn outcome(verdict: Verdict) -> RunOutcome {
         log: vec![],
         watch: WatchOutcome::default(),
         dump: None,
+        trace: None,
         moment: None,
         interventions: Vec::new(),
     }

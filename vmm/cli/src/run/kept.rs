@@ -33,7 +33,7 @@ impl Kept {
         Ok(self.out.as_deref().map_or(Ok(()), Evidence::check)?)
     }
 
-    /// The run directory, if one is asked for.
+    /// The evidence in that directory.
     pub(crate) fn evidence(&self, repeat: Repeat, payload: &[u8]) -> Result<Option<Arc<Evidence>>, Failure> {
         let Some(root) = &self.out else { return Ok(None) };
         let command = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();

@@ -14,7 +14,7 @@ use super::What;
 use crate::exit::{Exit, Failure};
 
 /// Options that only a plain guest takes.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Plain guests")]
 pub(crate) struct Flags {
     /// Memory of a plain guest, in MiB [default: 64]

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt::Display;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -157,6 +158,15 @@ pub(crate) fn options(what: &What) -> String {
         options.push_str(&format!(" '{path}'"));
     }
     options
+}
+
+/// What a trace says of such a run beside its name: [`What`] can be made of it again.
+pub(crate) fn trace_options(what: &What) -> Vec<(String, String)> {
+    let path = |key: &str, path: &Path| (key.to_owned(), path.display().to_string());
+    let catalogue = Catalogue::default();
+    let files = what.names.iter().filter(|name| catalogue.is_path(name)).map(|file| path("file", Path::new(file)));
+    let payload = what.payload.iter().map(|file| path("payload-file", file));
+    files.chain(payload).chain(what.layout.iter().map(|file| path("layout", file))).collect()
 }
 
 /// What one run needs to know.

@@ -24,7 +24,7 @@ use crate::exit::Failure;
 use crate::guest::{Guest, Subject};
 
 /// What is run.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct What {
     /// Scenarios, patterns, subjects, groups, and files or directories of scenarios; without any, the default catalogue
     #[arg(value_name = "SCENARIO|FILE|DIR")]

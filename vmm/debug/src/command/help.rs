@@ -36,17 +36,21 @@ fn run(_: &mut Session, mut arguments: Arguments<'_>) -> Result<Answer, CommandE
 
 fn list() -> Answer {
     let is_live = |command: &&Command| command.needs == Needs::Live;
+    let is_trace = |command: &&Command| command.needs == Needs::Trace;
     let (live, any): (Vec<_>, Vec<_>) = ALL.iter().partition(is_live);
+    let (trace, any): (Vec<_>, Vec<_>) = any.into_iter().partition(is_trace);
     let width = ALL.iter().map(|command| command.usage.len()).max().unwrap_or(0);
     let line = |command: &&Command| format!("{:width$}  {}\n", command.usage, command.summary);
     let of = |commands: &[&Command]| commands.iter().map(line).collect::<String>();
     let in_data = |command: &Command| {
-        let is_live = command.needs == Needs::Live;
-        json!({"usage": command.usage, "summary": command.summary, "live": is_live})
+        let (is_live, is_trace) = (command.needs == Needs::Live, command.needs == Needs::Trace);
+        json!({"usage": command.usage, "summary": command.summary, "live": is_live, "trace": is_trace})
     };
     let data: Vec<_> = ALL.iter().map(in_data).collect();
     let live_heading = style::heading("Of a machine that can run on, and of no dump");
-    Answer::new(format!("{}\n{live_heading}\n{}{ADDRESSES}", of(&any), of(&live)), json!(data))
+    let trace_heading = style::heading("Of a machine at a step of a trace");
+    let text = format!("{}\n{trace_heading}\n{}\n{live_heading}\n{}{ADDRESSES}", of(&any), of(&trace), of(&live));
+    Answer::new(text, json!(data))
 }
 
 fn of(command: &Command) -> Answer {

@@ -134,16 +134,21 @@ impl<'p> Stage<'p> {
         self.vcpus[vcpu].locals.get(number)
     }
 
+    /// The instruction that a vCPU executes next in that state; none of one that is off.
+    pub(crate) fn next(&self, vcpu: usize, number: u32) -> Option<u64> {
+        let local = self.local(vcpu, number);
+        match local.parked {
+            Parked::Off => None,
+            Parked::Write { before: Some(before), .. } => Some(before),
+            _ => Some(local.processor.general.rip),
+        }
+    }
+
     /// Where a vCPU stands in that state, for people.
     pub(crate) fn place(&self, vcpu: usize, number: u32) -> String {
-        let local = self.local(vcpu, number);
-        let rip = match local.parked {
-            Parked::Off => return "off".to_owned(),
-            Parked::Write { before: Some(before), .. } => before,
-            _ => local.processor.general.rip,
-        };
+        let Some(rip) = self.next(vcpu, number) else { return "off".to_owned() };
         let place = self.code.place(rip);
-        if local.parked == Parked::Halted { format!("{place}, halted") } else { place }
+        if self.local(vcpu, number).parked == Parked::Halted { format!("{place}, halted") } else { place }
     }
 
     /// Bytes of memory that they take, about.

@@ -85,6 +85,7 @@ impl Ending<'_> {
             log: Vec::new(),
             watch: WatchOutcome::default(),
             dump: None,
+            trace: None,
             moment: None,
             interventions: Vec::new(),
         })

@@ -133,7 +133,7 @@ fn summary_line(summary: &Summary) -> String {
 }
 
 /// One run in full.
-pub(crate) fn block(result: &RunResult, colour: bool) -> String {
+pub fn block(result: &RunResult, colour: bool) -> String {
     let text = coloured_block(result);
     if colour { text } else { plain(&text) }
 }
@@ -166,6 +166,9 @@ fn coloured_block(result: &RunResult) -> String {
     }
     if let Some(dump) = &result.outcome.dump {
         let _ = writeln!(text, "  dump: {}", dump.display());
+    }
+    if let Some(trace) = &result.outcome.trace {
+        let _ = writeln!(text, "  trace: {0}; `stallbench replay '{0}'` goes that way again", trace.display());
     }
     for difference in &result.differences {
         let _ = writeln!(text, "  {BAD}not as expected{BAD:#}: {difference}");

@@ -73,6 +73,7 @@ impl Ending<'_> {
             log: Vec::new(),
             watch: WatchOutcome::default(),
             dump: None,
+            trace: None,
             moment: None,
             interventions: Vec::new(),
         })

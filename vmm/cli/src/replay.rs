@@ -1,0 +1,127 @@
+//! `stallbench replay`: the way of a trace once more, every step on KVM.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use stallbench_core::HostKvm;
+use stallbench_debug::gdb::Address;
+use stallbench_explore::StateHash;
+use stallbench_runner::replay::Replay;
+use stallbench_runner::report::block;
+use stallbench_runner::result::RunResult;
+use stallbench_runner::trace::words;
+
+use crate::exit::{Exit, Failure};
+use crate::trace::{Traced, With, failure};
+use crate::{debug, gdb, interrupt, output};
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "docs/explore.md says what a trace holds, and what is compared; `stallbench debug --trace FILE` looks at each step"
+)]
+pub(crate) struct Arguments {
+    /// The trace, as `stallbench explore` writes it
+    file: PathBuf,
+    /// Go no further than behind this step, and tell where the vCPUs stand then
+    #[arg(long, value_name = "STEP")]
+    stop_at: Option<usize>,
+    /// Let gdb look at the machine behind the last step: `unix:PATH`, `HOST:PORT`, or `:PORT` of this machine alone (docs/gdb.md)
+    #[arg(long, value_name = "ADDRESS", value_parser = gdb::parse, conflicts_with = "repeat")]
+    gdb: Option<Address>,
+    /// Go this way so often: each time all states have to be the same
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    repeat: u32,
+    #[command(flatten)]
+    with: With,
+}
+
+/// What a search alone sees.
+const CACHES_OFF: &str = "breach cache-off";
+
+pub(crate) fn replay(arguments: &Arguments) -> Result<Exit, Failure> {
+    let file = &arguments.file;
+    let traced = Traced::open(file, &arguments.with)?;
+    let most = arguments.stop_at.unwrap_or(usize::MAX);
+    if most != usize::MAX && most > traced.trace.steps.len() {
+        let steps = traced.trace.steps.len();
+        return Err(Failure::usage(format!("--stop-at {most}: {} has {steps} steps", file.display())));
+    }
+    if let Some(address) = &arguments.gdb {
+        return gdb::look_at(address, &mut debug::stepping(traced, file, most)?);
+    }
+    let host = HostKvm::open()?;
+    let interrupted = interrupt::flag_on_signal()?;
+    let mut replay = once(&host, &traced, file, most)?;
+    let chain = replay.chain();
+    for number in 2..=arguments.repeat {
+        if interrupted.load(std::sync::atomic::Ordering::Relaxed) {
+            return Ok(Exit::Interrupted);
+        }
+        same(chain, once(&host, &traced, file, most)?.chain(), number, file)?;
+    }
+    output::print(&told(&traced, &replay, arguments))?;
+    if arguments.stop_at.is_some() {
+        return output::print(&standing(&replay));
+    }
+    if let Some(step) = traced.round_from() {
+        return round(&replay, step, file);
+    }
+    let outcome = replay.verdict(&host, traced.program()?, &interrupted).map_err(|error| failure(&error, file))?;
+    let now = words(&outcome.verdict);
+    output::print(&block(&RunResult::new(traced.run.clone(), outcome), false))?;
+    match traced.trace.verdict.as_str() {
+        recorded if recorded == now => return Ok(Exit::Success),
+        // A free machine is looked at only when it stands still.
+        CACHES_OFF => {
+            return output::print(&format!("  {CACHES_OFF} is what the search saw on this way, before its end\n"));
+        }
+        _ => {}
+    }
+    let recorded = &traced.trace.verdict;
+    Err(Failure::unexpected(format!("{}: the trace ends in '{recorded}', now it is '{now}'", file.display())))
+}
+
+/// Goes the way; a difference is a failure.
+pub(crate) fn once<'p>(host: &HostKvm, traced: &'p Traced, file: &Path, most: usize) -> Result<Replay<'p>, Failure> {
+    let replay = Replay::new(host, traced.program()?, &traced.plan(), &traced.trace, most);
+    let replay = replay.map_err(|error| failure(&error, file))?;
+    match replay.difference() {
+        Some(difference) => Err(Failure::unexpected(format!("{}: {difference}", file.display()))),
+        None => Ok(replay),
+    }
+}
+
+fn same(first: StateHash, now: StateHash, number: u32, file: &Path) -> Result<(), Failure> {
+    if first == now {
+        return Ok(());
+    }
+    let file = file.display();
+    Err(Failure::unexpected(format!("{file}: replay {number} came through states {now}, the first through {first}")))
+}
+
+fn told(traced: &Traced, replay: &Replay<'_>, arguments: &Arguments) -> String {
+    let (steps, all) = (replay.events().len(), traced.trace.steps.len());
+    let of = if steps == all { String::new() } else { format!(" of {all}") };
+    let times = if arguments.repeat == 1 { String::new() } else { format!(", {} times", arguments.repeat) };
+    let (name, model) = (&traced.run.name, &traced.trace.of.model);
+    let rebased = "of another payload: places are those of symbols, states were not compared";
+    let how = if replay.is_rebased() { rebased } else { "each as in the trace" };
+    format!("{name} ({model}): {steps}{of} steps{times}, {how}; states {}\n", replay.chain())
+}
+
+/// No free machine shows a round, for another schedule leads out of it.
+fn round(replay: &Replay<'_>, step: usize, file: &Path) -> Result<Exit, Failure> {
+    let last = replay.events().len();
+    if replay.is_back(step) {
+        return output::print(&format!(
+            "  goes round: behind step {last} the machine is as it was behind step {step}\n"
+        ));
+    }
+    let file = file.display();
+    Err(Failure::unexpected(format!("{file}: behind step {last} the machine is not as it was behind step {step}")))
+}
+
+fn standing(replay: &Replay<'_>) -> String {
+    let places = replay.standing(replay.events().len());
+    places.iter().enumerate().map(|(vcpu, place)| format!("  vcpu{vcpu:<3} at {place}\n")).collect()
+}
