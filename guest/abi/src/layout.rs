@@ -180,6 +180,8 @@ pub mod vector {
     pub const NOTIFY: u8 = 0xf2;
     /// Another interrupt of a pattern's own: one that comes in between.
     pub const PING: u8 = 0xf1;
+    /// Calls to a rendezvous that has no call layer under it.
+    pub const MEET: u8 = 0xf0;
 }
 
 const _: () = {

@@ -101,6 +101,7 @@ pub(crate) use case;
 /// Sets this vCPU's handlers.
 pub(crate) fn set_handlers() {
     this::set_handler(vector::NMI, nmi_watchdog::count_nmi);
+    rendezvous::set_handlers();
 }
 
 /// Calls the case that the boot block names.

@@ -11,6 +11,7 @@ mod slow_member;
 mod stack_record;
 mod stopper;
 mod two_counts;
+mod unfenced;
 mod unserved_stopper;
 
 use stallbench_abi::knob::{FIX, answer};
@@ -28,12 +29,18 @@ pub(crate) struct Words {
     late_callee: late_callee::Words,
     unserved_stopper: unserved_stopper::Words,
     ap_init: ap_init::Words,
+    unfenced: unfenced::Words,
 }
 
 impl Words {
     pub(crate) fn place(&self) {
         self.stoppers.place();
     }
+}
+
+/// Sets this vCPU's handlers.
+pub(super) fn set_handlers() {
+    unfenced::set_handlers();
 }
 
 /// Whether the fix of the pattern is in.
