@@ -16,7 +16,7 @@ use crate::order::Order;
 use crate::passage::{Effect, Input, Refusal};
 use crate::reach::{self, Path};
 use crate::safety::Seen;
-use crate::settings::Settings;
+use crate::settings::{Icr, Model, Settings};
 use crate::stage::{Stage, is_open};
 use crate::start::{self, StartError};
 use thiserror::Error;
@@ -31,6 +31,9 @@ pub enum ExploreError {
     /// It does something that cannot be explored.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// Nothing is known of how far an interrupt would come before what is in front of it.
+    #[error("explore under {0}: interrupts that come before more than stores are not followed")]
+    Model(Model),
 }
 
 /// How far a search goes.
@@ -168,6 +171,9 @@ pub struct Findings {
 impl<'p> Search<'p> {
     /// Brings a machine to its start line.
     pub fn new(mut machine: Controlled, program: &'p Program, settings: Settings) -> Result<Self, ExploreError> {
+        if let Model::Tso { icr: Icr::Early, .. } = settings.model {
+            return Err(ExploreError::Model(settings.model));
+        }
         let standing = start::bring_up(&mut machine)?;
         let arenas = Arenas::new(arena::copy(machine.memory()));
         let (stage, locals) = Stage::new(machine, program, standing, &settings)?;

@@ -54,7 +54,7 @@ pub enum Icr {
     /// Before stores that are still held back.
     #[default]
     Buffer,
-    /// Before all that its vCPU does in front of it, but for a serialising instruction, or MFENCE with LFENCE.
+    /// Before all that its vCPU does in front of it, but for a serialising instruction, or MFENCE with LFENCE. No search follows that.
     Early,
 }
 
