@@ -47,6 +47,13 @@ pub(crate) enum Message {
     Other(u64),
 }
 
+impl Message {
+    /// Whether what it does to those that it comes to is known here: else nobody knows who that is, either.
+    pub(crate) fn is_known(self) -> bool {
+        matches!(self, Self::Fixed(_) | Self::Nmi)
+    }
+}
+
 /// What a write to the interrupt command register sends (SDM 3A 11.6.1). In xAPIC mode the destination has 8 bits.
 pub(crate) fn command(icr: u64, x2apic: bool) -> (Message, Target) {
     const LOGICAL: u64 = 1 << 11;
@@ -86,17 +93,14 @@ pub(crate) struct Apic {
 }
 
 impl Apic {
-    /// A message arrives at a local APIC with this SVR: false where what that makes of it is not known here. One that is not enabled
-    /// takes no interrupt (SDM 3A 11.4.7.2).
-    #[must_use]
-    pub(crate) fn receive(&mut self, message: Message, svr: u32) -> bool {
+    /// A message [that is known](Message::is_known) arrives at a local APIC with this SVR. One that is not enabled takes no interrupt
+    /// (SDM 3A 11.4.7.2).
+    pub(crate) fn receive(&mut self, message: Message, svr: u32) {
         match message {
             Message::Fixed(vector) if svr & SVR_ENABLED != 0 => self.request(vector),
-            Message::Fixed(_) => {}
             Message::Nmi => self.nmi = true,
-            Message::Init | Message::StartUp(_) | Message::Other(_) => return false,
+            Message::Fixed(_) | Message::Init | Message::StartUp(_) | Message::Other(_) => {}
         }
-        true
     }
 
     /// Requests a vector.
@@ -169,5 +173,6 @@ mod test {
         assert!(matches!(command(0x0100_0000_0000_48fb, false).0, Message::Other(_)), "logical destination");
         assert!(matches!(command(0x0100_0000_0000_400f, false).0, Message::Other(_)), "illegal vector");
         assert!(matches!(command(0x0100_0000_0000_8500, false).0, Message::Other(_)), "the end of an INIT");
+        assert!(command(0x000c_40fc, false).0.is_known() && !command(0x0200_0000_0000_48fb, false).0.is_known());
     }
 }

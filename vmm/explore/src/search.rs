@@ -512,14 +512,13 @@ impl<'p> Search<'p> {
             Effect::EndOfInterrupt => self.change(state, vcpu, Apic::end_of_interrupt),
             Effect::Send { icr, x2apic } => {
                 let (message, target) = command(icr, x2apic);
+                if !message.is_known() {
+                    let place = self.stage.place(vcpu, state.locals[vcpu]);
+                    return Err(Refusal::Unknown { vcpu, what: format!("sends {message:?}"), place }.into());
+                }
                 for receiver in (0..state.locals.len()).filter(|&other| target.holds(other, vcpu)) {
                     let svr = self.stage.local(receiver, state.locals[receiver]).devices.svr;
-                    let mut is_known = true;
-                    self.change(state, receiver, |apic| is_known = apic.receive(message, svr));
-                    if !is_known {
-                        let place = self.stage.place(vcpu, state.locals[vcpu]);
-                        return Err(Refusal::Unknown { vcpu, what: format!("sends {message:?}"), place }.into());
-                    }
+                    self.change(state, receiver, |apic| apic.receive(message, svr));
                 }
             }
         }
@@ -543,3 +542,6 @@ impl<'p> Search<'p> {
             })
     }
 }
+
+#[cfg(test)]
+mod test;

@@ -152,6 +152,10 @@ impl Way {
 
     fn send(&mut self, machine: &mut Controlled, sender: usize, icr: u64, x2apic: bool) -> Result<(), StartError> {
         let (message, target) = command(icr, x2apic);
+        let unknown = || StartError::Astray { vcpu: sender, what: format!("sends {message:?} to {target:?}") };
+        if matches!(message, Message::Other(_)) {
+            return Err(unknown());
+        }
         for vcpu in (0..machine.vcpus()).filter(|&vcpu| target.holds(vcpu, sender)) {
             match (message, &self.standing[vcpu]) {
                 (Message::Init, Standing::Off) | (Message::StartUp(_), Standing::On | Standing::Up(_)) => {}
@@ -161,10 +165,7 @@ impl Way {
                         .map_err(|source| StartError::StartUp { vcpu, source: source.into() })?;
                     self.standing[vcpu] = Standing::On;
                 }
-                _ => {
-                    let what = format!("sends {message:?} to {target:?}");
-                    return Err(StartError::Astray { vcpu: sender, what });
-                }
+                _ => return Err(unknown()),
             }
         }
         Ok(())

@@ -1,0 +1,54 @@
+//! A search of a case of the payload, looked at from within.
+
+use stallbench_abi::boot::{BootBlock, MAGIC, Range};
+use stallbench_abi::knob::{self, apic};
+use stallbench_abi::layout::{ARENA, ARENA_SIZE, GHOST, PAGE};
+use stallbench_core::HostKvm;
+use stallbench_image::program;
+
+use super::*;
+use crate::settings::Model;
+
+const VCPUS: usize = 2;
+
+/// The host, or a loud skip where there is none; a failure under CI.
+fn host() -> Option<HostKvm> {
+    match HostKvm::open() {
+        Ok(host) => Some(host),
+        Err(error) if std::env::var_os("CI").is_none() => {
+            eprintln!("SKIPPED, this host cannot run guests: {error}; {}", error.remedy());
+            None
+        }
+        Err(error) => panic!("{error}; {}", error.remedy()),
+    }
+}
+
+/// A case with two vCPUs and xAPICs, at its start line.
+fn search(case: &str, model: Model) -> Option<Search<'static>> {
+    let host = host()?;
+    let (index, _) = program().case(case).expect("a case of the payload");
+    let mut block = BootBlock {
+        magic: MAGIC,
+        version: stallbench_abi::VERSION,
+        vcpus: VCPUS as u32,
+        case: index as u32,
+        arena: Range { base: ARENA, size: ARENA_SIZE },
+        ghost: Range { base: GHOST, size: PAGE },
+        ..BootBlock::default()
+    };
+    block.knobs[knob::APIC.number as usize] = apic::XAPIC.into();
+    let machine = Controlled::new(&host, VCPUS, program().bytes(), &block).expect("a machine");
+    Some(Search::new(machine, program(), Settings::under(model)).expect("the start line"))
+}
+
+#[test]
+fn message_of_an_unknown_mode_is_refused_whoever_gets_it() {
+    let Some(mut search) = search("lock-and-call", Model::Sc) else { return };
+    let state = search.graph.state(0);
+    let mut send = |icr| search.apply(&mut state.clone(), 0, Effect::Send { icr, x2apic: false });
+    // To the logical destination 2, to an INIT of nobody; to a vCPU that there is not.
+    for icr in [0x0200_0000_0000_48fb, 0x0700_0000_0000_4500] {
+        assert!(matches!(send(icr), Err(ExploreError::Refused(Refusal::Unknown { .. }))), "{icr:#x}");
+    }
+    assert!(send(0x0700_0000_0000_40fb).is_ok());
+}
