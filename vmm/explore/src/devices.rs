@@ -182,6 +182,11 @@ pub(crate) fn sends(address: u64) -> bool {
     address == XAPIC + u64::from(register::ICR_LOW)
 }
 
+/// Whether a write there ends the interrupt in service.
+pub(crate) fn ends_interrupt(address: u64) -> bool {
+    address == XAPIC + u64::from(register::EOI)
+}
+
 /// Whether an address is one of the xAPIC's registers.
 pub(crate) fn is_xapic(address: u64) -> bool {
     address & !0xfff == XAPIC

@@ -6,7 +6,7 @@ use stallbench_state::program::Program;
 use crate::apic::{Apic, command};
 use crate::arena::{self, Arenas};
 use crate::buffers::{Buffers, Leave, Store};
-use crate::devices::sends;
+use crate::devices::{ends_interrupt, sends};
 use crate::end::End;
 use crate::fair;
 use crate::graph::{Apics, Choice, Edge, Graph, State, injected};
@@ -494,6 +494,9 @@ impl<'p> Search<'p> {
                 Parked::Write { address, value, before: None, .. } if sends(address) => {
                     let icr = u64::from(local.devices.icr_high) << 32 | value;
                     self.apply(state, vcpu, Effect::Send { icr, x2apic: false })?;
+                }
+                Parked::Write { address, before: None, .. } if ends_interrupt(address) => {
+                    self.apply(state, vcpu, Effect::EndOfInterrupt)?;
                 }
                 Parked::Write { address, size, value, before: None } if Arenas::holds(address, size) => {
                     state.arena = self.arenas.store(state.arena, address, size, value);

@@ -52,3 +52,23 @@ fn message_of_an_unknown_mode_is_refused_whoever_gets_it() {
     }
     assert!(send(0x0700_0000_0000_40fb).is_ok());
 }
+
+#[test]
+fn interrupt_is_over_on_a_free_machine_where_its_end_cannot_be_begun_anew() {
+    let Some(mut search) = search("lock-and-call", Model::tso()) else { return };
+    search.run(Limits { states: 20_000, bytes: 1 << 30 }).expect("a search");
+    let at_end = |search: &Search<'_>, number: u32| {
+        let state = search.graph.state(number);
+        let ends = |vcpu: &usize| {
+            let parked = &search.stage.local(*vcpu, state.locals[*vcpu]).parked;
+            matches!(parked, Parked::Write { address, before: None, .. } if ends_interrupt(*address))
+        };
+        (0..VCPUS).find(ends).map(|vcpu| (state, vcpu))
+    };
+    let numbers = 0..search.graph.len() as u32;
+    let (mut state, vcpu) = numbers.into_iter().find_map(|number| at_end(&search, number)).expect("an interrupt");
+    let in_service = |search: &Search<'_>, state: &State| search.apics.get(state.apics[vcpu]).isr;
+    assert_ne!(in_service(&search, &state), [0; 8]);
+    search.finish_stores(&mut state).expect("all is known");
+    assert_eq!(in_service(&search, &state), [0; 8]);
+}
