@@ -346,6 +346,26 @@ impl<'p> Search<'p> {
         Ok(state)
     }
 
+    /// Has KVM do all of a way once more, each step from the state in which the last one of its vCPU ended, and compares all of each state.
+    ///
+    /// # Errors
+    ///
+    /// KVM did not do on that way what it did before.
+    pub fn confirm(&mut self, way: &Way) -> Result<(), ExploreError> {
+        let mut state = self.graph.state(0);
+        self.stage.rewind(&state.locals);
+        for choice in &way.0.choices {
+            if choice.executes() {
+                let (vcpu, input) = (choice.vcpu(), self.input(&state, *choice));
+                let known = self.stage.passage(vcpu, state.locals[vcpu], input)?;
+                self.stage.once_more(vcpu, state.locals[vcpu], input, &known)?;
+            }
+            state = self.follow(&state, *choice)?;
+        }
+        self.rest();
+        Ok(())
+    }
+
     /// Bytes of memory that what is known takes, about.
     fn bytes(&self) -> usize {
         self.stage.bytes() + self.arenas.bytes + self.graph.bytes() + self.order.bytes()

@@ -7,6 +7,7 @@ use stallbench_core::HostKvm;
 use stallbench_image::program;
 
 use super::*;
+use crate::passage::Passage;
 use crate::settings::Model;
 
 const VCPUS: usize = 2;
@@ -71,4 +72,27 @@ fn interrupt_is_over_on_a_free_machine_where_its_end_cannot_be_begun_anew() {
     assert_ne!(in_service(&search, &state), [0; 8]);
     search.finish_stores(&mut state).expect("all is known");
     assert_eq!(in_service(&search, &state), [0; 8]);
+}
+
+#[test]
+fn state_is_the_same_again_in_all_of_it_and_not_just_where_it_stands() {
+    let Some(mut search) = search("lock-and-call", Model::Sc) else { return };
+    search.run(Limits { states: 2_000, bytes: 1 << 30 }).expect("a search");
+    let stage = &mut search.stage;
+    let other = |stage: &Stage<'_>, vcpu: usize, to: u32| {
+        let parked = &stage.local(vcpu, to).parked;
+        (0..stage.locals_of(vcpu) as u32).find(|other| *other != to && stage.local(vcpu, *other).parked == *parked)
+    };
+    let log = stage.log().to_vec();
+    let (vcpu, from, input, known, wrong) = log
+        .into_iter()
+        .find_map(|(vcpu, from, input)| {
+            let known = stage.known(vcpu, from, input)?.clone();
+            let wrong = other(stage, vcpu, known.to)?;
+            Some((vcpu, from, input, known, wrong))
+        })
+        .expect("two states at one access");
+    assert_eq!(stage.once_more(vcpu, from, input, &known), Ok(()));
+    let differs = stage.once_more(vcpu, from, input, &Passage { to: wrong, ..known });
+    assert!(matches!(differs, Err(Refusal::Differs { .. })), "{differs:?}");
 }

@@ -187,12 +187,7 @@ impl<'p> Stage<'p> {
         }
         self.asked += 1;
         self.look_away(vcpu);
-        let mut passage = match self.passages {
-            _ if self.finds_drains => self.ask_to_drain(vcpu, from, input)?,
-            Passages::Free => self.ask(vcpu, from, input)?,
-            Passages::Stepped => self.ask_by_steps(vcpu, from, input)?,
-            Passages::Compared => self.compare(vcpu, from, input)?,
-        };
+        let mut passage = self.answer(vcpu, from, input)?;
         passage.seen = self.seen(vcpu)?;
         if passage.seen.is_some() {
             self.vcpus[vcpu].shows.insert(from);
@@ -200,6 +195,27 @@ impl<'p> Stage<'p> {
         self.vcpus[vcpu].passages.insert((from, input), passage.clone());
         self.log.push((vcpu, from, input));
         Ok(passage)
+    }
+
+    /// Has KVM do once more what it did, and compares all of the state that it comes to.
+    pub(crate) fn once_more(&mut self, vcpu: usize, from: u32, input: Input, known: &Passage) -> Result<(), Refusal> {
+        let now = self.answer(vcpu, from, input)?;
+        if (now.to, &now.effects) == (known.to, &known.effects) {
+            return Ok(());
+        }
+        let [was, is] = [known.to, now.to].map(|number| self.local(vcpu, number));
+        let difference = format!("{:?}, {:?}; {}", known.effects, now.effects, was.difference(is));
+        Err(Refusal::Differs { vcpu, place: self.place(vcpu, from), difference })
+    }
+
+    /// What KVM says to it, in the way in which it is asked.
+    fn answer(&mut self, vcpu: usize, from: u32, input: Input) -> Result<Passage, Refusal> {
+        match self.passages {
+            _ if self.finds_drains => self.ask_to_drain(vcpu, from, input),
+            Passages::Free => self.ask(vcpu, from, input),
+            Passages::Stepped => self.ask_by_steps(vcpu, from, input),
+            Passages::Compared => self.compare(vcpu, from, input),
+        }
     }
 
     /// The same, from KVM.

@@ -13,7 +13,7 @@ const MOST_NAMED: usize = 3;
 
 /// The verdict, once KVM has gone that way again.
 pub(super) fn outcome(search: &mut Search<'_>, livelock: &Livelock) -> Result<RunOutcome, ExploreError> {
-    search.moment(&livelock.way, 0)?;
+    search.confirm(&livelock.way)?;
     let stall = Stall {
         kind: StallKind::Livelock,
         strength: Strength::Observed,
