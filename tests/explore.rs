@@ -204,6 +204,56 @@ fn search_that_ends_early_says_how_many_preemptions_it_has_followed() {
     assert_eq!([preemptions("1000"), preemptions("4000")], [0, 1]);
 }
 
+/// Walks of that strategy.
+fn walks(name: &str, strategy: &str, more: &[&str]) -> Ran {
+    let mut arguments = vec![name, "--strategy", strategy];
+    arguments.extend(more);
+    explore(&arguments)
+}
+
+#[test]
+fn walks_find_stalls_and_prove_them() {
+    for (name, strategy) in [
+        ("acceptance/lock-and-call@vcpus=2", "pct"),
+        ("records/between-two-stores@vcpus=3", "pct"),
+        ("acceptance/mutual-calls@vcpus=2", "random"),
+    ] {
+        let ran = walks(name, strategy, &[]);
+        let result = ran.assert_code(0).only();
+        assert_eq!((&result["verdict"], &result["strength"]), (&"stall".into(), &"proved".into()), "{result:#}");
+        assert!(result["explored"]["walks"]["walks"].as_u64() < Some(10_000), "{result:#}");
+    }
+}
+
+#[test]
+fn walks_that_find_nothing_say_how_little_that_is() {
+    let ran = walks("acceptance/lock-and-call-fixed@vcpus=2", "pct", &["--walks", "200", "--depth", "2"]);
+    let result = ran.assert_code(100).only();
+    assert_eq!((&result["verdict"], &result["explored"]["complete"]), (&"budget".into(), &false.into()), "{result:#}");
+    let made = &result["explored"]["walks"];
+    assert_eq!((&made["walks"], &made["endless"], &made["depth"]), (&200.into(), &0.into(), &2.into()), "{result:#}");
+    let [agents, steps] = ["agents", "steps"].map(|key| made[key].as_f64().unwrap());
+    assert_eq!(made["bound"].as_f64(), Some(1.0 / (agents * steps)), "{result:#}");
+    assert!(ran.said.contains("with a probability of at least 1/("), "{}", ran.said);
+}
+
+#[test]
+fn seed_makes_the_same_walks_and_another_one_others() {
+    let way = |seed: &str| {
+        let ran = walks("acceptance/mutual-calls@vcpus=2", "random", &["--seed", seed]);
+        ran.only()["explored"]["schedule"].clone()
+    };
+    let first = way("1");
+    assert!(first == way("1") && first != way("2"));
+}
+
+#[test]
+fn walk_breaks_what_must_hold_while_it_runs() {
+    let ran = walks("acceptance/early-done@vcpus=2", "pct", &["--walks", "1000"]);
+    let result = ran.assert_code(0).only();
+    assert_eq!((&result["verdict"], &result["kind"]), (&"breach".into(), &"lifetime".into()), "{result:#}");
+}
+
 #[test]
 fn scenario_whose_fault_is_no_part_of_the_state_is_refused() {
     let ran = explore(&["acceptance/one-sipi@vcpus=2"]);
@@ -250,6 +300,12 @@ fn request_that_cannot_be_explored_is_refused_in_one_line() {
         (&[][..], "a scenario is missing"),
         (&["mtrr/percpu-lock", "--order", "step"], "--order"),
         (&["mtrr/percpu-lock", "--max-states", "0"], "--max-states"),
+        (&["mtrr/percpu-lock", "--max-memory", "0"], "--max-memory"),
+        (&["mtrr/percpu-lock", "--walks", "5"], "--walks"),
+        (&["mtrr/percpu-lock", "--strategy", "pct", "--walks", "0"], "--walks"),
+        (&["mtrr/percpu-lock", "--strategy", "random", "--depth", "2"], "--depth"),
+        (&["mtrr/percpu-lock", "--strategy", "pct", "--depth", "0"], "--depth"),
+        (&["mtrr/percpu-lock", "--strategy", "pct", "--checkpoint", "x"], "--checkpoint"),
         (&["no/such"], "no/such"),
         (&["mtrr/percpu-lock", "--icr", "ordered"], "--icr"),
         (&["mtrr/percpu-lock", "--model", "tso", "--icr", "early"], "--icr early"),

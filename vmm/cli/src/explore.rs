@@ -1,6 +1,7 @@
 //! `stallbench explore`: every schedule of a scenario, and every arrival of an interrupt.
 
 mod model;
+mod strategy;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use crate::run::{
 };
 use crate::{interrupt, output};
 use model::MemoryModel;
+use strategy::Schedules;
 
 /// States that can be asked for.
 const MOST_STATES: u32 = 100_000_000;
@@ -67,6 +69,8 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     model: MemoryModel,
     #[command(flatten)]
+    schedules: Schedules,
+    #[command(flatten)]
     kept: Kept,
     #[command(flatten)]
     what: What,
@@ -82,6 +86,7 @@ pub(crate) fn explore(arguments: &Arguments) -> Result<Exit, Failure> {
     if what.order.is_some() {
         return Err(Failure::usage("--order: exploring looks at no order of MTRR programming"));
     }
+    arguments.schedules.check(arguments.resume.is_some() || arguments.checkpoint.is_some())?;
     let settings = arguments.settings()?;
     let repeat = arguments.repeat(&settings);
     let kinds = report_kinds(&arguments.report)?;
@@ -134,8 +139,12 @@ impl Arguments {
     }
 
     fn repeat_with(&self, settings: &Settings, max_states: u32, max_memory: u32, more: &str) -> Repeat {
+        let schedules = self.schedules.options();
         let (model, options) = (MemoryModel::options(settings.model), options(&self.what));
-        Repeat::new("explore", format!(" --max-states {max_states} --max-memory {max_memory}{model}{more}{options}"))
+        Repeat::new(
+            "explore",
+            format!(" --max-states {max_states} --max-memory {max_memory}{model}{schedules}{more}{options}"),
+        )
     }
 
     /// The command that goes on from a checkpoint, with the limit raised to which the search came.
@@ -251,6 +260,7 @@ impl Session<'_> {
         let keep_search = |search: &Search<'_>, cut| self.keep(run, &plan, search, cut);
         let exploring = Exploring {
             settings: &self.settings,
+            strategy: self.arguments.schedules.strategy(run.seed),
             most_states: self.arguments.max_states as usize,
             most_bytes: self.arguments.max_memory as usize * MIB,
             resume: self.saved.as_ref(),

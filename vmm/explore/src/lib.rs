@@ -23,6 +23,7 @@
 //! | `search` | all of them |
 //! | `end` | what is in memory when a run is over |
 //! | `settings` | what is explored |
+//! | `walk` | one schedule after another |
 //! | `checkpoint` | a search in a file |
 //! | `event` | what happens at each step of a way |
 //! | `hash` | a name of 128 bits for a state |
@@ -58,6 +59,7 @@ mod spin;
 mod stage;
 mod start;
 mod trace;
+mod walk;
 
 pub use checkpoint::RestoreError;
 pub use end::End;
@@ -72,3 +74,4 @@ pub use search::{Counts, ExploreError, Findings, Landed, Leg, Limits, Livelock, 
 pub use settings::{Icr, Model, Passages, Settings};
 pub use start::StartError;
 pub use trace::{Step, Subject, Trace, TraceError, VERSION as TRACE_VERSION, chain};
+pub use walk::{Walking, Walks};

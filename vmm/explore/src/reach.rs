@@ -57,6 +57,22 @@ pub(crate) struct Path {
     pub(crate) preemptions: usize,
 }
 
+impl Path {
+    /// Of a way whose states were expanded.
+    pub(crate) fn of(graph: &Graph, choices: Vec<Choice>, states: Vec<u32>) -> Self {
+        let mut spins = Spins::default();
+        let (mut place, mut preemptions) = (Place { state: 0, last: 0 }, 0);
+        for (choice, to) in choices.iter().zip(states.iter().skip(1)) {
+            let next = place.behind(&Edge { choice: *choice, to: *to });
+            if place.last != 0 && next.last != place.last {
+                preemptions += usize::from(spins.gets_on(graph, place.state, usize::from(place.last) - 1));
+            }
+            place = next;
+        }
+        Self { choices, states, preemptions }
+    }
+}
+
 /// A place of the way: a state, and who went last, 0 for none and else the vCPU plus one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Place {

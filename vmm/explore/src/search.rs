@@ -202,7 +202,7 @@ impl<'p> Search<'p> {
     }
 
     /// Leaves the thread to others.
-    pub(crate) fn rest(&mut self) {
+    pub fn rest(&mut self) {
         self.stage.machine().rest();
     }
 
@@ -372,7 +372,7 @@ impl<'p> Search<'p> {
     }
 
     /// Follows all choices of a state.
-    fn expand(&mut self, number: u32) -> Result<(), ExploreError> {
+    pub(crate) fn expand(&mut self, number: u32) -> Result<(), ExploreError> {
         let choices = self.look_at(number);
         let state = self.graph.state(number);
         let mut edges = Vec::with_capacity(choices.len());
@@ -555,7 +555,7 @@ impl<'p> Search<'p> {
     }
 
     /// Whether the run is over: every vCPU that is up has done its part and halts, with nothing on its way.
-    fn is_over(&self, state: &State) -> bool {
+    pub(crate) fn is_over(&self, state: &State) -> bool {
         state.is_flushed()
             && (0..state.locals.len()).all(|vcpu| {
                 let local = self.stage.local(vcpu, state.locals[vcpu]);

@@ -7,6 +7,7 @@ pub mod checkpoint;
 mod livelock;
 mod pace;
 mod safety;
+mod walks;
 
 use std::error::Error;
 use std::fmt;
@@ -17,7 +18,7 @@ use std::time::Instant;
 use stallbench_core::HostKvm;
 use stallbench_core::controlled::{ControlError, Controlled, Inject};
 use stallbench_explore::{
-    ExploreError, Findings, Landed, Leg, Limits, RestoreError, Search, Settings, StartError, Stuck, Way,
+    ExploreError, Findings, Landed, Leg, Limits, RestoreError, Search, Settings, StartError, Stuck, Walks, Way,
 };
 use stallbench_state::program::Program;
 use thiserror::Error;
@@ -32,6 +33,8 @@ use checkpoint::Saved;
 pub use pace::Pace;
 use pace::Timer;
 pub use stallbench_explore::Counts;
+pub use stallbench_explore::Walking;
+pub use walks::Strategy;
 
 /// States that are added between two looks at whoever interrupts.
 const SLICE: usize = 1 << 14;
@@ -61,6 +64,8 @@ pub enum ExploreRunError {
 pub struct Exploring<'a> {
     /// What is explored.
     pub settings: &'a Settings,
+    /// How schedules are tried.
+    pub strategy: Strategy,
     /// States at most.
     pub most_states: usize,
     /// Bytes of memory that they may take.
@@ -153,7 +158,18 @@ impl fmt::Debug for Exploring<'_> {
 impl Free<'_> {
     fn explore(&self, search: &mut Search<'_>, exploring: Exploring<'_>, explored: &mut ExploredOutcome) -> Judged {
         let began = Instant::now();
-        let searched = self.search(search, exploring);
+        let mut walked_ends = Vec::new();
+        let searched = match exploring.strategy {
+            Strategy::Exhaustive => self.search(search, exploring),
+            Strategy::Walks { walking, most, seed } => {
+                let walked = self.walk(search, exploring, Walks::new(walking, seed), most);
+                walked.map(|made| {
+                    explored.walks = Some(walks::outcome(walking, &made));
+                    walked_ends = made.ends;
+                    None
+                })
+            }
+        };
         let counts = search.counts();
         explored.took = began.elapsed();
         (explored.states, explored.frontier) = (counts.states, counts.frontier);
@@ -164,7 +180,10 @@ impl Free<'_> {
             // Whoever interrupts does not wait for the rest.
             explored.go_on = (exploring.checkpoint)(search, Cut::Interrupted);
         }
-        let findings = search.findings(MOST_ENDS);
+        let mut findings = search.findings(MOST_ENDS);
+        if explored.walks.is_some() {
+            findings.ends = walked_ends;
+        }
         (explored.complete, explored.stuck, explored.ends) = (findings.is_complete, findings.stuck, findings.all_ends);
         let judged = self.judge(search, &findings, explored)?;
         if let (Some(cut @ (Cut::States | Cut::Memory)), Ok(RunOutcome { verdict: Verdict::Budget { .. }, .. })) =
@@ -234,7 +253,7 @@ impl Free<'_> {
             self.show(search, explored, &broken.way, None)?;
             return Ok(self.resume(search, &broken.way, 0)?.map(|free| safety::outcome(broken, free)));
         }
-        let not_judged = findings.all_ends - findings.ends.len();
+        let not_judged = findings.all_ends.saturating_sub(findings.ends.len());
         Ok(Ok(match passed {
             Some(outcome) if findings.is_complete && not_judged == 0 => outcome,
             passed => {
@@ -272,6 +291,9 @@ impl Free<'_> {
 
     fn undecided(&self, findings: &Findings, explored: &ExploredOutcome, not_judged: usize) -> String {
         let ExploredOutcome { states, frontier, .. } = explored;
+        if let Some(walks) = &explored.walks {
+            return format!("no stall and no fault in {walks}");
+        }
         if !findings.is_complete {
             if findings.is_full && *frontier == 0 {
                 return format!(

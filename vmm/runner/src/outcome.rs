@@ -2,6 +2,7 @@
 //!
 //! Filled by [`crate::execute`] and [`crate::oracle`], owned by nobody afterwards. The JSON names of its fields are stable.
 
+use core::fmt;
 use core::time::Duration;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -229,7 +230,7 @@ pub struct RunOutcome {
 }
 
 /// What a search of all schedules knows.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ExploredOutcome {
     /// Every state is known: what is said holds for all schedules.
     pub complete: bool,
@@ -262,9 +263,51 @@ pub struct ExploredOutcome {
     /// Holds of the scenario that were left out.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<String>,
+    /// Walks that were made in place of a search of all schedules.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub walks: Option<WalksOutcome>,
     /// How a search goes on that does not know all states.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub go_on: Option<GoOn>,
+}
+
+/// Walks: one schedule after another.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct WalksOutcome {
+    /// How each chose: `pct`, `random`.
+    pub strategy: &'static str,
+    /// How many.
+    pub walks: u64,
+    /// Those that came to no end.
+    pub endless: u64,
+    /// Who went on in one of them at most: vCPUs, and what was delivered to them.
+    pub agents: usize,
+    /// Steps of the longest.
+    pub steps: usize,
+    /// Of how many steps the order has to be met for a bug that is found with that probability; of `pct`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub depth: Option<u32>,
+    /// With which probability each walk finds such a bug at least.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bound: Option<f64>,
+}
+
+impl fmt::Display for WalksOutcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { strategy, walks, endless, agents, steps, .. } = self;
+        write!(f, "{walks} walks ({strategy}) of up to {steps} steps")?;
+        if *endless > 0 {
+            write!(f, ", {endless} of them given up on their way")?;
+        }
+        match (self.depth, self.bound) {
+            (Some(depth), Some(bound)) => write!(
+                f,
+                "; each finds a bug of depth {depth} with a probability of at least 1/({agents}·{steps}^{}) = {bound:.1e}",
+                depth.saturating_sub(1)
+            ),
+            _ => f.write_str("; nothing is known of what they miss"),
+        }
+    }
 }
 
 /// How a search goes on.

@@ -97,9 +97,12 @@ impl OfSearches {
     }
 }
 
-fn line(name: &str, Pace { counts, rate, left }: &Pace) -> String {
-    let bound = counts.preemptions.map_or_else(String::new, |most| format!(", {most} preemptions done"));
+fn line(name: &str, Pace { counts, rate, left, walks }: &Pace) -> String {
+    let bound = counts.preemptions.map_or_else(String::new, |most| format!(", complete up to preemption {most}"));
     let left = left.map_or_else(String::new, |left| format!(", {} left", HumanDuration(left)));
+    if let Some(walks) = walks {
+        return format!("{name}: {walks} walks, {rate:.0} a second{left}");
+    }
     format!("{name}: {} states, {} to go on from, {rate:.0} a second{bound}{left}", counts.states, counts.frontier)
 }
 
@@ -111,8 +114,11 @@ mod test {
     #[test]
     fn line_has_all_that_is_known() {
         let counts = Counts { states: 5000, frontier: 70, preemptions: Some(1), ..Counts::default() };
-        let pace = |left| Pace { counts, rate: 1000.4, left };
-        assert_eq!(line("a", &pace(None)), "a: 5000 states, 70 to go on from, 1000 a second, 1 preemptions done");
+        let pace = |left| Pace { counts, rate: 1000.4, left, walks: None };
+        assert_eq!(
+            line("a", &pace(None)),
+            "a: 5000 states, 70 to go on from, 1000 a second, complete up to preemption 1"
+        );
         assert!(line("a", &pace(Some(Duration::from_secs(20)))).ends_with(", 20 seconds left"));
     }
 }

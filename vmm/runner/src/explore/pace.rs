@@ -16,6 +16,8 @@ pub struct Pace {
     pub rate: f64,
     /// How long it takes if it goes on like that: known where there are fewer and fewer states to go on from.
     pub left: Option<Duration>,
+    /// Walks that were made, where it makes walks.
+    pub walks: Option<u64>,
 }
 
 /// Looks at a search.
@@ -40,6 +42,14 @@ impl Timer {
         self.pace_at(Instant::now(), counts)
     }
 
+    /// The same of so many walks out of so many.
+    pub(super) fn walked(&mut self, counts: Counts, walks: u64, most: u64) -> Pace {
+        let took = self.began.elapsed();
+        let rate = walks as f64 / took.as_secs_f64().max(0.001);
+        let left = took.mul_f64(most.saturating_sub(walks) as f64 / walks.max(1) as f64);
+        Pace { counts, rate, left: Some(left), walks: Some(walks) }
+    }
+
     fn pace_at(&mut self, now: Instant, counts: Counts) -> Pace {
         let first = *self.first.get_or_insert(counts.states);
         let (then, before) = *self.last.get_or_insert((now, counts));
@@ -50,7 +60,7 @@ impl Timer {
             self.last = Some((now, counts));
         }
         let seconds = now.saturating_duration_since(self.began).as_secs_f64().max(0.001);
-        Pace { counts, rate: (counts.states - first) as f64 / seconds, left: self.left }
+        Pace { counts, rate: (counts.states - first) as f64 / seconds, left: self.left, walks: None }
     }
 }
 

@@ -12,13 +12,16 @@ const MOST_LEGS: (usize, usize) = (4, 12);
 pub(super) fn tell(text: &mut String, outcome: &RunOutcome) {
     let Some(explored) = &outcome.explored else { return };
     let ExploredOutcome { complete, model, states, frontier, transitions, passages, took, .. } = explored;
+    if let Some(walks) = &explored.walks {
+        let _ = writeln!(text, "  explored: {walks}");
+    }
     let how = if *complete { "all" } else { "not all" };
     let _ = write!(text, "  explored: {how} schedules ({model}): {states} states, {transitions} transitions");
     if !complete {
         let _ = write!(text, ", {frontier} states not gone on from");
     }
     let _ = writeln!(text, "; {passages} passages asked of kvm; {}", time(*took));
-    if !complete {
+    if !complete && explored.walks.is_none() {
         let _ = writeln!(text, "  {}", explored.bound());
     }
     if explored.stuck > 0 {
