@@ -29,7 +29,7 @@ suite == "" && /^[0-9]+ runs?: .*; [0-9]+ not as expected \(/ {
   told += text
 }
 /^\+ / {
-  suite = $2 == "truth" || $2 == "with_gdb" || $2 == "core" || $2 == "model" ? $2 : ""
+  suite = $2 == "truth" || $2 == "with_gdb" || $2 == "core" || $2 == "model" || $2 == "reality" ? $2 : ""
   section = ""
   tests = lost_here = 0
 }

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use stallbench_core::HostKvm;
-use stallbench_explore::{Search, Settings};
+use stallbench_explore::{Irq, Model, Search, Settings};
 use stallbench_runner::dump::{Dumps, Keep};
 use stallbench_runner::evidence::Evidence;
 use stallbench_runner::execute::{self, RunPlan};
@@ -68,12 +68,23 @@ pub(crate) struct Arguments {
     trace_out: Option<PathBuf>,
     #[command(flatten)]
     model: MemoryModel,
+    /// Where interrupts and NMIs come: at accesses to what vCPUs share, which is all that matters as long as no handler meets private memory of
+    /// what it interrupts (that is checked), or at every instruction
+    #[arg(long, value_enum, default_value_t = Places::Visible)]
+    irq: Places,
     #[command(flatten)]
     schedules: Schedules,
     #[command(flatten)]
     kept: Kept,
     #[command(flatten)]
     what: What,
+}
+
+/// Where interrupts come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Places {
+    Visible,
+    EveryInsn,
 }
 
 pub(crate) fn explore(arguments: &Arguments) -> Result<Exit, Failure> {
@@ -90,7 +101,7 @@ pub(crate) fn explore(arguments: &Arguments) -> Result<Exit, Failure> {
     let settings = arguments.settings()?;
     let repeat = arguments.repeat(&settings);
     let kinds = report_kinds(&arguments.report)?;
-    let declared = arguments.declared.then(|| settings.model.to_string());
+    let declared = arguments.declared.then(|| settings.to_string());
     let (subject, selection) = what.select_declared(declared)?;
     let Running::Image(guest) = &subject else {
         return Err(Failure::usage(
@@ -130,7 +141,13 @@ pub(crate) fn explore(arguments: &Arguments) -> Result<Exit, Failure> {
 
 impl Arguments {
     fn settings(&self) -> Result<Settings, Failure> {
-        Ok(Settings { model: self.model.model()?, ..Settings::default() })
+        let model = self.model.model()?;
+        let irq = match self.irq {
+            Places::Visible => Irq::Visible,
+            Places::EveryInsn if model == Model::Sc => Irq::EveryInsn,
+            Places::EveryInsn => return Err(Failure::usage("--irq every-insn: under --model sc alone")),
+        };
+        Ok(Settings { model, irq, ..Settings::default() })
     }
 
     /// How one of these searches is asked for again.
@@ -141,10 +158,9 @@ impl Arguments {
     fn repeat_with(&self, settings: &Settings, max_states: u32, max_memory: u32, more: &str) -> Repeat {
         let schedules = self.schedules.options();
         let (model, options) = (MemoryModel::options(settings.model), options(&self.what));
-        Repeat::new(
-            "explore",
-            format!(" --max-states {max_states} --max-memory {max_memory}{model}{schedules}{more}{options}"),
-        )
+        let irq = if settings.irq == Irq::EveryInsn { " --irq every-insn" } else { "" };
+        let limits = format!(" --max-states {max_states} --max-memory {max_memory}");
+        Repeat::new("explore", format!("{limits}{model}{irq}{schedules}{more}{options}"))
     }
 
     /// The command that goes on from a checkpoint, with the limit raised to which the search came.

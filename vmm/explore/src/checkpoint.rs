@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use crate::graph::{Apics, Edge, State};
 use crate::order::Order;
-use crate::passage::{Effect, Input};
+use crate::passage::{Comes, Effect, Input};
 use crate::search::{ExploreError, Search};
 
 /// Why a search cannot go on from a file. Each message is a fragment that reads well after "failed to".
@@ -106,6 +106,8 @@ impl Search<'_> {
         let asked = self.ask_again(&mut from);
         self.rest();
         asked?;
+        // What is written was expanded with all of them.
+        self.stage.has_new_places();
         self.apics = Apics::of(&from.list()?).ok_or(RestoreError::Damaged("a local APIC"))?;
         let written = from.list()?;
         let states = (0..from.take()?).map(|_| from.list()).collect::<Restored<Vec<_>>>()?;
@@ -232,6 +234,8 @@ impl Out<'_> {
             Input::Go(read) => (0, read),
             Input::Deliver(Inject::Vector(vector)) => (1, vector.into()),
             Input::Deliver(Inject::Nmi) => (2, 0),
+            // 3 for none of the two, which is nobody's.
+            Input::Creep(read, Comes { vector, nmi }) => (3 + u64::from(vector) + 2 * u64::from(nmi), read),
         };
         self.put(kind)?;
         self.put(value)
@@ -277,6 +281,7 @@ impl In<'_> {
             (0, _) => Input::Go(value),
             (1, Ok(vector)) => Input::Deliver(Inject::Vector(vector)),
             (2, Ok(0)) => Input::Deliver(Inject::Nmi),
+            (4..=6, _) => Input::Creep(value, Comes { vector: kind != 5, nmi: kind != 4 }),
             _ => return Err(RestoreError::Damaged("what a vcpu goes on with")),
         })
     }

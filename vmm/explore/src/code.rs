@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register, RflagsBits};
+use rustc_hash::FxHashMap;
 use stallbench_abi::image::SiteKind;
 use stallbench_core::controlled::ProcessorState;
 use stallbench_stall::register;
@@ -33,11 +34,13 @@ pub(crate) struct Code<'p> {
     begins: RefCell<HashMap<u64, Option<u64>>>,
     /// The flags that are read from an address on.
     live: RefCell<HashMap<u64, u64>>,
+    /// The instructions of the image that were executed.
+    known: RefCell<FxHashMap<u64, Instruction>>,
 }
 
 impl<'p> Code<'p> {
     pub(crate) fn of(program: &'p Program) -> Self {
-        Self { program, begins: RefCell::default(), live: RefCell::default() }
+        Self { program, begins: RefCell::default(), live: RefCell::default(), known: RefCell::default() }
     }
 
     /// Whether the read at this instruction and the write behind it are one: a locked instruction, or an exchange with memory (SDM 3A
@@ -50,6 +53,19 @@ impl<'p> Code<'p> {
         })
     }
 
+    /// The instruction at an address; what the image holds does not change.
+    pub(crate) fn at(&self, memory: &dyn Memory, rip: u64) -> Option<Instruction> {
+        if let Some(known) = self.known.borrow().get(&rip) {
+            return Some(*known);
+        }
+        let it = instruction(memory, rip)?;
+        let mut text = self.program.segments().iter().filter(|segment| segment.executable);
+        if text.any(|segment| (segment.address..segment.end()).contains(&rip)) {
+            self.known.borrow_mut().insert(rip, it);
+        }
+        Some(it)
+    }
+
     /// Whether an instruction is STI.
     pub(crate) fn is_sti(&self, memory: &dyn Memory, rip: u64) -> bool {
         instruction(memory, rip).is_some_and(|it| it.mnemonic() == Mnemonic::Sti)
@@ -58,7 +74,7 @@ impl<'p> Code<'p> {
     /// The state behind an instruction that some KVM steps over together with the next one (docs/hosts.md): IRETQ, by the frame that it pops
     /// (SDM 2A, IRET), or a fence. `None` of any other.
     pub(crate) fn behind(&self, memory: &dyn Memory, state: &ProcessorState) -> Option<ProcessorState> {
-        let it = instruction(memory, state.general.rip)?;
+        let it = self.at(memory, state.general.rip)?;
         match it.mnemonic() {
             Mnemonic::Mfence | Mnemonic::Lfence | Mnemonic::Sfence => {
                 let general = Registers { rip: it.next_ip(), ..state.general };

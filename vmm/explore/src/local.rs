@@ -72,7 +72,7 @@ impl Parked {
 }
 
 /// The stacks of a private area: lowest byte, end.
-const STACKS: [(u64, u64); 4] = [
+pub(crate) const STACKS: [(u64, u64); 4] = [
     (area::TASK_STACK, area::TASK_STACK_TOP),
     (area::EXCEPTION_STACK, area::EXCEPTION_STACK_TOP),
     (area::NMI_STACK, area::NMI_STACK_TOP),

@@ -12,8 +12,19 @@ use crate::safety::Seen;
 pub(crate) enum Input {
     /// Its next access, which reads this; 0 where it reads nothing.
     Go(u64),
+    /// The same, but no farther than to the next place where one of these can come, of those that matter.
+    Creep(u64, Comes),
     /// An interrupt or NMI is delivered where it stands.
     Deliver(Inject),
+}
+
+/// What is requested of a vCPU that goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Comes {
+    /// An interrupt: it comes where interrupts are on.
+    pub(crate) vector: bool,
+    /// An NMI: it comes where those are not masked.
+    pub(crate) nmi: bool,
 }
 
 /// What a vCPU does that others can see, in order.
@@ -60,6 +71,33 @@ pub enum Refusal {
         what: String,
         /// The instruction.
         place: String,
+    },
+    /// A handler and what it interrupts have private memory or registers in common, with no stop between: where it comes matters then.
+    #[error(
+        "vcpu {vcpu}: {handler} accesses {what} at {place}, and what it interrupts does at {interrupted}, of which one writes; \
+         that it comes in between is explored under sc alone"
+    )]
+    Meets {
+        /// The vCPU.
+        vcpu: usize,
+        /// Whose handler.
+        handler: String,
+        /// The memory or register.
+        what: String,
+        /// The handler's instruction.
+        place: String,
+        /// The instruction of what it interrupts.
+        interrupted: String,
+    },
+    /// Two vCPUs share what is not declared to be shared.
+    #[error("vcpus {vcpus:?} share {address:#x} outside of the arena: one accesses it at {}, one at {}", .places[0], .places[1])]
+    Shares {
+        /// The vCPUs.
+        vcpus: [usize; 2],
+        /// Guest-physical.
+        address: u64,
+        /// The instruction of each.
+        places: [String; 2],
     },
     /// It changes a register that is taken for fixed.
     #[error("vcpu {vcpu}: {moved}")]

@@ -212,8 +212,20 @@ impl<'p> Search<'p> {
                 return Ok(false);
             }
             self.expand(number)?;
+            if self.stage.has_new_places() {
+                self.begin_anew();
+            }
         }
         Ok(true)
+    }
+
+    /// Interrupts come at more places than at those that states were expanded with. KVM is not asked again for what it was asked.
+    fn begin_anew(&mut self) {
+        let first = self.graph.state(0);
+        self.graph = Graph::default();
+        self.graph.number(&first);
+        self.order = Order::new(&self.graph);
+        [&mut self.ends, &mut self.faults, &mut self.full].into_iter().for_each(Vec::clear);
     }
 
     /// How much is known.
@@ -255,12 +267,29 @@ impl<'p> Search<'p> {
         self.ends.iter().map(|number| End::new(*number, &self.graph.state(*number), &self.arenas))
     }
 
-    /// How many states lead nowhere, and the way to them. Where a state may lead that was not expanded, or not in full, nobody knows.
-    fn stuck(&self) -> (usize, Option<Stuck>) {
-        let numbers = 0..self.graph.len() as u32;
-        let unknown = numbers.filter(|number| !self.graph.is_expanded(*number));
+    /// Whether interrupts come at stops alone: then a trace's choices say where.
+    pub fn stops_alone(&self) -> bool {
+        self.stage.stops_alone()
+    }
+
+    /// The states from which no schedule leads to the end, as ends are read.
+    pub fn stuck_states(&self) -> impl Iterator<Item = End<'_>> {
+        let leads = self.leads();
+        let stuck = (0..self.graph.len() as u32).filter(move |number| !leads[*number as usize]);
+        stuck.map(|number| End::new(number, &self.graph.state(number), &self.arenas))
+    }
+
+    /// Which states lead to an end or a fault. Where one may lead that was not expanded, or not in full, nobody
+    /// knows.
+    fn leads(&self) -> Vec<bool> {
+        let unknown = (0..self.graph.len() as u32).filter(|number| !self.graph.is_expanded(*number));
         let ends = self.ends.iter().chain(&self.faults).chain(&self.full).copied();
-        let leads = reach::leads_to(&self.graph, ends.chain(unknown));
+        reach::leads_to(&self.graph, ends.chain(unknown))
+    }
+
+    /// How many states lead nowhere, and the way to them.
+    fn stuck(&self) -> (usize, Option<Stuck>) {
+        let leads = self.leads();
         let stuck = leads.iter().filter(|leads| !**leads).count();
         (stuck, (stuck > 0).then(|| self.way_to_stall(&leads)).flatten())
     }
@@ -454,9 +483,10 @@ impl<'p> Search<'p> {
             (Some(inject), _) => Input::Deliver(inject),
             (None, Parked::Read { address, size, .. }) => {
                 let own = self.buffers.read(state, vcpu, *address, *size);
-                Input::Go(own.unwrap_or_else(|| self.arenas.read(state.arena, *address, *size)))
+                let read = own.unwrap_or_else(|| self.arenas.read(state.arena, *address, *size));
+                self.stage.goes_on(vcpu, read, &apic)
             }
-            (None, _) => Input::Go(0),
+            (None, _) => self.stage.goes_on(vcpu, 0, &apic),
         }
     }
 
@@ -476,7 +506,7 @@ impl<'p> Search<'p> {
         match input {
             Input::Deliver(Inject::Vector(vector)) => apic.accept(vector),
             Input::Deliver(Inject::Nmi) => apic.nmi = false,
-            Input::Go(_) => {}
+            Input::Go(_) | Input::Creep(..) => {}
         }
         next.apics[vcpu] = self.apics.number(apic);
         for effect in passage.effects.iter() {

@@ -13,9 +13,22 @@ pub struct Settings {
     pub model: Model,
     /// How KVM is asked what a vCPU does from one stop to the next.
     pub passages: Passages,
+    /// Where interrupts and NMIs are delivered.
+    pub irq: Irq,
     /// A store that is held back comes to memory at any time, not just when somebody is about to meet it there. What is found is the
     /// same; a test compares the two.
     pub flushes_any_time: bool,
+}
+
+/// Where interrupts and NMIs are delivered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Irq {
+    /// At the stops of their vCPU, and where it can take one between two stops at which it cannot. That is all there is to their place
+    /// as long as a handler and what it interrupts share no private memory and no register, which is checked.
+    #[default]
+    Visible,
+    /// In front of every instruction where the processor takes them.
+    EveryInsn,
 }
 
 /// How KVM is asked what a vCPU does from one stop to the next: all come to the same, which tests see.
@@ -69,6 +82,16 @@ impl Model {
     /// x86-TSO as it is explored if nothing else is said.
     pub fn tso() -> Self {
         Self::Tso { icr: Icr::default(), buffer: BUFFER }
+    }
+}
+
+/// As reports have it: the model, and where interrupts come if that is not at stops.
+impl fmt::Display for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.irq {
+            Irq::Visible => self.model.fmt(f),
+            Irq::EveryInsn => write!(f, "{} irq=every-insn", self.model),
+        }
     }
 }
 

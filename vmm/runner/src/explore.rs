@@ -108,7 +108,7 @@ pub fn explore(
     let machine = Controlled::new(host, plan.vcpus, program.bytes(), &boot_block(&plan))?;
     let free = Free { host, program, plan: &plan, interrupt: exploring.interrupt };
     let mut explored =
-        ExploredOutcome { model: exploring.settings.model.to_string(), left_out, ..ExploredOutcome::default() };
+        ExploredOutcome { model: exploring.settings.to_string(), left_out, ..ExploredOutcome::default() };
     let mut search = match Search::new(machine, program, exploring.settings.clone()) {
         Ok(search) => search,
         Err(error) => return refused(error, explored, began),
@@ -285,7 +285,9 @@ impl Free<'_> {
         round_from: Option<usize>,
     ) -> Result<(), ExploreError> {
         let (start, boot) = (search.start_hash(), boot_hash(self.program, self.plan));
-        explored.recorded = Some(Arc::new(Recorded { start, boot, events: search.events(way)?, round_from }));
+        if search.stops_alone() {
+            explored.recorded = Some(Arc::new(Recorded { start, boot, events: search.events(way)?, round_from }));
+        }
         Ok(())
     }
 

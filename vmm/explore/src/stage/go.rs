@@ -28,7 +28,7 @@ impl Stage<'_> {
 
     /// Does the access that a vCPU is parked at. It stands at it afterwards, with what it reads answered, or has nothing to do.
     pub(super) fn access(&mut self, vcpu: usize, start: &Local, input: Input, way: &mut Way) -> Result<(), Refusal> {
-        let Input::Go(read) = input else { return Ok(()) };
+        let (Input::Go(read) | Input::Creep(read, _)) = input else { return Ok(()) };
         let stands = self.vcpus[vcpu].at.take().is_some();
         match start.parked {
             Parked::Read { address, size, update } => {

@@ -13,6 +13,7 @@ mod go;
 mod seen;
 mod stand;
 mod steps;
+mod watch;
 mod window;
 
 use std::rc::Rc;
@@ -26,7 +27,8 @@ use crate::code::{Code, STATUS_FLAGS};
 use crate::devices::Devices;
 use crate::local::{Base, Local, Locals, Parked};
 use crate::passage::{Effect, Input, Passage, Refusal};
-use crate::settings::{Model, Passages, Settings};
+use crate::private::Private;
+use crate::settings::{Irq, Model, Passages, Settings};
 
 /// The machine, and all that is known of what its vCPUs do.
 #[derive(Debug)]
@@ -42,6 +44,9 @@ pub(crate) struct Stage<'p> {
     log: Vec<(usize, u32, Input)>,
     /// How it is asked.
     passages: Passages,
+    irq: Irq,
+    /// More of those instructions are known than at the last look.
+    new_places: bool,
     /// The ghost page at the start line.
     ghost: Vec<u8>,
     /// Where the caches were off on the passage that KVM is asked for.
@@ -56,6 +61,9 @@ struct Vcpu {
     passages: FxHashMap<(u32, Input), Passage>,
     /// States from which a passage leads on which something was seen that safety is judged by.
     shows: FxHashSet<u32>,
+    private: Private,
+    /// Instructions between two stops in front of which it matters whether something comes.
+    places: Rc<FxHashSet<u64>>,
     /// The state at whose stop KVM's vCPU stands.
     at: Option<u32>,
 }
@@ -88,25 +96,29 @@ impl<'p> Stage<'p> {
                 format!("can execute {}, which gives something else each time", format!("{what:?}").to_lowercase());
             return Err(Refusal::Unknown { vcpu: 0, what, place: code.place(at) });
         }
-        let vcpu = |base| Vcpu {
+        let vcpu = |(vcpu, base)| Vcpu {
+            private: Private::of(vcpu),
+            places: Rc::default(),
             base,
             locals: Locals::default(),
             passages: FxHashMap::default(),
             shows: FxHashSet::default(),
             at: None,
         };
-        let (passages, finds_drains) = (settings.passages, settings.model != Model::Sc);
+        let finds_drains = settings.model != Model::Sc;
         let ghost = stand::ghost_page(machine.memory());
         let mut stage = Self {
             machine,
             ghost,
             code,
-            vcpus: bases.into_iter().map(vcpu).collect(),
+            vcpus: bases.into_iter().enumerate().map(vcpu).collect(),
             asked: 0,
             caches_off: None,
             finds_drains,
             log: Vec::new(),
-            passages,
+            passages: settings.passages,
+            irq: settings.irq,
+            new_places: false,
         };
         let first = standing.into_iter().enumerate().map(|(vcpu, (stop, devices))| stage.first(vcpu, stop, devices));
         let first = first.collect::<Result<_, _>>()?;
@@ -192,6 +204,7 @@ impl<'p> Stage<'p> {
         if passage.seen.is_some() {
             self.vcpus[vcpu].shows.insert(from);
         }
+        self.watch(vcpu, from, input, passage.to)?;
         self.vcpus[vcpu].passages.insert((from, input), passage.clone());
         self.log.push((vcpu, from, input));
         Ok(passage)
@@ -210,11 +223,12 @@ impl<'p> Stage<'p> {
 
     /// What KVM says to it, in the way in which it is asked.
     fn answer(&mut self, vcpu: usize, from: u32, input: Input) -> Result<Passage, Refusal> {
-        match self.passages {
+        match (input, self.passages) {
             _ if self.finds_drains => self.ask_to_drain(vcpu, from, input),
-            Passages::Free => self.ask(vcpu, from, input),
-            Passages::Stepped => self.ask_by_steps(vcpu, from, input),
-            Passages::Compared => self.compare(vcpu, from, input),
+            (Input::Creep(read, comes), _) => self.creep(vcpu, from, read, comes),
+            (_, Passages::Free) => self.ask(vcpu, from, input),
+            (_, Passages::Stepped) => self.ask_by_steps(vcpu, from, input),
+            (_, Passages::Compared) => self.compare(vcpu, from, input),
         }
     }
 

@@ -18,7 +18,7 @@ impl Stage<'_> {
     pub(super) fn stand(&mut self, vcpu: usize, from: u32, start: &Local, input: Input) {
         let inject = match input {
             Input::Deliver(inject) => Some(inject),
-            Input::Go(_) => None,
+            Input::Go(_) | Input::Creep(..) => None,
         };
         if inject.is_some() || self.vcpus[vcpu].at != Some(from) {
             let mut processor = start.processor;
@@ -64,11 +64,18 @@ impl Stage<'_> {
         self.set_words(&words);
         self.set_counters(&counted);
         let mut way = Way { effects: Vec::new(), devices: start.devices.clone() };
-        let parked = match end {
-            Parked::Open | Parked::Drain { .. } if self.finds_drains => {
+        let parked = match (input, &end) {
+            (Input::Creep(..), _) => {
+                let (parked, effects) = self.creep_from_here(vcpu, &start, input, known.to)?;
+                way.effects = effects;
+                parked
+            }
+            (_, Parked::Open | Parked::Drain { .. }) if self.finds_drains => {
                 self.again_up_to(vcpu, &start, input, &end, &mut way)?
             }
-            Parked::Open => self.go_to_open(vcpu, &start, input, &mut way)?.map_or(Parked::Off, |local| local.parked),
+            (_, Parked::Open) => {
+                self.go_to_open(vcpu, &start, input, &mut way)?.map_or(Parked::Off, |local| local.parked)
+            }
             _ => self.go(vcpu, &start, input, &mut way)?,
         };
         if parked != end || way.effects[..] != known.effects[..] {
@@ -76,7 +83,8 @@ impl Stage<'_> {
                 format!("it came to {end:?} with {:?}, now to {parked:?} with {:?}", known.effects, way.effects);
             return Err(Refusal::Differs { vcpu, place: self.here(vcpu), difference });
         }
-        self.vcpus[vcpu].at = Some(known.to);
+        let is_stepped = matches!(input, Input::Creep(..));
+        self.vcpus[vcpu].at = (!is_stepped).then_some(known.to);
         Ok(())
     }
 

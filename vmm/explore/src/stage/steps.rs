@@ -10,9 +10,9 @@ use stallbench_state::machine::{RFLAGS_IF, SystemRegisters};
 use stallbench_state::memory::Memory;
 
 use super::{Stage, Way, is_open, state};
-use crate::code::{TF, instruction};
+use crate::code::TF;
 use crate::local::{Local, Parked};
-use crate::passage::{Input, Passage, Refusal};
+use crate::passage::{Effect, Input, Passage, Refusal};
 
 /// Instructions that a vCPU executes in one passage at most.
 const MOST_STEPS: usize = 100_000;
@@ -64,8 +64,19 @@ impl Stage<'_> {
         start: &Local,
         input: Input,
         look: &mut Look<'_>,
-    ) -> Result<(Local, Vec<crate::passage::Effect>), Refusal> {
+    ) -> Result<(Local, Vec<Effect>), Refusal> {
         self.stand(vcpu, from, start, input);
+        self.by_steps_from_here(vcpu, start, input, look)
+    }
+
+    /// The same of a vCPU that stands there.
+    pub(super) fn by_steps_from_here(
+        &mut self,
+        vcpu: usize,
+        start: &Local,
+        input: Input,
+        look: &mut Look<'_>,
+    ) -> Result<(Local, Vec<Effect>), Refusal> {
         let mut way = Way { effects: Vec::new(), devices: start.devices.clone() };
         let (parked, is_shadow) = self.steps(vcpu, start, input, &mut way, look)?;
         self.vcpus[vcpu].at = None;
@@ -90,7 +101,7 @@ impl Stage<'_> {
     ) -> Result<(Parked, bool), Refusal> {
         match input {
             Input::Deliver(inject) => self.deliver(vcpu, start, inject)?,
-            Input::Go(_) => self.access(vcpu, start, input, way)?,
+            Input::Go(_) | Input::Creep(..) => self.access(vcpu, start, input, way)?,
         }
         let first = self.machine.complete(vcpu);
         if let Some(parked) = self.finish(vcpu, first, way)? {
@@ -100,7 +111,7 @@ impl Stage<'_> {
         for _ in 0..MOST_STEPS {
             let before = ProcessorState { shadow: is_shadow, ..state(&self.machine, vcpu)? };
             let rip = before.general.rip;
-            let Some(it) = instruction(self.machine.memory(), rip) else {
+            let Some(it) = self.code.at(self.machine.memory(), rip) else {
                 return Err(self.unknown(vcpu, "comes to an instruction that cannot be decoded"));
             };
             if let Some(parked) = look(&Step { before: &before, instruction: &it, memory: self.machine.memory() }) {
@@ -140,7 +151,7 @@ impl Stage<'_> {
             if matches!(it.mnemonic(), Mnemonic::Pushf | Mnemonic::Pushfq | Mnemonic::Pushfd) {
                 self.clear_step_flag(after.general.rsp);
             }
-            if was_access || after.general.rip != before.general.rip || it.near_branch_target() == it.ip() {
+            if was_access || after.general != before.general || it.near_branch_target() == it.ip() {
                 return Ok(None);
             }
         }

@@ -99,7 +99,7 @@ impl Stage<'_> {
 /// the interrupted code, or for an NMI one of its own (SDM 3A 7.14).
 fn pushed_flags(vcpu: usize, start: &Local, input: Input) -> Option<u64> {
     let end = match input {
-        Input::Go(_) => return None,
+        Input::Go(_) | Input::Creep(..) => return None,
         Input::Deliver(Inject::Vector(_)) => start.processor.general.rsp & !0xf,
         Input::Deliver(Inject::Nmi) => private(vcpu) + private_area::NMI_STACK_TOP,
     };

@@ -4,5 +4,6 @@
 
 mod buffers;
 mod cell;
+mod irq;
 mod litmus;
 mod passages;

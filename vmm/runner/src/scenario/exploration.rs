@@ -42,7 +42,10 @@ pub(super) struct Rule {
 impl Exploration {
     /// Whether it is for a search under a model, as that is written: `tso icr=buffer buffer=16`.
     pub fn is_of(&self, model: &str) -> bool {
-        self.model.iter().all(|word| model.split_whitespace().any(|other| other == word))
+        let words = model.split_whitespace();
+        // What is declared is declared of interrupts that come at stops.
+        words.clone().all(|word| !word.starts_with("irq="))
+            && self.model.iter().all(|word| words.clone().any(|other| other == word))
     }
 
     /// The model that it is for, in words.

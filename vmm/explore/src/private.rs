@@ -1,0 +1,310 @@
+//! What vCPUs access beside the arena: whether a handler meets there what it interrupts, or two vCPUs each other.
+//!
+//! An interrupt is delivered at stops, and stops are accesses to what vCPUs share. That is all there is to its place as long as
+//! a handler and what it interrupts have nothing in common between two stops: then it is the same whether it comes before or behind.
+//! So every instruction is looked at once, with what it reads and writes: memory, model-specific and control registers.
+
+#[cfg(test)]
+mod test;
+
+use std::fmt;
+
+use iced_x86::{Instruction, InstructionInfoFactory, Mnemonic, OpAccess, Register};
+use rustc_hash::{FxHashMap, FxHashSet};
+use stallbench_abi::layout::{ARENA, ARENA_SIZE, CONTROL_END, GHOST, PAGE, XAPIC, private, private_area as area};
+use stallbench_abi::shared::GhostPage;
+use stallbench_core::controlled::{Inject, ProcessorState};
+use stallbench_stall::register;
+use stallbench_state::machine::RFLAGS_IF;
+use stallbench_state::memory::Memory;
+
+use crate::devices::SEND;
+use crate::local::STACKS;
+
+/// Contexts below a handler that are told apart: a task, and handlers of it.
+const MOST_BELOW: usize = 4;
+
+/// Where something is read or written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Location {
+    /// A byte of memory, as the first that two accesses have in common.
+    Memory(u64),
+    /// A model-specific register.
+    Msr(u32),
+    /// A control register.
+    Control(u32),
+}
+
+/// Who accesses: the task, or the handler of an interrupt or NMI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Context {
+    Task,
+    Handler(Inject),
+}
+
+/// An access of an instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Access {
+    /// 1 where that is a register.
+    size: u64,
+    at: Location,
+    writes: bool,
+    rip: u64,
+    context: Context,
+    /// What that has interrupted: those below it, the task first.
+    below: [Option<Context>; MOST_BELOW],
+    /// It lies on a stack below what the handler interrupted, where nobody else keeps anything.
+    own: bool,
+    /// Interrupts, and NMIs, can come at this instruction.
+    open: [bool; 2],
+}
+
+/// Two instructions that meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Meeting {
+    pub(crate) at: Location,
+    /// Who comes in between, and where its instruction is.
+    pub(crate) handler: (Context, u64),
+    /// The instruction of what it interrupts.
+    pub(crate) interrupted: u64,
+}
+
+/// A handler that runs: what it handles, where its frame lies, and the stack pointer of what it interrupted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Frame {
+    inject: Inject,
+    at: u64,
+    interrupted: u64,
+}
+
+/// All accesses of one vCPU.
+#[derive(Debug, Default)]
+pub(crate) struct Private {
+    vcpu: usize,
+    known: FxHashSet<Access>,
+    /// By the word, or the register.
+    places: FxHashMap<Location, Vec<Access>>,
+    /// Those of them to what the host maps for all vCPUs, the arena left out.
+    outside: Vec<Access>,
+    /// Handlers that run in each state.
+    frames: FxHashMap<u32, Vec<Frame>>,
+}
+
+/// What is looked at in one passage.
+pub(crate) struct Looker {
+    frames: Vec<Frame>,
+    delivered: Option<Inject>,
+    factory: InstructionInfoFactory,
+    found: Vec<Access>,
+}
+
+impl fmt::Debug for Looker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Looker").field("frames", &self.frames).finish_non_exhaustive()
+    }
+}
+
+impl Looker {
+    /// In front of an instruction.
+    pub(crate) fn look(&mut self, memory: &dyn Memory, before: &ProcessorState, it: &Instruction) {
+        let rsp = before.general.rsp;
+        if let Some(inject) = self.delivered.take() {
+            // The frame is RIP, CS, RFLAGS, RSP, SS (SDM 3A 7.14.2).
+            let interrupted = memory.read_u64(rsp + 24).unwrap_or_default();
+            self.frames.push(Frame { inject, at: rsp, interrupted });
+        }
+        self.accesses(before, it);
+        if it.mnemonic() == Mnemonic::Iretq && self.frames.last().is_some_and(|frame| frame.at == rsp) {
+            self.frames.pop();
+        }
+    }
+
+    fn accesses(&mut self, before: &ProcessorState, it: &Instruction) {
+        let general = &before.general;
+        let repeats = if it.has_rep_prefix() || it.has_repne_prefix() { general.rcx } else { 1 };
+        let value = |register: Register, _, _| {
+            if register.is_segment_register() { Some(0) } else { register::value(general, register) }
+        };
+        let used = self.factory.info(it).used_memory().to_vec();
+        for memory in used {
+            let Some(address) = memory.virtual_address(0, value) else { continue };
+            for (accesses, writes) in [(reads(memory.access()), false), (does_write(memory.access()), true)] {
+                if accesses && repeats > 0 {
+                    let size = (memory.memory_size().size() as u64).max(1).saturating_mul(repeats);
+                    self.add(before, it, Location::Memory(address), size, writes);
+                }
+            }
+        }
+        match it.mnemonic() {
+            // ECX has the number.
+            Mnemonic::Rdmsr => self.add(before, it, Location::Msr(general.rcx as u32), 1, false),
+            Mnemonic::Wrmsr => self.add(before, it, Location::Msr(general.rcx as u32), 1, true),
+            Mnemonic::Clts | Mnemonic::Lmsw => self.add(before, it, Location::Control(0), 1, true),
+            Mnemonic::Mov => {
+                for (operand, writes) in [(it.op0_register(), true), (it.op1_register(), false)] {
+                    if operand.is_cr() {
+                        self.add(before, it, Location::Control(operand.number() as u32), 1, writes);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn add(&mut self, before: &ProcessorState, it: &Instruction, at: Location, size: u64, writes: bool) {
+        let open = [before.general.rflags & RFLAGS_IF != 0 && !before.shadow, !before.nmi_masked];
+        let handlers = self.frames.iter().map(|frame| Context::Handler(frame.inject));
+        let mut contexts: Vec<_> = [Context::Task].into_iter().chain(handlers).collect();
+        let context = contexts.pop().unwrap_or(Context::Task);
+        let mut below = [None; MOST_BELOW];
+        below.iter_mut().zip(contexts).for_each(|(slot, context)| *slot = Some(context));
+        let own = match at {
+            Location::Memory(address) => self.frames.last().is_some_and(|frame| frame.owns(address)),
+            Location::Msr(_) | Location::Control(_) => false,
+        };
+        self.found.push(Access { size, at, writes, rip: it.ip(), context, below, own, open });
+    }
+}
+
+impl Frame {
+    /// Whether an address lies on the handler's part of its stack.
+    fn owns(&self, address: u64) -> bool {
+        let area = self.at & !(stallbench_abi::layout::PRIVATE_STRIDE - 1);
+        let on = |(low, top): &(u64, u64)| (area + low..=area + top).contains(&self.at);
+        let Some((low, top)) = STACKS.into_iter().find(on) else { return false };
+        let end = if (area + low..=area + top).contains(&self.interrupted) { self.interrupted } else { area + top };
+        (area + low..end).contains(&address)
+    }
+}
+
+impl Private {
+    pub(crate) fn of(vcpu: usize) -> Self {
+        Self { vcpu, ..Self::default() }
+    }
+
+    /// Looks at a passage from a state; something may be delivered first.
+    pub(crate) fn looker(&self, from: u32, delivered: Option<Inject>) -> Looker {
+        let frames = self.frames.get(&from).cloned().unwrap_or_default();
+        Looker { frames, delivered, factory: InstructionInfoFactory::new(), found: Vec::new() }
+    }
+
+    /// Takes what was seen on the way to a state: where handlers meet what they interrupt.
+    pub(crate) fn take(&mut self, looker: Looker, to: u32) -> Vec<Meeting> {
+        if !looker.frames.is_empty() {
+            self.frames.entry(to).or_insert(looker.frames);
+        }
+        looker.found.into_iter().flat_map(|access| self.add(access)).collect()
+    }
+
+    fn add(&mut self, access: Access) -> Vec<Meeting> {
+        if is_declared(self.vcpu, &access) || !self.known.insert(access) {
+            return Vec::new();
+        }
+        if matches!(access.at, Location::Memory(address) if (GHOST..CONTROL_END).contains(&address)) {
+            self.outside.push(access);
+        }
+        let mut meetings = Vec::new();
+        for place in places(&access) {
+            let there = self.places.entry(place).or_default();
+            meetings.extend(there.iter().filter_map(|other| meet(&access, other).or_else(|| meet(other, &access))));
+            there.push(access);
+        }
+        meetings
+    }
+
+    /// What the host maps for all vCPUs outside of the arena, and has not declared, that two of them access, one of them writing: the
+    /// address and both instructions.
+    pub(crate) fn shares(&self, other: &Self) -> Option<(u64, [u64; 2])> {
+        self.outside.iter().find_map(|one| {
+            let meets = |two: &&Access| one.writes || two.writes;
+            other.outside.iter().filter(meets).find_map(|two| match common(one, two)? {
+                Location::Memory(address) => Some((address, [one.rip, two.rip])),
+                Location::Msr(_) | Location::Control(_) => None,
+            })
+        })
+    }
+}
+
+/// Whether a handler's access meets one of what it interrupts.
+fn meet(handler: &Access, interrupted: &Access) -> Option<Meeting> {
+    let Context::Handler(inject) = handler.context else { return None };
+    let comes = match inject {
+        Inject::Vector(_) => interrupted.open[0],
+        Inject::Nmi => interrupted.open[1],
+    };
+    let at = common(handler, interrupted)?;
+    let interrupts = handler.below.contains(&Some(interrupted.context));
+    let meets = comes && interrupts && !handler.own && (handler.writes || interrupted.writes);
+    meets.then_some(Meeting { at, handler: (handler.context, handler.rip), interrupted: interrupted.rip })
+}
+
+/// The first that two accesses have in common.
+fn common(one: &Access, other: &Access) -> Option<Location> {
+    match (one.at, other.at) {
+        (Location::Memory(a), Location::Memory(b)) => {
+            (a < b.saturating_add(other.size) && b < a.saturating_add(one.size)).then_some(Location::Memory(a.max(b)))
+        }
+        (a, b) => (a == b).then_some(a),
+    }
+}
+
+/// The words, or the register.
+fn places(access: &Access) -> Vec<Location> {
+    match access.at {
+        Location::Memory(address) => {
+            let last = address.saturating_add(access.size - 1) / 8;
+            (address / 8..=last).map(|word| Location::Memory(word * 8)).collect()
+        }
+        register => vec![register],
+    }
+}
+
+/// What is no private matter, or may be met there: the arena and the APIC's page, accesses to which are stops; what a vCPU publishes and
+/// its events, by which nothing is decided (a handler has a context of its own there, and leaves the depth as it finds it); the ghost page;
+/// the interrupt command register of the x2APIC, a write to which is a stop; what only is read.
+fn is_declared(vcpu: usize, access: &Access) -> bool {
+    match access.at {
+        Location::Msr(index) => index == SEND,
+        Location::Control(_) => false,
+        Location::Memory(address) => {
+            let own = private(vcpu);
+            let declared = [
+                (ARENA, ARENA + ARENA_SIZE),
+                (XAPIC, XAPIC + PAGE),
+                (GHOST, GHOST + size_of::<GhostPage>() as u64),
+                (own + area::PAGE_PUBLISHED, own + PAGE),
+                (own + area::RING, own + area::END),
+                (0, GHOST),
+            ];
+            declared.into_iter().any(|(from, to)| (from..to).contains(&address))
+        }
+    }
+}
+
+fn reads(access: OpAccess) -> bool {
+    matches!(access, OpAccess::Read | OpAccess::CondRead | OpAccess::ReadWrite | OpAccess::ReadCondWrite)
+}
+
+fn does_write(access: OpAccess) -> bool {
+    matches!(access, OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite)
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memory(address) => write!(f, "{address:#x}"),
+            Self::Msr(index) => write!(f, "msr {index:#x}"),
+            Self::Control(number) => write!(f, "cr{number}"),
+        }
+    }
+}
+
+impl fmt::Display for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Task => f.write_str("the task"),
+            Self::Handler(Inject::Vector(vector)) => write!(f, "the handler of vector {vector:#x}"),
+            Self::Handler(Inject::Nmi) => f.write_str("the handler of NMIs"),
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! What is met, and what is not.
+
+use iced_x86::{Decoder, DecoderOptions};
+use stallbench_state::machine::Registers;
+use stallbench_state::memory::Snippet;
+
+use super::*;
+
+/// mov [rax], rcx; mov rcx, [rax]; wrmsr; iretq; push rcx
+const STORE: &[u8] = &[0x48, 0x89, 0x08];
+const LOAD: &[u8] = &[0x48, 0x8b, 0x08];
+const WRMSR: &[u8] = &[0x0f, 0x30];
+const IRETQ: &[u8] = &[0x48, 0xcf];
+const PUSH: &[u8] = &[0x51];
+
+const WORD: u64 = private(1) + area::RUNTIME;
+const TASK_STACK: u64 = private(1) + area::TASK_STACK_TOP - 0x100;
+
+/// An instruction of a passage: what it is, where, with interrupts on, and RAX, RCX, RSP.
+type Executed = (&'static [u8], u64, bool, [u64; 3]);
+
+/// What vCPU 1 executes: a passage from its task, then one of a handler.
+fn meets(task: &[Executed], delivered: Inject, handler: &[Executed]) -> Option<Meeting> {
+    let mut private = Private::of(1);
+    let memory = frame_at(handler.first().map_or(0, |first| first.3[2]));
+    let mut first = private.looker(0, None);
+    task.iter().for_each(|it| executes(&mut first, &memory, it));
+    assert_eq!(private.take(first, 1), []);
+    let mut second = private.looker(1, Some(delivered));
+    handler.iter().for_each(|it| executes(&mut second, &memory, it));
+    private.take(second, 2).first().copied()
+}
+
+fn executes(looker: &mut Looker, memory: &Snippet, &(bytes, rip, is_on, [rax, rcx, rsp]): &Executed) {
+    let rflags = if is_on { RFLAGS_IF } else { 0 };
+    let general = Registers { rax, rcx, rsp, rip, rflags, ..Registers::default() };
+    let it = Decoder::with_ip(64, bytes, rip, DecoderOptions::NONE).decode();
+    looker.look(memory, &ProcessorState { general, ..ProcessorState::default() }, &it);
+}
+
+/// A frame of what was interrupted with an empty stack of 0x100 bytes.
+fn frame_at(rsp: u64) -> Snippet {
+    let words = [0x10_0000, 8, RFLAGS_IF, TASK_STACK, 16];
+    Snippet { base: rsp, bytes: words.into_iter().flat_map(u64::to_le_bytes).collect() }
+}
+
+const HANDLER_STACK: u64 = TASK_STACK - 40;
+const VECTOR: Inject = Inject::Vector(0xfb);
+
+#[test]
+fn word_that_a_handler_writes_and_its_task_reads_is_told_with_both_instructions() {
+    let task = (LOAD, 0x10, true, [WORD, 0, TASK_STACK]);
+    let handler = (STORE, 0x20, false, [WORD + 4, 0, HANDLER_STACK]);
+    let meeting =
+        Meeting { at: Location::Memory(WORD + 4), handler: (Context::Handler(VECTOR), 0x20), interrupted: 0x10 };
+    assert_eq!(meets(&[task], VECTOR, &[handler]), Some(meeting));
+    let nobody_writes = (LOAD, 0x20, false, [WORD + 4, 0, HANDLER_STACK]);
+    assert_eq!(meets(&[task], VECTOR, &[nobody_writes]), None);
+    let elsewhere = (STORE, 0x20, false, [WORD + 8, 0, HANDLER_STACK]);
+    assert_eq!(meets(&[task], VECTOR, &[elsewhere]), None);
+}
+
+#[test]
+fn word_that_is_read_with_interrupts_off_meets_an_nmi_alone() {
+    let task = (LOAD, 0x10, false, [WORD, 0, TASK_STACK]);
+    let handler = (STORE, 0x20, false, [WORD, 0, HANDLER_STACK]);
+    assert_eq!(meets(&[task], VECTOR, &[handler]), None);
+    assert!(meets(&[task], Inject::Nmi, &[handler]).is_some());
+}
+
+#[test]
+fn stack_of_a_handler_is_its_own_and_that_of_its_task_is_not() {
+    let task = (STORE, 0x10, true, [TASK_STACK - 48, 0, TASK_STACK - 48]);
+    let pushes = (PUSH, 0x20, false, [0, 0, HANDLER_STACK]);
+    assert_eq!(meets(&[task], VECTOR, &[pushes]), None, "below what was interrupted");
+    let task = (STORE, 0x10, true, [TASK_STACK + 8, 0, TASK_STACK]);
+    let reaches = (LOAD, 0x20, false, [TASK_STACK + 8, 0, HANDLER_STACK]);
+    assert!(meets(&[task], VECTOR, &[reaches]).is_some(), "above it");
+}
+
+#[test]
+fn behind_its_iret_a_handler_is_over() {
+    let task = (LOAD, 0x10, true, [WORD, 0, TASK_STACK]);
+    let over = (IRETQ, 0x20, false, [0, 0, HANDLER_STACK]);
+    let store = (STORE, 0x30, true, [WORD, 0, TASK_STACK]);
+    assert_eq!(meets(&[task], VECTOR, &[over, store]), None);
+}
+
+#[test]
+fn registers_meet_like_memory() {
+    let task = (WRMSR, 0x10, true, [0, 0x200, TASK_STACK]);
+    let [handler, other] = [0x200, 0x201].map(|msr| (WRMSR, 0x20, false, [0, msr, HANDLER_STACK]));
+    assert_eq!(meets(&[task], VECTOR, &[handler]).map(|it| it.at), Some(Location::Msr(0x200)));
+    assert_eq!(meets(&[task], VECTOR, &[other]), None);
+}
+
+#[test]
+fn words_outside_of_the_arena_are_shared_where_one_writes() {
+    let at = GHOST + PAGE;
+    let of = |vcpu, bytes| {
+        let mut private = Private::of(vcpu);
+        let mut looker = private.looker(0, None);
+        executes(&mut looker, &frame_at(0), &(bytes, 0x10 + vcpu as u64, true, [at, 0, TASK_STACK]));
+        assert_eq!(private.take(looker, 1), []);
+        private
+    };
+    assert_eq!(of(0, LOAD).shares(&of(1, STORE)), Some((at, [0x10, 0x11])));
+    assert_eq!(of(0, LOAD).shares(&of(1, LOAD)), None);
+}
