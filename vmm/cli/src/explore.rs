@@ -4,8 +4,8 @@ mod model;
 mod strategy;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use clap::{Args, ValueEnum};
@@ -21,6 +21,7 @@ use stallbench_runner::repeat::Repeat;
 use stallbench_runner::report::{Kind, Reports, Start};
 use stallbench_runner::scenario::{Run, Selection};
 use stallbench_runner::session::{self, SessionError};
+use stallbench_runner::story::Story;
 use stallbench_runner::trace::{Place, Traces};
 use stallbench_state::program::Program;
 
@@ -28,6 +29,7 @@ use crate::exit::{Exit, Failure};
 use crate::run::{
     Kept, OfSearches, Running, What, exit, open_reports, options, report_kinds, run_plan, tell_dumps, trace_options,
 };
+use crate::timeline::{Timeline, check_new};
 use crate::{interrupt, output};
 use model::MemoryModel;
 use strategy::Schedules;
@@ -66,6 +68,12 @@ pub(crate) struct Arguments {
     /// Write the schedule to the verdict as a trace, for `stallbench replay`: a new file. One scenario must be selected [default: with --out in the directory of each; of one that is not as expected stallbench-NAME.trace in the current directory]
     #[arg(long, value_name = "FILE")]
     trace_out: Option<PathBuf>,
+    /// Tell what of the schedule matters, a column a vCPU: the steps that happen before those who wait come to wait, and by which vCPUs meet
+    #[arg(long)]
+    explain: bool,
+    /// Draw that as a picture: a new file, FILE.svg or FILE.html. One scenario must be selected
+    #[arg(long, value_name = "FILE", value_parser = Timeline::parse)]
+    timeline: Option<Timeline>,
     #[command(flatten)]
     model: MemoryModel,
     /// Where interrupts and NMIs come: at accesses to what vCPUs share, which is all that matters as long as no handler meets private memory of
@@ -114,6 +122,7 @@ pub(crate) fn explore(arguments: &Arguments) -> Result<Exit, Failure> {
     arguments.kept.check()?;
     let saved = arguments.saved(&selection, guest.program(), &settings)?;
     arguments.check_trace_out(selection.len())?;
+    arguments.timeline.as_ref().map_or(Ok(()), |timeline| timeline.check(selection.len()))?;
     let host = HostKvm::open()?;
     selection.check_host(host.max_vcpus())?;
     let evidence = arguments.kept.evidence(repeat.clone(), subject.bytes())?;
@@ -133,6 +142,7 @@ pub(crate) fn explore(arguments: &Arguments) -> Result<Exit, Failure> {
         saved,
         checkpoints,
         traces,
+        undrawn: Mutex::default(),
         interrupted,
         progress,
     };
@@ -199,14 +209,7 @@ impl Arguments {
     /// Refuses a file that is there already, or that several runs would write.
     fn check_trace_out(&self, runs: usize) -> Result<(), Failure> {
         let Some(file) = &self.trace_out else { return Ok(()) };
-        let refused = |why: &str| Failure::usage(format!("--trace-out {}: {why}", file.display()));
-        let directory = file.parent().filter(|directory| !directory.as_os_str().is_empty());
-        match directory {
-            _ if runs > 1 => Err(refused(&format!("{runs} runs are selected, and it holds the trace of one"))),
-            _ if file.symlink_metadata().is_ok() => Err(refused("exists already")),
-            Some(directory) if !directory.is_dir() => Err(refused("its directory does not exist")),
-            _ => Ok(()),
-        }
+        check_new(file, "--trace-out", runs)
     }
 
     fn place_of_traces(&self) -> Place {
@@ -242,6 +245,8 @@ struct Session<'a> {
     saved: Option<Saved>,
     checkpoints: Checkpoints,
     traces: Traces,
+    /// Why the picture could not be drawn.
+    undrawn: Mutex<Vec<String>>,
     interrupted: Arc<AtomicBool>,
     progress: OfSearches,
 }
@@ -259,9 +264,12 @@ impl Session<'_> {
         failed.iter().for_each(|error| output::diagnostic(&format!("error: {error}")));
         let dumped = tell_dumps(&self.dumps);
         let (not_kept, untraced) = (self.checkpoints.failures(), self.traces.failures());
+        let undrawn = std::mem::take(&mut *self.undrawn.lock().unwrap_or_else(PoisonError::into_inner));
+        undrawn.iter().for_each(|error| output::diagnostic(&format!("error: {error}")));
         let unwritten = not_kept.iter().map(ToString::to_string).chain(untraced.iter().map(ToString::to_string));
         unwritten.for_each(|error| output::diagnostic(&format!("error: {error}")));
-        let is_written = failed.is_empty() && dumped && not_kept.is_empty() && untraced.is_empty();
+        let is_written =
+            failed.is_empty() && dumped && not_kept.is_empty() && untraced.is_empty() && undrawn.is_empty();
         failure.map_or_else(|| Ok(exit(&ended.summary, !is_written)), Err)
     }
 
@@ -284,8 +292,20 @@ impl Session<'_> {
             interrupt: &self.interrupted,
             progress: &told,
         };
-        let outcome = explore::explore(self.host, self.program, &plan, exploring)?;
+        let mut outcome = explore::explore(self.host, self.program, &plan, exploring)?;
+        self.draw(run, &outcome);
+        outcome.explored.iter_mut().for_each(|explored| explored.explain = self.arguments.explain);
         Ok(self.dumps.write(run, self.traces.write(run, outcome)))
+    }
+
+    /// Draws the way to the verdict, where that is asked for; what went wrong is told at the end.
+    fn draw(&self, run: &Run, outcome: &RunOutcome) {
+        let recorded = outcome.explored.as_ref().and_then(|explored| explored.recorded.as_ref());
+        if let (Some(timeline), Some(recorded)) = (&self.arguments.timeline, recorded) {
+            let story = Story::of(run.name.to_string(), run.vcpus, &recorded.events, outcome);
+            let drawn = timeline.write(&story).map_err(|failure| failure.to_string());
+            drawn.unwrap_or_else(|error| self.undrawn.lock().unwrap_or_else(PoisonError::into_inner).push(error));
+        }
     }
 
     /// Leaves a checkpoint of a search.

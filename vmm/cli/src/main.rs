@@ -13,6 +13,7 @@ mod list;
 mod output;
 mod replay;
 mod run;
+mod timeline;
 mod trace;
 mod verify;
 

@@ -9,9 +9,11 @@ use stallbench_explore::StateHash;
 use stallbench_runner::replay::Replay;
 use stallbench_runner::report::block;
 use stallbench_runner::result::RunResult;
+use stallbench_runner::story::Story;
 use stallbench_runner::trace::words;
 
 use crate::exit::{Exit, Failure};
+use crate::timeline::Timeline;
 use crate::trace::{Traced, With, failure};
 use crate::{debug, gdb, interrupt, output};
 
@@ -28,6 +30,12 @@ pub(crate) struct Arguments {
     /// Let gdb look at the machine behind the last step: `unix:PATH`, `HOST:PORT`, or `:PORT` of this machine alone (docs/gdb.md)
     #[arg(long, value_name = "ADDRESS", value_parser = gdb::parse, conflicts_with = "repeat")]
     gdb: Option<Address>,
+    /// Tell what of it matters, a column a vCPU
+    #[arg(long, conflicts_with = "stop_at")]
+    explain: bool,
+    /// Draw that as a picture: a new file, FILE.svg or FILE.html
+    #[arg(long, value_name = "FILE", value_parser = Timeline::parse, conflicts_with = "stop_at")]
+    timeline: Option<Timeline>,
     /// Go this way so often: each time all states have to be the same
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     repeat: u32,
@@ -41,6 +49,7 @@ const CACHES_OFF: &str = "breach cache-off";
 pub(crate) fn replay(arguments: &Arguments) -> Result<Exit, Failure> {
     let file = &arguments.file;
     let traced = Traced::open(file, &arguments.with)?;
+    arguments.timeline.as_ref().map_or(Ok(()), |timeline| timeline.check(1))?;
     let most = arguments.stop_at.unwrap_or(usize::MAX);
     if most != usize::MAX && most > traced.trace.steps.len() {
         let steps = traced.trace.steps.len();
@@ -68,7 +77,11 @@ pub(crate) fn replay(arguments: &Arguments) -> Result<Exit, Failure> {
     }
     let outcome = replay.verdict(&host, traced.program()?, &interrupted).map_err(|error| failure(&error, file))?;
     let now = words(&outcome.verdict);
+    let story = Story::of(traced.run.name.to_string(), traced.run.vcpus, replay.events(), &outcome);
+    let (told, text) = (arguments.explain.then(|| story.text()), arguments.timeline.as_ref());
+    text.map_or(Ok(()), |timeline| timeline.write(&story))?;
     output::print(&block(&RunResult::new(traced.run.clone(), outcome), false))?;
+    output::print(&told.unwrap_or_default())?;
     match traced.trace.verdict.as_str() {
         recorded if recorded == now => return Ok(Exit::Success),
         // A free machine is looked at only when it stands still.

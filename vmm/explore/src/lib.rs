@@ -27,6 +27,7 @@
 //! | `checkpoint` | a search in a file |
 //! | `event` | what happens at each step of a way |
 //! | `hash` | a name of 128 bits for a state |
+//! | `explain` | what of a way matters |
 //! | `trace` | a way as text |
 //! | `replay` | a trace, followed once more |
 //! | `reach` | what the whole graph says |
@@ -43,6 +44,7 @@ mod devices;
 mod drains;
 mod end;
 mod event;
+mod explain;
 mod fair;
 mod graph;
 mod hash;
@@ -65,13 +67,14 @@ mod walk;
 pub use checkpoint::RestoreError;
 pub use end::End;
 pub use event::{Access, Deed, Event, Place};
+pub use explain::{Row, account};
 pub use graph::Choice;
 pub use hash::StateHash;
 pub use moment::Moment;
 pub use passage::Refusal;
 pub use replay::{Against, Difference, Replayed, missing_symbol};
 pub use safety::{Broken, Invariant, TooManyCalls};
-pub use search::{Counts, ExploreError, Findings, Landed, Leg, Limits, Livelock, Search, Stuck, Way};
+pub use search::{Counts, ExploreError, Findings, Landed, Leg, Limits, Livelock, Search, Stuck, Turning, Way};
 pub use settings::{Icr, Irq, Model, Passages, Settings};
 pub use start::StartError;
 pub use trace::{Step, Subject, Trace, TraceError, VERSION as TRACE_VERSION, chain};

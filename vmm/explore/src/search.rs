@@ -134,6 +134,17 @@ pub struct Stuck {
     pub no_return: usize,
     /// How many states no schedule leaves.
     pub closed: usize,
+    /// What decided it at that choice; none where every schedule stalls.
+    pub turning: Option<Turning>,
+}
+
+/// The last choice at which the run could still come to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Turning {
+    /// What was chosen, with what is delivered by it.
+    pub took: (Choice, Option<Inject>),
+    /// What there was to choose in its place, from where some schedule leads to the end.
+    pub instead: Vec<(Choice, Option<Inject>)>,
 }
 
 /// A fair schedule that never comes to the end, though others do from wherever it leads.
@@ -309,7 +320,22 @@ impl<'p> Search<'p> {
         let target = *states.iter().find(is_flushed).or(states.first())?;
         let way = reach::nearest(&self.graph, |state| state == target)?;
         let no_return = way.states.iter().position(|state| !leads[*state as usize])?;
-        Some(Stuck { no_return, way: Way(way), closed: states.len() })
+        let turning = no_return.checked_sub(1).map(|at| self.turning(way.states[at], way.choices[at], leads));
+        Some(Stuck { no_return, way: Way(way), closed: states.len(), turning })
+    }
+
+    fn turning(&self, state: u32, took: Choice, leads: &[bool]) -> Turning {
+        let of = self.graph.state(state);
+        let with = |choice: Choice| {
+            let vcpu = choice.vcpu();
+            let tpr = self.stage.local(vcpu, of.locals[vcpu]).devices.tpr;
+            (choice, injected(choice, &self.apics.get(of.apics[vcpu]), tpr))
+        };
+        let saves = self.graph.edges(state).iter().filter(|edge| leads[edge.to as usize]).map(|edge| edge.choice);
+        let (own, others): (Vec<_>, Vec<_>) = saves.partition(|choice| choice.vcpu() == took.vcpu());
+        // Where it could have done something else, what others do first only puts that off.
+        let instead = if own.is_empty() { others } else { own };
+        Turning { took: with(took), instead: instead.into_iter().map(with).collect() }
     }
 
     /// What happens on a way: who goes how far, and what is delivered to whom.

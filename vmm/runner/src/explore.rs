@@ -7,6 +7,7 @@ pub mod checkpoint;
 mod livelock;
 mod pace;
 mod safety;
+mod turning;
 mod walks;
 
 use std::error::Error;
@@ -221,8 +222,10 @@ impl Free<'_> {
             // From the state before: it makes its fault anew.
             return Ok(self.resume(search, fault, 1)?.map(|outcome| unconfirmed(outcome, "a fault")));
         }
-        if let Some(Stuck { way, no_return, .. }) = &findings.stall {
+        if let Some(Stuck { way, no_return, turning, .. }) = &findings.stall {
             self.show(search, explored, way, Some(*no_return))?;
+            let turning = turning.as_ref().map(turning::in_words);
+            explored.schedule.iter_mut().for_each(|schedule| schedule.turning.clone_from(&turning));
             return Ok(self.resume(search, way, 0)?.map(|outcome| unconfirmed(outcome, "a stall")));
         }
         if let Some(livelock) = &findings.livelock {
@@ -286,7 +289,8 @@ impl Free<'_> {
     ) -> Result<(), ExploreError> {
         let (start, boot) = (search.start_hash(), boot_hash(self.program, self.plan));
         if search.stops_alone() {
-            explored.recorded = Some(Arc::new(Recorded { start, boot, events: search.events(way)?, round_from }));
+            let (vcpus, events) = (self.plan.vcpus, search.events(way)?);
+            explored.recorded = Some(Arc::new(Recorded { start, boot, vcpus, events, round_from }));
         }
         Ok(())
     }
@@ -334,7 +338,13 @@ fn unconfirmed(outcome: RunOutcome, found: &str) -> RunOutcome {
 
 fn schedule(search: &Search<'_>, way: &Way, no_return: Option<usize>) -> ScheduleOutcome {
     let legs = search.legs(way).into_iter().map(leg).collect();
-    ScheduleOutcome { preemptions: way.preemptions(), steps: way.steps(), no_return, round_from: None, legs }
+    ScheduleOutcome {
+        preemptions: way.preemptions(),
+        steps: way.steps(),
+        no_return,
+        legs,
+        ..ScheduleOutcome::default()
+    }
 }
 
 fn leg(Leg { vcpu, first, last, takes, lands, to }: Leg) -> LegOutcome {

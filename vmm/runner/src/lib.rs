@@ -18,5 +18,6 @@ pub mod result;
 mod sample;
 pub mod scenario;
 pub mod session;
+pub mod story;
 pub mod trace;
 mod turnstile;

@@ -254,6 +254,9 @@ pub struct ExploredOutcome {
     /// A schedule to the verdict: preemptions, steps, and what happens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub schedule: Option<ScheduleOutcome>,
+    /// Reports tell what of the way matters.
+    #[serde(skip)]
+    pub explain: bool,
     /// The way to the verdict, for a trace.
     #[serde(skip)]
     pub recorded: Option<Arc<Recorded>>,
@@ -341,11 +344,23 @@ pub struct ScheduleOutcome {
     /// After so many of them no schedule leads to the end any more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub no_return: Option<usize>,
+    /// What decided it at the last of these.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub turning: Option<TurningOutcome>,
     /// Behind so many of them it goes round: its last step leads to the same state.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub round_from: Option<usize>,
     /// What happens.
     pub legs: Vec<LegOutcome>,
+}
+
+/// The last choice at which a run could still come to its end.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct TurningOutcome {
+    /// What was chosen: `vcpu1 goes on`.
+    pub took: String,
+    /// What would have saved it: `vcpu1 took vector 0xfb`.
+    pub instead: Vec<String>,
 }
 
 /// Steps in a row of one vCPU.

@@ -13,6 +13,7 @@ use std::io;
 use stallbench_state::host::HostFingerprint;
 use thiserror::Error;
 
+pub(crate) use explored::turning;
 pub use human::{Human, block};
 pub use jsonl::{JsonLines, SCHEMA_VERSION, result_json};
 pub use junit::JUnit;

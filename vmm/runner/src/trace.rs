@@ -28,6 +28,8 @@ pub struct Recorded {
     pub start: StateHash,
     /// What the host hands the guest.
     pub boot: StateHash,
+    /// How many vCPUs.
+    pub vcpus: usize,
     /// What happens on the way.
     pub events: Vec<Event>,
     /// Its end is the state behind so many steps of it: from there it goes round.

@@ -3,7 +3,8 @@
 use std::fmt::Write;
 
 use super::human::{plain, time};
-use crate::outcome::{ExploredOutcome, GoOn, LegOutcome, RunOutcome, ScheduleOutcome};
+use crate::outcome::{ExploredOutcome, GoOn, LegOutcome, RunOutcome, ScheduleOutcome, TurningOutcome};
+use crate::story::Story;
 
 /// Legs of a schedule that are shown: the first and the last.
 const MOST_LEGS: (usize, usize) = (4, 12);
@@ -30,6 +31,10 @@ pub(super) fn tell(text: &mut String, outcome: &RunOutcome) {
     if let Some(schedule) = &explored.schedule {
         self::schedule(text, schedule);
     }
+    if let Some(recorded) = explored.recorded.as_ref().filter(|_| explored.explain) {
+        let story = Story::of(String::new(), recorded.vcpus, &recorded.events, outcome);
+        story.text().lines().for_each(|line| _ = writeln!(text, "  {}", plain(line)));
+    }
     if let Some(GoOn { command, .. }) = &explored.go_on {
         let _ = writeln!(text, "  go on: {}", plain(command));
     }
@@ -39,7 +44,7 @@ pub(super) fn tell(text: &mut String, outcome: &RunOutcome) {
 }
 
 fn schedule(text: &mut String, schedule: &ScheduleOutcome) {
-    let ScheduleOutcome { preemptions, steps, no_return, round_from, legs } = schedule;
+    let ScheduleOutcome { preemptions, steps, no_return, turning, round_from, legs } = schedule;
     let times = if *preemptions == 1 { "preemption" } else { "preemptions" };
     let _ = write!(text, "  schedule: {steps} steps, {preemptions} {times}");
     match no_return {
@@ -51,6 +56,9 @@ fn schedule(text: &mut String, schedule: &ScheduleOutcome) {
         let _ = write!(text, "; steps {}–{steps} lead back to where they began, and leave no choice out", round + 1);
     }
     text.push('\n');
+    if let (Some(step), Some(of_step)) = (no_return, turning) {
+        let _ = writeln!(text, "    {}", self::turning(*step, of_step));
+    }
     let (first, last) = MOST_LEGS;
     let hidden = first..legs.len().saturating_sub(last).max(first);
     for (number, leg) in legs.iter().enumerate().filter(|(number, _)| !hidden.contains(number) || *number == first) {
@@ -60,6 +68,12 @@ fn schedule(text: &mut String, schedule: &ScheduleOutcome) {
             let _ = writeln!(text, "    {}", self::leg(leg));
         }
     }
+}
+
+/// `step 45: vcpu1 goes on; the run could still have come to its end if vcpu1 took vector 0xfb then`.
+pub(crate) fn turning(step: usize, TurningOutcome { took, instead }: &TurningOutcome) -> String {
+    let instead = instead.join(", or ");
+    format!("step {step}: {took}; the run could still have come to its end if {instead} then")
 }
 
 fn leg(leg: &LegOutcome) -> String {
