@@ -13,11 +13,12 @@ use serde_json::Value;
 use stallbench_explore::{StateHash, Trace};
 
 /// The traces that are kept, with the hash of all their states.
-const GOLDEN: [(&str, &str); 4] = [
-    ("lock-and-call", "d4ae6cf57daeeece31fb9564bd6425ff"),
-    ("lock-and-call-fixed", "14fee92727206639ea5b5256e30b5a52"),
-    ("early-done", "2ef6829105ca050d4fd22244492a7bc3"),
-    ("nmi-rendezvous", "f2c9138a12e07c5a9f0a9af325166117"),
+const GOLDEN: [(&str, &str); 5] = [
+    ("lock-and-call", "41b687b6f68d7145a419023bb9969555"),
+    ("lock-and-call-fixed", "2b0e607a16381dbf3e79419bf56b2fec"),
+    ("early-done", "a2e2812d58c1166fe84d3500d3f8ee89"),
+    ("nmi-rendezvous", "027715d00ec7ec17ce556f315036adff"),
+    ("unfenced", "68f28133f96c55e6b086736ee72fb886"),
 ];
 
 fn golden(name: &str) -> PathBuf {
@@ -219,4 +220,27 @@ fn machine_of_a_step_is_the_same_whatever_was_looked_at_before() {
         of("goto 20; mem 0x4016c0 8"),
         "memory that is written later, too"
     );
+}
+
+#[test]
+fn point_of_no_return_says_what_would_have_saved_the_run() {
+    let directory = tempfile::tempdir().unwrap();
+    let picture = directory.path().join("a.svg");
+    let arguments = ["explore", "acceptance/lock-and-call@vcpus=2", "--explain", "--timeline", picture.to_str().unwrap()];
+    let (code, said, error) = stallbench(&arguments);
+    assert_eq!(code, Some(0), "{error}");
+    let turning = "step 45: vcpu1 goes on; the run could still have come to its end if vcpu1 took vector 0xfb then\n";
+    assert!(said.contains(turning), "{said}");
+    let lines: Vec<_> = said.lines().map(str::trim).collect();
+    let at = |what: &str| lines.iter().position(|line| line.contains(what)).unwrap_or_else(|| panic!("{what}: {said}"));
+    assert!(at("reads lock 0x0, writes lock 0x1") < at("sends vector 0xfb to vcpu1"), "{said}");
+    assert!(at("------- step 45") < at("reads lock 0x1, writes lock 0x1"), "{said}");
+    let svg = fs::read_to_string(&picture).unwrap();
+    assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n") && svg.contains("step 45: vcpu1 goes on"), "{svg}");
+    let (code, _, error) = stallbench(&arguments);
+    assert_eq!(code, Some(2), "{error}");
+    assert!(error.contains("--timeline") && error.contains("exists already"), "{error}");
+    let (code, _, error) = stallbench(&["explore", "acceptance/lock-and-call@vcpus=2", "--timeline", "a.png"]);
+    assert_eq!(code, Some(2), "{error}");
+    assert!(error.contains("ends in .svg or .html"), "{error}");
 }
