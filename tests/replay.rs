@@ -226,7 +226,8 @@ fn machine_of_a_step_is_the_same_whatever_was_looked_at_before() {
 fn point_of_no_return_says_what_would_have_saved_the_run() {
     let directory = tempfile::tempdir().unwrap();
     let picture = directory.path().join("a.svg");
-    let arguments = ["explore", "acceptance/lock-and-call@vcpus=2", "--explain", "--timeline", picture.to_str().unwrap()];
+    let arguments =
+        ["explore", "acceptance/lock-and-call@vcpus=2", "--explain", "--timeline", picture.to_str().unwrap()];
     let (code, said, error) = stallbench(&arguments);
     assert_eq!(code, Some(0), "{error}");
     let turning = "step 45: vcpu1 goes on; the run could still have come to its end if vcpu1 took vector 0xfb then\n";
