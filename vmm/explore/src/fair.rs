@@ -17,15 +17,20 @@ use crate::reach::{self, Path};
 /// No component, or none yet.
 const NONE: u32 = u32::MAX;
 
+/// A choice, with the vector that an interrupt has: a fair schedule delivers each of those that can be delivered again and again.
+type Label = (Choice, u8);
+/// The vector of the interrupt that a choice delivers in a state; 0 of any other choice.
+type Vector<'v> = dyn Fn(u32, Choice) -> u8 + 'v;
+
 /// The way to the nearest state of such a set and once round in it; where the round begins; and how many states the set has.
-pub(crate) fn livelock(graph: &Graph) -> Option<(Path, usize, usize)> {
-    let sets = FairSets::of(graph);
+pub(crate) fn livelock(graph: &Graph, vector: &Vector<'_>) -> Option<(Path, usize, usize)> {
+    let sets = FairSets::of(graph, vector);
     if sets.is_empty() {
         return None;
     }
     let mut way = reach::nearest(graph, |state| sets.holds(state))?;
     let (begins, from) = (way.choices.len(), *way.states.last()?);
-    let round = sets.round(graph, from);
+    let round = sets.round(graph, vector, from);
     way.choices.extend(round.choices);
     way.states.extend(round.states.into_iter().skip(1));
     Some((way, begins, sets.size(from)))
@@ -42,16 +47,16 @@ pub(crate) struct FairSets {
 
 impl FairSets {
     /// Those of a graph, the largest ones. In one that is not whole there can be more: a state whose edges are not known is in none.
-    pub(crate) fn of(graph: &Graph) -> Self {
+    pub(crate) fn of(graph: &Graph, vector: &Vector<'_>) -> Self {
         let mut walk = Walk::new(graph.len());
         let mut found = Self { of: vec![NONE; graph.len()], sizes: Vec::new() };
         let mut regions = vec![(0..graph.len() as u32).collect::<Vec<_>>()];
         while let Some(region) = regions.pop() {
             for component in walk.components(graph, &region) {
                 let inside = walk.mark(&component);
-                match open_to_the_outside(graph, &component, |state| walk.region[state as usize] == inside) {
+                match open_to_the_outside(graph, vector, &component, |state| walk.region[state as usize] == inside) {
                     None => found.add(&component),
-                    Some(open) => regions.push(without(graph, component, &open)),
+                    Some(open) => regions.push(without(graph, vector, component, &open)),
                 }
             }
         }
@@ -79,23 +84,30 @@ impl FairSets {
     }
 
     /// A fair schedule from a state of a set back to it: what is open on its way is done on its way.
-    pub(crate) fn round(&self, graph: &Graph, from: u32) -> Path {
+    pub(crate) fn round(&self, graph: &Graph, vector: &Vector<'_>, from: u32) -> Path {
         let mut round = Path { states: vec![from], ..Path::default() };
-        let (mut open, mut done): (FxHashSet<Choice>, FxHashSet<Choice>) = Default::default();
+        let (mut open, mut done): (FxHashSet<Label>, FxHashSet<Label>) = Default::default();
         let mut at = from;
         loop {
-            let new = round.states.iter().flat_map(|state| graph.edges(*state)).map(|edge| edge.choice);
-            open.extend(new.filter(|choice| !done.contains(choice)));
+            let new = round.states.iter().flat_map(|state| labels(graph, vector, *state));
+            open.extend(new.filter(|label| !done.contains(label)));
             if open.is_empty() && at == from && !round.choices.is_empty() {
                 return round;
             }
-            let step =
-                self.nearest(graph, at, |choice, to| if open.is_empty() { to == from } else { open.contains(&choice) });
+            let is_open = |state, choice| open.contains(&(choice, vector(state, choice)));
+            let step = self.nearest(
+                graph,
+                at,
+                |state, choice, to| {
+                    if open.is_empty() { to == from } else { is_open(state, choice) }
+                },
+            );
             // Inside of a set each state leads to each, and each choice that is open is followed.
             let Some(step) = step else { return round };
             for (choice, to) in step {
-                open.remove(&choice);
-                done.insert(choice);
+                let label = (choice, vector(at, choice));
+                open.remove(&label);
+                done.insert(label);
                 round.choices.push(choice);
                 round.states.push(to);
                 at = to;
@@ -104,13 +116,18 @@ impl FairSets {
     }
 
     /// The shortest way inside of the set to a choice that is wanted, with that.
-    fn nearest(&self, graph: &Graph, from: u32, wanted: impl Fn(Choice, u32) -> bool) -> Option<Vec<(Choice, u32)>> {
+    fn nearest(
+        &self,
+        graph: &Graph,
+        from: u32,
+        wanted: impl Fn(u32, Choice, u32) -> bool,
+    ) -> Option<Vec<(Choice, u32)>> {
         let set = self.of[from as usize];
         let mut reached: FxHashMap<u32, (u32, Choice)> = FxHashMap::default();
         let mut queue = VecDeque::from([from]);
         while let Some(state) = queue.pop_front() {
             for edge in graph.edges(state).iter().filter(|edge| self.of[edge.to as usize] == set) {
-                if wanted(edge.choice, edge.to) {
+                if wanted(state, edge.choice, edge.to) {
                     let mut way = vec![(edge.choice, edge.to)];
                     let before = |at: u32| reached.get(&at).filter(|_| at != from);
                     let back = successors(before(state).map(|step| (state, *step)), |(_, (at, _))| {
@@ -130,23 +147,35 @@ impl FairSets {
     }
 }
 
+/// What is open in a state.
+fn labels<'a>(graph: &'a Graph, vector: &'a Vector<'_>, state: u32) -> impl Iterator<Item = Label> + 'a {
+    graph.edges(state).iter().map(move |edge| (edge.choice, vector(state, edge.choice)))
+}
+
 /// The choices that are open in a component and lead out of it only; none where there is no such choice, and the component has a cycle.
-fn open_to_the_outside(graph: &Graph, component: &[u32], is_inside: impl Fn(u32) -> bool) -> Option<FxHashSet<Choice>> {
-    let (mut open, mut inside): (FxHashSet<Choice>, FxHashSet<Choice>) = Default::default();
-    for edge in component.iter().flat_map(|state| graph.edges(*state)) {
-        if is_inside(edge.to) {
-            inside.insert(edge.choice)
-        } else {
-            open.insert(edge.choice)
-        };
+fn open_to_the_outside(
+    graph: &Graph,
+    vector: &Vector<'_>,
+    component: &[u32],
+    is_inside: impl Fn(u32) -> bool,
+) -> Option<FxHashSet<Label>> {
+    let (mut open, mut inside): (FxHashSet<Label>, FxHashSet<Label>) = Default::default();
+    for state in component {
+        for (edge, label) in graph.edges(*state).iter().zip(labels(graph, vector, *state)) {
+            if is_inside(edge.to) {
+                inside.insert(label)
+            } else {
+                open.insert(label)
+            };
+        }
     }
-    open.retain(|choice| !inside.contains(choice));
+    open.retain(|label| !inside.contains(label));
     (!open.is_empty()).then_some(open)
 }
 
 /// The states in which none of these choices is open.
-fn without(graph: &Graph, mut component: Vec<u32>, open: &FxHashSet<Choice>) -> Vec<u32> {
-    component.retain(|state| !graph.edges(*state).iter().any(|edge| open.contains(&edge.choice)));
+fn without(graph: &Graph, vector: &Vector<'_>, mut component: Vec<u32>, open: &FxHashSet<Label>) -> Vec<u32> {
+    component.retain(|state| !labels(graph, vector, *state).any(|label| open.contains(&label)));
     component
 }
 
@@ -263,8 +292,12 @@ mod test {
 
     use Choice::{Interrupt, Run};
 
+    fn no_vector(_: u32, _: Choice) -> u8 {
+        0
+    }
+
     fn held(graph: &Graph) -> Vec<u32> {
-        let fair = FairSets::of(graph);
+        let fair = FairSets::of(graph, &no_vector);
         (0..graph.len() as u32).filter(|state| fair.holds(*state)).collect()
     }
 
@@ -272,24 +305,34 @@ mod test {
     fn spin_that_another_vcpu_ends_is_left_by_every_fair_schedule() {
         // vCPU 0 spins at 0 until vCPU 1 writes.
         let graph = graph(3, &[(0, Run(0), 0), (0, Run(1), 1), (1, Run(0), 2)]);
-        assert!(FairSets::of(&graph).is_empty());
+        assert!(FairSets::of(&graph, &no_vector).is_empty());
     }
 
     #[test]
     fn two_that_make_way_for_each_other_for_ever_are_found_though_a_choice_leads_out() {
         let graph = graph(3, &[(0, Run(0), 1), (1, Run(1), 0), (0, Run(1), 2)]);
         assert_eq!(held(&graph), [0, 1]);
-        assert_eq!(FairSets::of(&graph).size(1), 2);
+        assert_eq!(FairSets::of(&graph, &no_vector).size(1), 2);
     }
 
     #[test]
     fn interrupt_that_is_open_now_and_then_is_delivered_by_a_fair_schedule() {
         let spin = [(0, Run(0), 1), (1, Run(0), 0), (1, Interrupt(0), 2)];
-        assert!(FairSets::of(&graph(3, &spin)).is_empty());
+        assert!(FairSets::of(&graph(3, &spin), &no_vector).is_empty());
         // One whose handler comes back to the spin is delivered in it.
         let back = [(2, Run(0), 0)];
         let graph = graph(3, &[&spin[..], &back].concat());
         assert_eq!(held(&graph), [0, 1, 2]);
+    }
+
+    #[test]
+    fn interrupt_that_another_one_is_taken_before_is_delivered_by_a_fair_schedule() {
+        // At 0 one vector is delivered again and again; at 1 another could be, which ends the round.
+        let edges = [(0, Interrupt(0), 1), (1, Run(1), 0), (1, Interrupt(0), 2)];
+        let graph = graph(3, &edges);
+        assert_eq!(held(&graph), [0, 1], "were it one and the same");
+        let vector = |state: u32, choice| if choice == Interrupt(0) { 0xf0 + state as u8 } else { 0 };
+        assert!(FairSets::of(&graph, &vector).is_empty());
     }
 
     #[test]
@@ -310,7 +353,7 @@ mod test {
     #[test]
     fn end_and_states_that_are_not_come_back_to_are_in_no_set() {
         let graph = graph(3, &[(0, Run(0), 1), (1, Run(0), 2)]);
-        assert!(FairSets::of(&graph).is_empty());
+        assert!(FairSets::of(&graph, &no_vector).is_empty());
     }
 
     #[test]
@@ -319,7 +362,7 @@ mod test {
             [(0, Run(0), 1), (1, Run(0), 0), (1, Run(1), 2), (2, Run(0), 2), (2, Run(1), 0), (0, Interrupt(1), 0)];
         let graph = graph(3, &edges);
         for from in 0..3 {
-            let round = FairSets::of(&graph).round(&graph, from);
+            let round = FairSets::of(&graph, &no_vector).round(&graph, &no_vector, from);
             assert_eq!((round.states[0], *round.states.last().expect("a state")), (from, from));
             for (choice, states) in round.choices.iter().zip(round.states.windows(2)) {
                 assert!(edges.contains(&(states[0], *choice, states[1])), "{round:?}");

@@ -259,7 +259,8 @@ impl<'p> Search<'p> {
         let ends = reach::nearest_each(&self.graph, self.is_one_of(&self.ends), most_ends.min(self.ends.len()));
         let ends = ends.into_iter().map(Way).collect();
         let (stuck, stall) = self.stuck();
-        let livelock = if stuck == 0 { fair::livelock(&self.graph) } else { None };
+        let livelock =
+            if stuck == 0 { fair::livelock(&self.graph, &|state, choice| self.vector(state, choice)) } else { None };
         let livelock = livelock.map(|(way, begins, states)| Livelock { way: Way(way), begins, states });
         Findings {
             is_complete,
@@ -470,7 +471,6 @@ impl<'p> Search<'p> {
             if is_up && self.buffers.leave(state, vcpu, &local.parked) == Leave::Given {
                 choices.push(Choice::Run(number));
             }
-            let before = choices.len();
             let apic = self.apics.get(state.apics[vcpu]);
             if local.parked.is_between() {
                 if is_open(&local.processor) && apic.deliverable(local.devices.tpr).is_some() {
@@ -481,15 +481,22 @@ impl<'p> Search<'p> {
                 }
             }
             if state.buffer(vcpu) != 0 {
-                // What comes drains the buffer first (SDM 3A 11.10).
-                let comes = choices.drain(before..).count() > 0;
                 let parked = |vcpu: usize| &self.stage.local(vcpu, state.locals[vcpu]).parked;
-                if comes || self.flushes_any_time || self.buffers.is_wanted(state, vcpu, parked) {
+                if self.flushes_any_time || self.buffers.is_wanted(state, vcpu, parked) {
                     choices.push(Choice::Flush(number));
                 }
             }
         }
         choices
+    }
+
+    /// The vector of the interrupt that a choice delivers in a state; 0 of any other choice.
+    fn vector(&self, number: u32, choice: Choice) -> u8 {
+        let Choice::Interrupt(vcpu) = choice else { return 0 };
+        let state = self.graph.state(number);
+        let vcpu = usize::from(vcpu);
+        let tpr = self.stage.local(vcpu, state.locals[vcpu]).devices.tpr;
+        self.apics.get(state.apics[vcpu]).deliverable(tpr).unwrap_or(0)
     }
 
     /// What was seen on the passage that a choice begins, where there was something.
@@ -529,6 +536,10 @@ impl<'p> Search<'p> {
         let passage = self.stage.passage(vcpu, state.locals[vcpu], input)?;
         let mut next = state.clone();
         next.locals[vcpu] = passage.to;
+        if let Input::Deliver(_) = input {
+            // What comes drains the buffer first (SDM 3A 11.10).
+            while self.flush(&mut next, vcpu) {}
+        }
         match input {
             Input::Deliver(Inject::Vector(vector)) => apic.accept(vector),
             Input::Deliver(Inject::Nmi) => apic.nmi = false,
