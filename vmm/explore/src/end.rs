@@ -1,7 +1,12 @@
 //! States in which the run is over, and what is in the memory that vCPUs share then.
 
+use std::collections::HashMap;
+use std::rc::Rc;
+
 use crate::arena::Arenas;
 use crate::graph::State;
+use crate::reach;
+use crate::search::{Search, Way};
 
 /// A state in which the run is over.
 #[derive(Clone, Copy, Debug)]
@@ -32,5 +37,42 @@ impl<'s> End<'s> {
         let mut words: Vec<_> = self.arenas.words(self.arena).collect();
         words.sort_unstable();
         words
+    }
+}
+
+/// What of an end its judges look at: CR0, CR4 and MTRRs of each vCPU, and some words of the arena.
+type Kind = (Vec<(u64, u64, Rc<[(u32, u64)]>)>, Vec<Option<u64>>);
+
+/// Ways to ends of each kind.
+#[derive(Clone, Debug)]
+pub struct Kinds {
+    /// How many kinds there are.
+    pub kinds: usize,
+    /// The ways to the nearest end of each, the nearest first.
+    pub ways: Vec<Way>,
+}
+
+impl Search<'_> {
+    /// The ends by what they come to: control registers and MTRRs, and these words of the arena, each with its size; so many kinds at most.
+    pub fn kinds_of_ends(&self, words: &[(u64, u8)], most: usize) -> Kinds {
+        let mut kinds: HashMap<Kind, u32> = HashMap::new();
+        let mut kind_of = vec![0; self.graph.len()];
+        for end in self.ends() {
+            let next = kinds.len() as u32 + 1;
+            kind_of[end.number() as usize] = *kinds.entry(self.kind(&end, words)).or_insert(next);
+        }
+        let kind = |state: u32| Some(kind_of[state as usize]).filter(|kind| *kind != 0);
+        let ways = reach::nearest_of_each(&self.graph, kind, most.min(kinds.len()));
+        Kinds { kinds: kinds.len(), ways: ways.into_iter().map(Way).collect() }
+    }
+
+    fn kind(&self, end: &End<'_>, words: &[(u64, u8)]) -> Kind {
+        let state = self.graph.state(end.number());
+        let of = |(vcpu, number): (usize, &u32)| {
+            let local = self.stage.local(vcpu, *number);
+            (local.processor.cr0, local.processor.cr4, Rc::clone(&local.devices.msrs))
+        };
+        let registers = state.locals.iter().enumerate().map(of).collect();
+        (registers, words.iter().map(|(address, size)| end.read(*address, *size)).collect())
     }
 }

@@ -65,7 +65,7 @@ mod trace;
 mod walk;
 
 pub use checkpoint::RestoreError;
-pub use end::End;
+pub use end::{End, Kinds};
 pub use event::{Access, Deed, Event, Place};
 pub use explain::{Row, account};
 pub use graph::Choice;

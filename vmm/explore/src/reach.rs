@@ -100,17 +100,17 @@ struct Step {
 
 /// The way to the nearest of the states that are wanted: with the fewest preemptions, and of those the shortest.
 pub(crate) fn nearest(graph: &Graph, wanted: impl Fn(u32) -> bool) -> Option<Path> {
-    nearest_each(graph, wanted, 1).pop()
+    nearest_of_each(graph, |state| wanted(state).then_some(0), 1).pop()
 }
 
-/// The ways to the nearest of the states that are wanted, one to each, the nearest first, so many at most.
-pub(crate) fn nearest_each(graph: &Graph, wanted: impl Fn(u32) -> bool, most: usize) -> Vec<Path> {
-    ways(graph, wanted, |_, _| false, most)
+/// The ways to the nearest of the states of each kind, the nearest first, so many kinds at most.
+pub(crate) fn nearest_of_each(graph: &Graph, kind: impl Fn(u32) -> Option<u32>, most: usize) -> Vec<Path> {
+    if most == 0 { Vec::new() } else { ways(graph, kind, |_, _| false, most) }
 }
 
 /// The way to the nearest step that is wanted, of a state and a choice, with that.
 pub(crate) fn nearest_step(graph: &Graph, wanted: impl Fn(u32, Choice) -> bool) -> Option<Path> {
-    let mut way = ways(graph, |_| false, wanted, 1).pop()?;
+    let mut way = ways(graph, |_| None, wanted, 1).pop()?;
     let (choice, from) = (way.choices.last()?, *way.states.iter().rev().nth(1)?);
     let to = graph.edges(from).iter().find(|edge| edge.choice == *choice)?.to;
     *way.states.last_mut()? = to;
@@ -118,7 +118,12 @@ pub(crate) fn nearest_step(graph: &Graph, wanted: impl Fn(u32, Choice) -> bool) 
 }
 
 /// The ways to the nearest of the states and steps that are wanted. Behind a step stands a state that there is not.
-fn ways(graph: &Graph, wanted: impl Fn(u32) -> bool, is_step: impl Fn(u32, Choice) -> bool, most: usize) -> Vec<Path> {
+fn ways(
+    graph: &Graph,
+    kind: impl Fn(u32) -> Option<u32>,
+    is_step: impl Fn(u32, Choice) -> bool,
+    most: usize,
+) -> Vec<Path> {
     let behind_step = graph.len() as u32;
     let (mut found, mut paths) = (HashSet::new(), Vec::new());
     let start = Place { state: 0, last: 0 };
@@ -130,7 +135,7 @@ fn ways(graph: &Graph, wanted: impl Fn(u32) -> bool, is_step: impl Fn(u32, Choic
             continue;
         }
         let is_step_done = place.state == behind_step;
-        if is_step_done || wanted(place.state) && found.insert(place.state) {
+        if is_step_done || kind(place.state).is_some_and(|kind| found.insert(kind)) {
             paths.push(walk_back(&reached, place, preemptions));
             if paths.len() == most {
                 break;

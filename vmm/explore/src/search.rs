@@ -173,10 +173,8 @@ pub struct Findings {
     pub livelock: Option<Livelock>,
     /// The way to the nearest state in which a vCPU died.
     pub fault: Option<Way>,
-    /// Ways to the nearest states in which the run is over, one to each.
-    pub ends: Vec<Way>,
     /// States in which the run is over.
-    pub all_ends: usize,
+    pub ends: usize,
 }
 
 impl<'p> Search<'p> {
@@ -251,13 +249,11 @@ impl<'p> Search<'p> {
         }
     }
 
-    /// What the states that are known say, with ways to so many ends of the run at most.
-    pub fn findings(&self, most_ends: usize) -> Findings {
+    /// What the states that are known say.
+    pub fn findings(&self) -> Findings {
         let is_complete = self.graph.is_complete() && self.full.is_empty();
         let fault =
             (!self.faults.is_empty()).then(|| reach::nearest(&self.graph, self.is_one_of(&self.faults))).flatten();
-        let ends = reach::nearest_each(&self.graph, self.is_one_of(&self.ends), most_ends.min(self.ends.len()));
-        let ends = ends.into_iter().map(Way).collect();
         let (stuck, stall) = self.stuck();
         let livelock =
             if stuck == 0 { fair::livelock(&self.graph, &|state, choice| self.vector(state, choice)) } else { None };
@@ -269,8 +265,7 @@ impl<'p> Search<'p> {
             stall,
             livelock,
             fault: fault.map(Way),
-            ends,
-            all_ends: self.ends.len(),
+            ends: self.ends.len(),
         }
     }
 

@@ -21,7 +21,9 @@ use stallbench_core::controlled::{ControlError, Controlled, Inject};
 use stallbench_explore::{
     ExploreError, Findings, Landed, Leg, Limits, RestoreError, Search, Settings, StartError, Stuck, Walks, Way,
 };
+use stallbench_state::memory::Memory;
 use stallbench_state::program::Program;
+use stallbench_state::published::Published;
 use thiserror::Error;
 
 use crate::dump::Moment;
@@ -39,7 +41,7 @@ pub use walks::Strategy;
 
 /// States that are added between two looks at whoever interrupts.
 const SLICE: usize = 1 << 14;
-/// Ends of the run that are judged.
+/// Kinds of ends of the run that are judged.
 const MOST_ENDS: usize = 64;
 
 /// Why a run could not be explored: the host's part, never the guest's.
@@ -181,12 +183,9 @@ impl Free<'_> {
             // Whoever interrupts does not wait for the rest.
             explored.go_on = (exploring.checkpoint)(search, Cut::Interrupted);
         }
-        let mut findings = search.findings(MOST_ENDS);
-        if explored.walks.is_some() {
-            findings.ends = walked_ends;
-        }
-        (explored.complete, explored.stuck, explored.ends) = (findings.is_complete, findings.stuck, findings.all_ends);
-        let judged = self.judge(search, &findings, explored)?;
+        let findings = search.findings();
+        (explored.complete, explored.stuck, explored.ends) = (findings.is_complete, findings.stuck, findings.ends);
+        let judged = self.judge(search, &findings, walked_ends, explored)?;
         if let (Some(cut @ (Cut::States | Cut::Memory)), Ok(RunOutcome { verdict: Verdict::Budget { .. }, .. })) =
             (cut, &judged)
         {
@@ -216,7 +215,13 @@ impl Free<'_> {
     }
 
     /// What a free machine comes to from what was found. A pass is one of all ends.
-    fn judge(&self, search: &mut Search<'_>, findings: &Findings, explored: &mut ExploredOutcome) -> Judged {
+    fn judge(
+        &self,
+        search: &mut Search<'_>,
+        findings: &Findings,
+        walked_ends: Vec<Way>,
+        explored: &mut ExploredOutcome,
+    ) -> Judged {
         if let Some(fault) = &findings.fault {
             self.show(search, explored, fault, None)?;
             // From the state before: it makes its fault anew.
@@ -237,31 +242,19 @@ impl Free<'_> {
             Ok(broken) => broken,
             Err(error) => return Ok(Ok(RunOutcome::unwatched(Verdict::Budget { reason: error.to_string() }))),
         };
-        if let Some(end) = findings.ends.first() {
-            self.record(search, explored, end, None)?;
-        }
-        let mut passed = None;
-        for end in &findings.ends {
-            match self.resume(search, end, 0)? {
-                Ok(outcome) if outcome.verdict == Verdict::Pass => passed = Some(outcome),
-                // It is shown where it happens.
-                Ok(RunOutcome { verdict: Verdict::Breach(_), .. }) if !broken.is_empty() => break,
-                other => {
-                    self.show(search, explored, end, None)?;
-                    return Ok(other);
-                }
-            }
-        }
+        let ends = match self.judge_ends(search, walked_ends, !broken.is_empty(), explored)? {
+            Ok(ends) => ends,
+            Err(outcome) => return Ok(outcome),
+        };
         if let Some(broken) = broken.first() {
             self.show(search, explored, &broken.way, None)?;
             return Ok(self.resume(search, &broken.way, 0)?.map(|free| safety::outcome(broken, free)));
         }
-        let not_judged = findings.all_ends.saturating_sub(findings.ends.len());
-        Ok(Ok(match passed {
-            Some(outcome) if findings.is_complete && not_judged == 0 => outcome,
+        Ok(Ok(match ends.passed {
+            Some(outcome) if findings.is_complete && ends.not_judged == 0 => *outcome,
             passed => {
-                let reason = self.undecided(findings, explored, not_judged);
-                let outcome = passed.unwrap_or_else(|| RunOutcome::unwatched(Verdict::Pass));
+                let reason = self.undecided(findings, explored, ends.not_judged);
+                let outcome = passed.map_or_else(|| RunOutcome::unwatched(Verdict::Pass), |outcome| *outcome);
                 RunOutcome { verdict: Verdict::Budget { reason }, ..outcome }
             }
         }))
@@ -295,6 +288,49 @@ impl Free<'_> {
         Ok(())
     }
 
+    /// Judges an end of each kind, up to one that is not in order: what comes of that is the error. With something broken on some way,
+    /// what the events on the way to an end say of it is passed over.
+    fn judge_ends(
+        &self,
+        search: &mut Search<'_>,
+        walked: Vec<Way>,
+        is_broken: bool,
+        explored: &mut ExploredOutcome,
+    ) -> Result<Result<Ends, Result<RunOutcome, ExecuteError>>, ExploreError> {
+        let mut ends = Ends { passed: None, not_judged: 0 };
+        let first = match walked.first() {
+            Some(walked) => Some(walked.clone()),
+            None => search.kinds_of_ends(&[], 1).ways.pop(),
+        };
+        let Some(first) = first else { return Ok(Ok(ends)) };
+        self.record(search, explored, &first, None)?;
+        let ways = if explored.walks.is_some() {
+            walked
+        } else {
+            let words = named_words(&search.moment(&first, 0)?.memory);
+            let kinds = search.kinds_of_ends(&words, MOST_ENDS);
+            ends.not_judged = kinds.kinds - kinds.ways.len();
+            kinds.ways
+        };
+        for end in &ways {
+            match self.resume(search, end, 0)? {
+                Ok(outcome) if outcome.verdict == Verdict::Pass => {
+                    if !explored.words.contains(&outcome.words) {
+                        explored.words.push(outcome.words.clone());
+                    }
+                    ends.passed = Some(Box::new(outcome));
+                }
+                // It is shown where it happens.
+                Ok(RunOutcome { verdict: Verdict::Breach(_), .. }) if is_broken => break,
+                other => {
+                    self.show(search, explored, end, None)?;
+                    return Ok(Err(other));
+                }
+            }
+        }
+        Ok(Ok(ends))
+    }
+
     fn undecided(&self, findings: &Findings, explored: &ExploredOutcome, not_judged: usize) -> String {
         let ExploredOutcome { states, frontier, .. } = explored;
         if let Some(walks) = &explored.walks {
@@ -313,7 +349,7 @@ impl Free<'_> {
                 explored.bound()
             );
         }
-        format!("no schedule stalls, but {not_judged} of {} ends were not judged", findings.all_ends)
+        format!("no schedule stalls, but {not_judged} kinds of its {} ends were not judged", findings.ends)
     }
 
     fn resume(&self, search: &mut Search<'_>, way: &Way, short: usize) -> Judged {
@@ -325,6 +361,21 @@ impl Free<'_> {
     fn is_interrupted(&self) -> bool {
         self.interrupt.load(Ordering::Relaxed)
     }
+}
+
+/// What came of the ends of a run.
+struct Ends {
+    /// The last that was judged to be in order.
+    passed: Option<Box<RunOutcome>>,
+    /// Kinds of ends that were not judged.
+    not_judged: usize,
+}
+
+/// Where the words lie that the guest has given names, and how large they are.
+fn named_words(memory: &dyn Memory) -> Vec<(u64, u8)> {
+    let published = Published::read(memory, 0);
+    let named = published.ghost.words.iter().filter(|word| word.name[0] != 0);
+    named.map(|word| (word.address, if word.width == 4 { 4 } else { 8 })).collect()
 }
 
 /// What the free machine came to, where that is what was found: a schedule of its own can lead it elsewhere.

@@ -251,6 +251,9 @@ pub struct ExploredOutcome {
     pub stuck: usize,
     /// States in which it is over.
     pub ends: usize,
+    /// The named words as the ends have them that were judged, each content once.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub words: Vec<Words>,
     /// A schedule to the verdict: preemptions, steps, and what happens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub schedule: Option<ScheduleOutcome>,

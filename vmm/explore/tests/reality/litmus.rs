@@ -49,7 +49,7 @@ const TESTS: [Litmus; 7] = [
 ];
 
 fn outcomes(search: &mut Search<'_>, words: &[&str]) -> BTreeSet<Vec<u64>> {
-    let first = search.findings(1).ends.remove(0);
+    let first = search.kinds_of_ends(&[], 1).ways.remove(0);
     let named = Published::read(&search.moment(&first, 0).unwrap().memory, 1).ghost.words;
     let address = |name: &&str| {
         let of = |word: &&stallbench_abi::shared::NamedWord| stallbench_abi::text::of(&word.name) == *name;
@@ -110,7 +110,7 @@ fn search_is_not_complete_where_one_more_store_could_be_held_back() {
     // What a thread has read is a second store of it.
     for (fences, is_complete) in [("none", false), ("mfence", true)] {
         let cell = format!("litmus/two-threads@vcpus=2,test=sb,fences={fences}");
-        let findings = searched(&host, &cell, Settings { model, ..Settings::default() }).findings(1);
+        let findings = searched(&host, &cell, Settings { model, ..Settings::default() }).findings();
         assert_eq!((findings.is_complete, findings.is_full), (is_complete, !is_complete), "{cell}");
     }
 }

@@ -19,7 +19,7 @@ fn passages_by_single_steps_make_the_same_graph() {
     for name in CELLS {
         let with = |passages| {
             let search = searched(&host, name, Settings { passages, ..Settings::default() });
-            let findings = search.findings(1);
+            let findings = search.findings();
             let ends: Vec<_> = search.ends().map(|end| (end.number(), end.words())).collect();
             (search.counts(), findings.stuck, ends)
         };

@@ -28,6 +28,12 @@ pub(super) fn tell(text: &mut String, outcome: &RunOutcome) {
     if explored.stuck > 0 {
         let _ = writeln!(text, "  from {} of them no schedule leads to the end", explored.stuck);
     }
+    if explored.words.len() > 1 {
+        let ends = explored.words.iter().map(|words| {
+            words.0.iter().map(|(name, value)| format!("{}={value}", plain(name))).collect::<Vec<_>>().join(" ")
+        });
+        let _ = writeln!(text, "  its ends differ: {}", ends.collect::<Vec<_>>().join(" · "));
+    }
     if let Some(schedule) = &explored.schedule {
         self::schedule(text, schedule);
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use thiserror::Error;
 
 use crate::nearest::did_you_mean;
-use crate::outcome::{BreachKind, RunOutcome, StallKind, Strength, Verdict, Wait0Outcome};
+use crate::outcome::{BreachKind, RunOutcome, StallKind, Strength, Verdict, Wait0Outcome, Words};
 
 use super::amount::{Amount, Size};
 
@@ -191,16 +191,28 @@ impl Expectation {
         }
     }
 
+    /// Where all schedules were explored, the words are those of every end.
     fn compare_words(&self, outcome: &RunOutcome, size: Size, found: &mut Vec<String>) {
-        for (name, amount) in &self.words {
-            match outcome.words.get(name) {
-                None => found.push(format!("no word {name} in memory, expected {}", amount.describe(size))),
-                Some(value) if !amount.accepts(value, size) => {
-                    found.push(format!("{name}={value}, expected {}", amount.describe(size)));
+        let ends = outcome.explored.as_ref().filter(|_| outcome.verdict == Verdict::Pass);
+        let ends = ends.map(|explored| explored.words.as_slice()).unwrap_or_default();
+        for words in ends.iter().chain(ends.is_empty().then_some(&outcome.words)) {
+            for difference in self.differences_of_words(words, size) {
+                if !found.contains(&difference) {
+                    found.push(difference);
                 }
-                Some(_) => {}
             }
         }
+    }
+
+    fn differences_of_words(&self, words: &Words, size: Size) -> Vec<String> {
+        let difference = |(name, amount): &(String, Amount)| match words.get(name) {
+            None => Some(format!("no word {name} in memory, expected {}", amount.describe(size))),
+            Some(value) if !amount.accepts(value, size) => {
+                Some(format!("{name}={value}, expected {}", amount.describe(size)))
+            }
+            Some(_) => None,
+        };
+        self.words.iter().filter_map(difference).collect()
     }
 }
 
@@ -254,7 +266,7 @@ impl fmt::Display for Expectation {
 #[cfg(test)]
 mod test {
     use super::*;
-    use crate::outcome::{Culprit, Stall, Words};
+    use crate::outcome::{Culprit, Stall};
     use crate::sample;
 
     const FOUR: Size = Size { vcpus: 4, initiator: 0 };
