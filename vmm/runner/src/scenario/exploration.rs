@@ -25,6 +25,8 @@ pub struct Exploration {
     model: Vec<String>,
     /// What is expected.
     pub expectation: Arc<Expectation>,
+    /// Whether it is among those that are explored where nothing is named.
+    pub is_default: bool,
 }
 
 /// As it is declared: for some cells.
@@ -36,6 +38,7 @@ pub(super) struct Rule {
     pins: Pins,
     /// Where that is not what is expected of a run.
     expectation: Option<Expectation>,
+    is_default: bool,
     at: usize,
 }
 
@@ -79,6 +82,7 @@ impl Rule {
                 preemptions: rule.preemptions,
             },
             expectation: expected.map(|rule| expectation(scenario, rule.get_ref(), rule.span().start)).transpose()?,
+            is_default: rule.default,
             at,
         })
     }
@@ -89,6 +93,7 @@ impl Rule {
         let expected = || self.expectation.as_ref().unwrap_or(run).clone();
         is_of.then(|| Exploration {
             model: self.model.clone(),
+            is_default: self.is_default,
             expectation: Arc::new(Expectation { pins: self.pins, ..expected() }),
         })
     }

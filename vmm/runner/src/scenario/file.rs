@@ -86,6 +86,9 @@ pub(super) struct Exploration {
     pub transitions: Option<usize>,
     pub stuck: Option<usize>,
     pub preemptions: Option<usize>,
+    /// False: only by name.
+    #[serde(default = "yes")]
+    pub default: bool,
     /// What is expected, where that is not what is expected of a run.
     pub expect: Option<Spanned<Rule>>,
 }

@@ -169,6 +169,17 @@ impl Injection {
         }
         Ok(Injected { holds, faults: self.faults.iter().map(fault).collect::<Result<_, Problem>>()? })
     }
+
+    /// Where nobody is held: what holds say is kept to be told, and may name vCPUs that there are not.
+    ///
+    /// # Errors
+    ///
+    /// Those of a fault in [`Self::resolve`].
+    pub fn left_out(&self, size: Size, points: &[PointInfo]) -> Result<Injected, Problem> {
+        let holds = self.holds.iter().map(|spec| (spec.text.clone(), Hold::default())).collect();
+        let faults = Self { holds: Vec::new(), ..self.clone() }.resolve(size, points)?.faults;
+        Ok(Injected { holds, faults })
+    }
 }
 
 impl HoldSpec {

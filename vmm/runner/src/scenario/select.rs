@@ -356,6 +356,9 @@ impl Selector<'_> {
             let checked = Checked::new(scenario, self.case_named)?;
             let Some(condition) = shared_filter(&checked, filter)? else { continue };
             let mut cells = self.cells(&checked, &[])?;
+            if name.is_empty() && self.request.declared.is_some() {
+                cells.retain(|cell| cell.explorations.iter().any(|exploration| exploration.is_default));
+            }
             cells.retain(|cell| condition.holds(Values { vcpus: cell.vcpus, raw: &cell.raw }));
             picked += cells.len();
             if !self.request.vcpus.is_empty() {
@@ -445,7 +448,12 @@ fn first_run(
     let layout = layout_of(case, cell, &mut knobs, request).map_err(wrong)?;
     // What is expected stays as declared, but the vCPU that begins is the one that does.
     let size = Size { vcpus: cell.vcpus, initiator: knobs[INITIATOR.number as usize] };
-    let injected = injection.resolve(size, &case.points).map_err(wrong)?;
+    let injected = match injection.resolve(size, &case.points) {
+        // Exploring leaves out what is held, so that vCPUs are named there which need not be.
+        Err(_) if request.declared.is_some() => injection.left_out(size, &case.points),
+        injected => injected,
+    };
+    let injected = injected.map_err(wrong)?;
     Ok(Run {
         scenario: scenario.into(),
         name: cell.name.as_str().into(),
