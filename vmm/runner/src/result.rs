@@ -1,11 +1,12 @@
 //! A finished run: what came out, and whether that was expected.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::oracle::order::{Finding, Step};
 use crate::outcome::{RunOutcome, Verdict};
-use crate::scenario::Run;
+use crate::scenario::{Expectation, Run};
 
 /// A finished run.
 #[derive(Clone, Debug)]
@@ -21,7 +22,7 @@ pub struct RunResult {
 impl RunResult {
     /// Compares an outcome with what its scenario expects.
     pub fn new(run: Run, outcome: RunOutcome) -> Self {
-        let run = expecting(run, &outcome);
+        let run = Run { expectation: Arc::clone(expected(&run, &outcome)), ..run };
         let differences = differences(&run, &outcome);
         Self { run, outcome, differences }
     }
@@ -32,17 +33,16 @@ impl RunResult {
     }
 }
 
-/// A run of which is expected what its scenario says of exploring it, where it was explored and the scenario says so.
-fn expecting(run: Run, outcome: &RunOutcome) -> Run {
-    let Some(explored) = &outcome.explored else { return run };
+/// What is expected of an outcome: of one that was explored what its scenario says of that, if it does.
+fn expected<'r>(run: &'r Run, outcome: &RunOutcome) -> &'r Arc<Expectation> {
+    let Some(explored) = &outcome.explored else { return &run.expectation };
     let of_model = run.explorations.iter().find(|exploration| exploration.is_of(&explored.model));
-    let expectation = of_model.map_or(&run.expectation, |exploration| &exploration.expectation);
-    Run { expectation: std::sync::Arc::clone(expectation), ..run }
+    of_model.map_or(&run.expectation, |exploration| &exploration.expectation)
 }
 
 /// What of an outcome is not as its scenario expects, a fragment each.
 pub(crate) fn differences(run: &Run, outcome: &RunOutcome) -> Vec<String> {
-    let mut differences = run.expectation.differences(outcome, run.size);
+    let mut differences = expected(run, outcome).differences(outcome, run.size);
     differences.extend(outcome.injected.problems());
     differences.extend(unseen_order(run, outcome));
     differences
