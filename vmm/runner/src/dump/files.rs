@@ -80,10 +80,15 @@ impl Dumps {
     #[must_use]
     pub fn write(&self, run: &Run, mut outcome: RunOutcome) -> RunOutcome {
         let Some(moment) = outcome.moment.take() else { return outcome };
+        let result = RunResult::new(run.clone(), outcome.clone());
+        // A machine is kept before it is known to be one that was explored, of which something else may be expected.
+        if self.when == When::Unexpected && result.is_as_expected() {
+            return outcome;
+        }
         if self.ended.fetch_add(1, Ordering::Relaxed) >= self.most() {
             return outcome;
         }
-        let result = result_json(&RunResult::new(run.clone(), outcome.clone()));
+        let result = result_json(&result);
         outcome.dump = self.write_noting(self.path(run, ""), |path| self.write_to(path, run, Some(result?), &moment));
         outcome
     }
