@@ -1,6 +1,6 @@
 //! Traces on this machine's /dev/kvm: written by `explore`, followed by `replay`, looked at by `debug --trace`.
 //!
-//! The traces in fixtures/traces were written on one host, and every host comes through the same states. Their payload lies beside
+//! The traces in fixtures/traces were written on one host, and every host has to come through the same states. Their payload lies beside
 //! them, so that they stay what they are whatever the built-in one becomes.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
@@ -78,7 +78,7 @@ fn kept_traces_go_the_same_way_through_the_same_states() {
 }
 
 #[test]
-#[ignore = "a minute"]
+#[ignore = "minutes"]
 fn thousand_replays_are_one() {
     let (code, said, error) = replay(&golden("lock-and-call"), &["--repeat", "1000"]);
     assert_eq!(code, Some(0), "{error}");
