@@ -97,7 +97,7 @@ impl Stage<'_> {
 
 /// Where the RFLAGS lie that a delivery pushes: 24 bytes below the end of a stack that the processor aligns to 16 bytes, which is that of
 /// the interrupted code, or for an NMI one of its own (SDM 3A 7.14).
-fn pushed_flags(vcpu: usize, start: &Local, input: Input) -> Option<u64> {
+pub(super) fn pushed_flags(vcpu: usize, start: &Local, input: Input) -> Option<u64> {
     let end = match input {
         Input::Go(_) | Input::Creep(..) => return None,
         Input::Deliver(Inject::Vector(_)) => start.processor.general.rsp & !0xf,
