@@ -49,8 +49,19 @@ impl Search<'_> {
     /// Those of what it is written to.
     pub fn save(&self, to: &mut dyn Write) -> io::Result<()> {
         // Whoever adds something says here what becomes of it.
-        let Self { stage, arenas, buffers, apics, graph, order: _, ends: _, faults: _, full: _, flushes_any_time: _ } =
-            self;
+        let Self {
+            stage,
+            arenas,
+            buffers,
+            apics,
+            graph,
+            order: _,
+            ends: _,
+            faults: _,
+            full: _,
+            flushes_any_time: _,
+            only_halted_take_interrupts: _,
+        } = self;
         let mut to = Out(to);
         to.put(self.start())?;
         to.put(stage.log().len() as u64)?;

@@ -62,6 +62,7 @@ pub struct Search<'p> {
     /// States in which a processor could hold back one more store.
     pub(crate) full: Vec<u32>,
     pub(crate) flushes_any_time: bool,
+    pub(crate) only_halted_take_interrupts: bool,
 }
 
 /// How much is known.
@@ -198,9 +199,21 @@ impl<'p> Search<'p> {
         };
         graph.number(&state);
         let order = Order::new(&graph);
-        let flushes_any_time = settings.flushes_any_time;
+        let Settings { flushes_any_time, only_halted_take_interrupts, .. } = settings;
         let (ends, faults, full) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { stage, arenas, buffers, apics, graph, order, ends, faults, full, flushes_any_time })
+        Ok(Self {
+            stage,
+            arenas,
+            buffers,
+            apics,
+            graph,
+            order,
+            ends,
+            faults,
+            full,
+            flushes_any_time,
+            only_halted_take_interrupts,
+        })
     }
 
     /// Goes on until all states are known, or there are too many: whether all are.
@@ -229,7 +242,7 @@ impl<'p> Search<'p> {
     }
 
     /// Interrupts come at more places than at those that states were expanded with. KVM is not asked again for what it was asked.
-    fn begin_anew(&mut self) {
+    pub(crate) fn begin_anew(&mut self) {
         let first = self.graph.state(0);
         self.graph = Graph::default();
         self.graph.number(&first);
@@ -468,7 +481,8 @@ impl<'p> Search<'p> {
             }
             let apic = self.apics.get(state.apics[vcpu]);
             if local.parked.is_between() {
-                if is_open(&local.processor) && apic.deliverable(local.devices.tpr).is_some() {
+                let takes = !self.only_halted_take_interrupts || local.parked == Parked::Halted;
+                if takes && is_open(&local.processor) && apic.deliverable(local.devices.tpr).is_some() {
                     choices.push(Choice::Interrupt(number));
                 }
                 if apic.nmi && !local.processor.nmi_masked && !local.processor.shadow {

@@ -18,6 +18,8 @@ pub struct Settings {
     /// A store that is held back comes to memory at any time, not just when somebody is about to meet it there. What is found is the
     /// same; a test compares the two.
     pub flushes_any_time: bool,
+    /// Interrupts come to vCPUs that halt, and to no others: not all schedules. For a test that sees what is missing then.
+    pub only_halted_take_interrupts: bool,
 }
 
 /// Where interrupts and NMIs are delivered.

@@ -111,7 +111,14 @@ impl Search<'_> {
             // What must hold while it runs is judged in all states that are kept.
             self.keep(&way)?;
         }
-        Ok(ended == Ended::Suspect && self.is_lost(way.last().unwrap_or(&State::default()))?)
+        let is_lost = ended == Ended::Suspect && self.is_lost(way.last().unwrap_or(&State::default()))?;
+        if self.stage.has_new_places() {
+            // Interrupts come at more places than there were on this walk, and on those before.
+            self.begin_anew();
+            walks.ends.clear();
+            return Ok(false);
+        }
+        Ok(is_lost)
     }
 
     fn go(

@@ -205,6 +205,9 @@ impl<'p> Stage<'p> {
             self.vcpus[vcpu].shows.insert(from);
         }
         self.watch(vcpu, from, input, passage.to)?;
+        if matches!(input, Input::Creep(..)) && self.new_places {
+            return Ok(passage);
+        }
         self.vcpus[vcpu].passages.insert((from, input), passage.clone());
         self.log.push((vcpu, from, input));
         Ok(passage)

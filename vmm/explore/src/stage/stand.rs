@@ -53,6 +53,7 @@ impl Stage<'_> {
     /// Does a passage that is known once more, on the way to [a moment](crate::moment): what counts goes on counting, so that the
     /// events of the whole way are in their rings at its end.
     pub(crate) fn again(&mut self, vcpu: usize, from: u32, input: Input, known: &Passage) -> Result<(), Refusal> {
+        let input = self.as_it_went(vcpu, from, input, known);
         let start = self.local(vcpu, from).clone();
         let end = self.local(vcpu, known.to).parked.clone();
         if (&start.parked, &end) == (&Parked::Halting, &Parked::Halted) {
@@ -65,8 +66,8 @@ impl Stage<'_> {
         self.set_counters(&counted);
         let mut way = Way { effects: Vec::new(), devices: start.devices.clone() };
         let parked = match (input, &end) {
-            (Input::Creep(..), _) => {
-                let (parked, effects) = self.creep_from_here(vcpu, &start, input, known.to)?;
+            (Input::Creep(_, comes), _) => {
+                let (parked, effects) = self.creep_from_here(vcpu, &start, input, comes)?;
                 way.effects = effects;
                 parked
             }

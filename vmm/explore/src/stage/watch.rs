@@ -43,20 +43,30 @@ impl Stage<'_> {
         Ok(if here.parked == Parked::Open { self.ended(vcpu, here, effects) } else { whole })
     }
 
-    /// The same once more, of a vCPU that stands there, to where it came.
+    /// As what a passage is done once more: one that came to no place runs to its stop.
+    pub(super) fn as_it_went(&self, vcpu: usize, from: u32, input: Input, known: &Passage) -> Input {
+        match input {
+            Input::Creep(read, _) if self.irq == Irq::Visible => {
+                let whole = self.known(vcpu, from, Input::Go(read));
+                if whole.is_some_and(|whole| whole.to == known.to) { Input::Go(read) } else { input }
+            }
+            input => input,
+        }
+    }
+
+    /// The same once more, of a vCPU that stands there. What counts may be another in a register, so that the place is found as it was.
     pub(super) fn creep_from_here(
         &mut self,
         vcpu: usize,
         start: &Local,
         input: Input,
-        to: u32,
+        comes: Comes,
     ) -> Result<(Parked, Vec<Effect>), Refusal> {
         if start.parked == Parked::Halting {
             return Ok((Parked::Halted, Vec::new()));
         }
-        let mut is_over = ends_at(start, input, self.local(vcpu, to));
-        let mut look = |step: &Step<'_>| is_over(step).then_some(Parked::Open);
-        let (here, effects) = self.by_steps_from_here(vcpu, start, input, &mut look)?;
+        let places = (self.irq == Irq::Visible).then(|| Rc::clone(&self.vcpus[vcpu].places));
+        let (here, effects) = self.by_steps_from_here(vcpu, start, input, &mut stops_at(start, comes, places))?;
         Ok((here.parked, effects))
     }
 
@@ -92,7 +102,11 @@ impl Stage<'_> {
                 Irq::Visible if self.finds_drains => return Err(self.meets(vcpu, &meeting)),
                 Irq::Visible => {
                     let places = Rc::make_mut(&mut self.vcpus[vcpu].places);
-                    self.new_places |= places.insert(meeting.interrupted);
+                    if places.insert(meeting.interrupted) {
+                        self.new_places = true;
+                        // They may have passed it.
+                        self.vcpus[vcpu].passages.retain(|(_, input), _| !matches!(input, Input::Creep(..)));
+                    }
                 }
                 Irq::EveryInsn => {}
             }

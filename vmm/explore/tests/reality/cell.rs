@@ -33,6 +33,11 @@ fn case(name: &str) -> Result<Case, Problem> {
 
 /// The plan of the one cell of that name, with nothing injected.
 pub(crate) fn plan(name: &str) -> RunPlan {
+    RunPlan { injected: Arc::new(Injected::default()), ..plan_with_holds(name) }
+}
+
+/// The plan of the one cell of that name, held up where its scenario has it so.
+pub(crate) fn plan_with_holds(name: &str) -> RunPlan {
     let request = Request { names: vec![name.to_owned()], ..Request::default() };
     let selection = Selection::new(&Catalogue::default(), &request, &case).unwrap();
     assert_eq!(selection.len(), 1, "{name}");
@@ -42,7 +47,7 @@ pub(crate) fn plan(name: &str) -> RunPlan {
         vcpus: run.vcpus,
         knobs: run.knobs,
         seed: run.seed,
-        injected: Arc::new(Injected::default()),
+        injected: Arc::clone(&run.injected),
         layout: run.layout.clone(),
         order: run.order,
         budget: Duration::from_secs(60),

@@ -4,6 +4,7 @@
 
 mod buffers;
 mod cell;
+mod differential;
 mod irq;
 mod litmus;
 mod passages;
