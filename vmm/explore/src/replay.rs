@@ -120,10 +120,17 @@ impl Search<'_> {
 
     /// How many choices before its end a free machine can go on from a way: all, but a vCPU that has died makes its fault anew.
     pub fn before_fault(&self, way: &Way) -> usize {
-        let last = way.0.states.last().map(|state| self.graph.state(*state));
-        let is_dead = |(vcpu, local): (usize, &u32)| matches!(self.stage.local(vcpu, *local).parked, Parked::Dead(_));
-        let dead = last.is_some_and(|state| state.locals.iter().enumerate().any(is_dead));
-        dead.into()
+        self.dead(way).is_some().into()
+    }
+
+    /// The vCPU that has died at the end of a way, and what it or KVM said of that.
+    pub fn dead(&self, way: &Way) -> Option<(usize, &str)> {
+        let last = way.0.states.last().map(|state| self.graph.state(*state))?;
+        let said = |(vcpu, local): (usize, &u32)| match &self.stage.local(vcpu, *local).parked {
+            Parked::Dead(said) => Some((vcpu, &**said)),
+            _ => None,
+        };
+        last.locals.iter().enumerate().find_map(said)
     }
 
     /// Whether the machine at the end of a way is in the state in which it was after so many steps.

@@ -27,7 +27,7 @@ use crate::scenario::Injected;
 
 mod cpu_time;
 mod ending;
-mod fault;
+pub(crate) mod fault;
 mod last_part;
 mod monitor;
 mod order;

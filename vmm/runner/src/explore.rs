@@ -4,6 +4,7 @@
 //! What that comes to is the verdict: a stall is proved there as any other, an end is judged by the same oracles.
 
 pub mod checkpoint;
+mod death;
 mod livelock;
 mod pace;
 mod safety;
@@ -224,8 +225,9 @@ impl Free<'_> {
     ) -> Judged {
         if let Some(fault) = &findings.fault {
             self.show(search, explored, fault, None)?;
+            let found = death::found(search, self.program, fault)?;
             // From the state before: it makes its fault anew.
-            return Ok(self.resume(search, fault, 1)?.map(|outcome| unconfirmed(outcome, "a fault")));
+            return Ok(self.resume(search, fault, 1)?.map(|free| death::outcome(found, free)));
         }
         if let Some(Stuck { way, no_return, turning, .. }) = &findings.stall {
             self.show(search, explored, way, Some(*no_return))?;

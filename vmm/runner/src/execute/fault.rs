@@ -14,6 +14,20 @@ use crate::outcome::{Address, GuestFault};
 /// Vector of the page fault.
 const PAGE_FAULT: u32 = 14;
 
+/// How a vCPU died in a machine that was driven there, by what it wrote, or else by what KVM told.
+pub(crate) fn found(
+    program: &Program,
+    machine: &MachineState,
+    memory: &impl Memory,
+    (vcpu, told): (usize, &str),
+) -> GuestFault {
+    let page: VcpuPage = read_plain(memory, private(vcpu) + private_area::PAGE_PUBLISHED).unwrap_or_default();
+    match page.epitaph.death {
+        Death::NONE if !told.is_empty() => at(program, vcpu, told.to_owned(), Some(machine)),
+        _ => of_epitaph(program, memory, vcpu),
+    }
+}
+
 /// What a vCPU wrote before it stayed where it is.
 pub(super) fn of_epitaph(program: &Program, memory: &impl Memory, vcpu: usize) -> GuestFault {
     let page: VcpuPage = read_plain(memory, private(vcpu) + private_area::PAGE_PUBLISHED).unwrap_or_default();
