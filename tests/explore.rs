@@ -292,6 +292,8 @@ fn search_in_which_a_vcpu_could_hold_back_more_is_not_complete() {
     let result = ran.assert_code(100).only();
     assert_eq!((&result["verdict"], &result["explored"]["complete"]), (&"budget".into(), &false.into()), "{result:#}");
     assert!(ran.said.contains("--buffer"), "{}", ran.said);
+    assert!(result["explored"]["full"].as_u64() > Some(0), "{result:#}");
+    assert!(!ran.said.contains("preemptions") && !ran.said.contains("not gone on from"), "{}", ran.said);
 }
 
 #[test]

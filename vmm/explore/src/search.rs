@@ -164,8 +164,8 @@ pub struct Livelock {
 pub struct Findings {
     /// All states are known.
     pub is_complete: bool,
-    /// Some are not, since a vCPU could hold back more stores than the model has it do.
-    pub is_full: bool,
+    /// States in which a vCPU could hold back one more store than the model has it do: what that leads to is not known.
+    pub full: usize,
     /// States from which the run can never end: all of them, where all states are known.
     pub stuck: usize,
     /// The nearest of them: with the fewest preemptions.
@@ -258,7 +258,8 @@ impl<'p> Search<'p> {
             transitions: self.graph.transitions(),
             passages: self.stage.asked,
             locals: self.stage.locals(),
-            preemptions: self.order.done(),
+            // What a full buffer cuts off needs no preemption.
+            preemptions: self.order.done().filter(|_| self.full.is_empty()),
         }
     }
 
@@ -273,7 +274,7 @@ impl<'p> Search<'p> {
         let livelock = livelock.map(|(way, begins, states)| Livelock { way: Way(way), begins, states });
         Findings {
             is_complete,
-            is_full: !self.full.is_empty(),
+            full: self.full.len(),
             stuck,
             stall,
             livelock,

@@ -186,6 +186,7 @@ impl Free<'_> {
         }
         let findings = search.findings();
         (explored.complete, explored.stuck, explored.ends) = (findings.is_complete, findings.stuck, findings.ends);
+        explored.full = findings.full;
         let judged = self.judge(search, &findings, walked_ends, explored)?;
         if let (Some(cut @ (Cut::States | Cut::Memory)), Ok(RunOutcome { verdict: Verdict::Budget { .. }, .. })) =
             (cut, &judged)
@@ -339,16 +340,14 @@ impl Free<'_> {
             return format!("no stall and no fault in {walks}");
         }
         if !findings.is_complete {
-            if findings.is_full && *frontier == 0 {
-                return format!(
-                    "{states} states, and in some of them a vCPU could hold back more stores than --buffer allows: no stall and no fault among them"
-                );
+            let bound = explored.bound();
+            if *frontier == 0 {
+                return format!("{states} states, no stall and no fault among them, but {bound}");
             }
             let why =
                 if self.is_interrupted() { "interrupted" } else { "as many as --max-states and --max-memory allow" };
             return format!(
-                "{states} states and {frontier} of them not gone on from, {why}: no stall and no fault among them, {}",
-                explored.bound()
+                "{states} states and {frontier} of them not gone on from, {why}: no stall and no fault among them, {bound}"
             );
         }
         format!("no schedule stalls, but {not_judged} kinds of its {} ends were not judged", findings.ends)

@@ -157,6 +157,10 @@ fn is_zero(line: &u32) -> bool {
     *line == 0
 }
 
+fn is_nothing(count: &usize) -> bool {
+    *count == 0
+}
+
 /// Everything that one run came to.
 #[derive(Clone, Debug, Serialize)]
 pub struct RunOutcome {
@@ -240,6 +244,9 @@ pub struct ExploredOutcome {
     pub states: usize,
     /// Those of them that were not gone on from.
     pub frontier: usize,
+    /// States in which a vCPU could hold back one more store than the model has it do.
+    #[serde(skip_serializing_if = "is_nothing")]
+    pub full: usize,
     /// All schedules with so many preemptions at most were followed, of a search that does not know all states.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preemptions: Option<usize>,
@@ -329,6 +336,9 @@ impl ExploredOutcome {
     /// How far a search came that does not know all states: a fragment.
     pub fn bound(&self) -> String {
         match self.preemptions {
+            _ if self.full > 0 => {
+                format!("in {} of them a vcpu could hold back more stores than --buffer allows", self.full)
+            }
             None => "not complete even without preemptions".to_owned(),
             Some(0) => "complete without preemptions".to_owned(),
             Some(1) => "complete up to 1 preemption".to_owned(),
@@ -777,6 +787,13 @@ fn nanoseconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::O
 #[cfg(test)]
 mod test {
     use super::*;
+
+    #[test]
+    fn search_with_a_full_buffer_is_complete_up_to_no_number_of_preemptions() {
+        let full = ExploredOutcome { full: 3, preemptions: Some(1), ..ExploredOutcome::default() };
+        assert_eq!(full.bound(), "in 3 of them a vcpu could hold back more stores than --buffer allows");
+        assert_eq!(ExploredOutcome { full: 0, ..full }.bound(), "complete up to 1 preemption");
+    }
 
     /// 255 vCPUs in a loop of eight instructions have 2^765 states.
     #[test]

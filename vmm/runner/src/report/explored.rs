@@ -18,7 +18,7 @@ pub(super) fn tell(text: &mut String, outcome: &RunOutcome) {
     }
     let how = if *complete { "all" } else { "not all" };
     let _ = write!(text, "  explored: {how} schedules ({model}): {states} states, {transitions} transitions");
-    if !complete {
+    if *frontier > 0 {
         let _ = write!(text, ", {frontier} states not gone on from");
     }
     let _ = writeln!(text, "; {passages} passages asked of kvm; {}", time(*took));
