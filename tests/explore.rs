@@ -282,7 +282,7 @@ fn rendezvous_of_today_passes_where_stores_are_seen_late() {
     let ran = explore(&["mtrr/percpu-lock@vcpus=2", "--model", "tso"]);
     let result = ran.assert_code(0).only();
     assert_eq!((&result["verdict"], &result["explored"]["complete"]), (&"pass".into(), &true.into()), "{result:#}");
-    assert_eq!(result["explored"]["model"], "tso icr=buffer buffer=64", "{result:#}");
+    assert_eq!(result["explored"]["model"], "tso icr=buffer buffer=256", "{result:#}");
     assert_eq!(counts(result), [12512, 24752, 0]);
 }
 

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// Stores that a buffer holds, if nothing else is said: more than any processor does between two of its drains here.
-const BUFFER: usize = 64;
+/// Stores that a buffer holds, if nothing else is said: more than the payload does between two of its drains. What clears or copies an
+/// object of 0x88 bytes makes one a byte.
+const BUFFER: usize = 256;
 
 /// What a search explores.
 #[derive(Clone, Debug, Default)]
@@ -45,7 +46,7 @@ pub enum Passages {
     Compared,
 }
 
-/// A memory model: in which order others see what a vCPU does. As text: `sc`, or `tso icr=buffer buffer=64`.
+/// A memory model: in which order others see what a vCPU does. As text: `sc`, or `tso icr=buffer buffer=256`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Model {
     /// Sequential consistency: in the order in which it does it.

@@ -238,7 +238,7 @@ pub struct RunOutcome {
 pub struct ExploredOutcome {
     /// Every state is known: what is said holds for all schedules.
     pub complete: bool,
-    /// The memory model: `sc`, or `tso icr=buffer buffer=64`.
+    /// The memory model: `sc`, or `tso icr=buffer buffer=256`.
     pub model: String,
     /// States of the machine.
     pub states: usize,

@@ -13,9 +13,9 @@ pub(super) struct MemoryModel {
     /// Under tso, when a write to the x2APIC's ICR is seen: behind the stores before it, or before those that are held back (early, as the manual lets it, is not followed)
     #[arg(long, value_enum, value_name = "WHEN")]
     icr: Option<When>,
-    /// Under tso, stores that a vCPU holds back at most; where it could hold back more, no search is complete [default: 64]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
-    buffer: Option<u8>,
+    /// Under tso, stores that a vCPU holds back at most; where it could hold back more, no search is complete [default: 256]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    buffer: Option<u16>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
