@@ -525,8 +525,8 @@ impl<'p> Search<'p> {
         match (injected(choice, &apic, local.devices.tpr), &local.parked) {
             (Some(inject), _) => Input::Deliver(inject),
             (None, Parked::Read { address, size, .. }) => {
-                let own = self.buffers.read(state, vcpu, *address, *size);
-                let read = own.unwrap_or_else(|| self.arenas.read(state.arena, *address, *size));
+                let memory = self.arenas.read(state.arena, *address, *size);
+                let read = self.buffers.read(state, vcpu, (*address, *size), memory);
                 self.stage.goes_on(vcpu, read, &apic)
             }
             (None, _) => self.stage.goes_on(vcpu, 0, &apic),
