@@ -78,6 +78,24 @@ impl Devices {
         self.apic_base & X2APIC_ENABLED != 0
     }
 
+    /// Why a stop is none that a passage can contain, though it concerns the vCPU's own APIC: others' interrupts could come before it or
+    /// behind it, and its registers are no stop where it writes them by an MSR. A fragment behind "vcpu 1".
+    pub(crate) fn forbids(&self, stop: &Stop, is_open: bool) -> Option<&'static str> {
+        let (offset, value, by_msr) = match *stop {
+            Stop::Write { address, value, .. } if is_xapic(address) => ((address - XAPIC) as u32, value, false),
+            Stop::WriteMsr { index, value } if X2APIC.contains(&index) && self.x2apic() => {
+                ((index - X2APIC.start) << 4, value, true)
+            }
+            _ => return None,
+        };
+        match offset {
+            register::SVR if value as u32 != self.svr => Some("changes the spurious-interrupt register of its APIC"),
+            register::TPR if by_msr && is_open => Some("changes its priority with interrupts on, by an msr"),
+            register::EOI if by_msr && is_open => Some("ends an interrupt in service with interrupts on, by an msr"),
+            _ => None,
+        }
+    }
+
     /// Does what a stop asks of the vCPU's own devices.
     pub(crate) fn serve(&mut self, machine: &mut Controlled, vcpu: usize, stop: Stop) -> Served {
         match stop {
@@ -190,4 +208,26 @@ pub(crate) fn ends_interrupt(address: u64) -> bool {
 /// Whether an address is one of the xAPIC's registers.
 pub(crate) fn is_xapic(address: u64) -> bool {
     address & !0xfff == XAPIC
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn register_that_decides_what_comes_is_not_written_unseen() {
+        let mut devices = Devices::at_reset(1);
+        let xapic = |offset: u32, value| Stop::Write { address: XAPIC + u64::from(offset), size: 4, value };
+        assert_eq!(devices.forbids(&xapic(register::TPR, 0x20), true), None, "a stop of its own");
+        assert_eq!(devices.forbids(&xapic(register::SVR, 0xff), true), None, "what it is");
+        assert!(devices.forbids(&xapic(register::SVR, 0x1ff), false).is_some());
+        devices.apic_base |= X2APIC_ENABLED;
+        let msr = |offset: u32, value| Stop::WriteMsr { index: X2APIC.start + (offset >> 4), value };
+        for register in [register::TPR, register::EOI] {
+            let said = [true, false].map(|is_open| devices.forbids(&msr(register, 0), is_open).is_some());
+            assert_eq!(said, [true, false], "{register:#x}");
+        }
+        assert!(devices.forbids(&msr(register::SVR, 0x1ff), false).is_some());
+        assert_eq!(devices.forbids(&msr(register::ICR_LOW, 0), true), None);
+    }
 }

@@ -90,18 +90,19 @@ impl Stage<'_> {
     /// Where a vCPU is parked; nowhere where its stop concerned itself alone.
     pub(super) fn serve(&mut self, vcpu: usize, stop: Stop, way: &mut Way) -> Result<Option<Parked>, Refusal> {
         self.look(vcpu)?;
+        let is_open = is_open(&state(&self.machine, vcpu)?);
+        if let Some(what) = way.devices.forbids(&stop, is_open) {
+            return Err(self.unknown(vcpu, what));
+        }
         // A handler that comes between two of these finds the first, and may leave another behind.
         if let Stop::Write { address, size: 4, value } = stop
             && is_xapic(address)
-            && (self.finds_drains || is_open(&state(&self.machine, vcpu)?))
+            && (self.finds_drains || is_open)
         {
             return Ok(Some(self.parked_at_write(vcpu, address, 4, value)?));
         }
         let stop = match way.devices.serve(&mut self.machine, vcpu, stop) {
             Served::Own => return Ok(None),
-            Served::EndOfInterrupt if is_open(&state(&self.machine, vcpu)?) => {
-                return Err(self.unknown(vcpu, "ends an interrupt in service with interrupts on, by an msr"));
-            }
             Served::EndOfInterrupt => {
                 way.effects.push(Effect::EndOfInterrupt);
                 return Ok(None);
