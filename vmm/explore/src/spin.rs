@@ -69,16 +69,17 @@ impl Spins {
     }
 }
 
-/// Where a vCPU comes to that goes on.
+/// Where a vCPU comes to that goes on, or for which its own stores are first to be seen.
 fn goes_on(graph: &Graph, state: u32, vcpu: usize) -> Option<u32> {
-    let own = |choice: Choice| choice == Choice::Run(vcpu as u8);
-    graph.edges(state).iter().find(|edge| own(edge.choice)).map(|edge| edge.to)
+    let by = |choice: Choice| graph.edges(state).iter().find(|edge| edge.choice == choice).map(|edge| edge.to);
+    // At most 255 vCPUs.
+    by(Choice::Run(vcpu as u8)).or_else(|| by(Choice::Flush(vcpu as u8)))
 }
 
 #[cfg(test)]
 mod test {
     use super::*;
-    use crate::graph::sample;
+    use crate::graph::{Edge, sample};
 
     #[test]
     fn vcpu_that_comes_back_gets_nothing_done_and_one_that_comes_there_does() {
@@ -87,6 +88,16 @@ mod test {
         let gets_on = [0, 1, 2, 3].map(|state| spins.gets_on(&graph, state, 0));
         assert_eq!(gets_on, [true, false, false, false], "3: it cannot go on");
         assert!(spins.gets_on(&graph, 3, 1));
+    }
+
+    #[test]
+    fn vcpu_that_waits_until_its_own_stores_are_seen_gets_something_done_behind_that() {
+        let mut graph = sample(3, &[(0, 0, 1)]);
+        graph.forget();
+        graph.expand(0, &[Edge { choice: Choice::Flush(0), to: 1 }]);
+        graph.expand(1, &[Edge { choice: Choice::Run(0), to: 2 }]);
+        graph.expand(2, &[]);
+        assert!(Spins::default().gets_on(&graph, 0, 0));
     }
 
     #[test]
