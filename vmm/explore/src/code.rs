@@ -3,7 +3,9 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register, RflagsBits};
+use iced_x86::{
+    CpuidFeature, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register, RflagsBits,
+};
 use rustc_hash::FxHashMap;
 use stallbench_abi::image::SiteKind;
 use stallbench_core::controlled::ProcessorState;
@@ -129,13 +131,11 @@ impl<'p> Code<'p> {
         it.is_none_or(|it| is_whole(&it, after, address, size))
     }
 
-    /// An instruction of which the outcome is another each time.
-    pub(crate) fn unsteady(&self, memory: &dyn Memory) -> Option<(u64, Mnemonic)> {
+    /// An instruction that cannot be explored: where, which, and why not. `holds_back`: where stores are held back in their order.
+    pub(crate) fn unexplored(&self, memory: &dyn Memory, holds_back: bool) -> Option<(u64, Mnemonic, &'static str)> {
         let text = self.program.segments().iter().filter(|segment| segment.executable);
-        text.flat_map(|segment| steps(memory, segment.address, segment.end())).find_map(|it| {
-            let unsteady = [Mnemonic::Rdtsc, Mnemonic::Rdtscp, Mnemonic::Rdrand, Mnemonic::Rdseed, Mnemonic::Rdpmc];
-            unsteady.contains(&it.mnemonic()).then(|| (it.ip(), it.mnemonic()))
-        })
+        let mut steps = text.flat_map(|segment| steps(memory, segment.address, segment.end()));
+        steps.find_map(|it| Some((it.ip(), it.mnemonic(), unexplored(&it, holds_back)?)))
     }
 
     fn begins(&self, memory: &dyn Memory, end: u64) -> Option<u64> {
@@ -159,12 +159,12 @@ impl<'p> Code<'p> {
         }
     }
 
-    /// An address for people: `function+0x12`.
     /// What kind of wait is published by this descriptor.
     pub(crate) fn site_kind(&self, descriptor: u64) -> Option<SiteKind> {
         self.program.site_at(descriptor).map(|site| site.kind)
     }
 
+    /// An address for people: `function+0x12`.
     pub(crate) fn place(&self, address: u64) -> String {
         stallbench_stall::code::place(self.program, address)
     }
@@ -209,6 +209,29 @@ fn is_whole(it: &Instruction, registers: &Registers, address: u64, size: u8) -> 
     there != Some(address) || it.memory_size().size() <= usize::from(size)
 }
 
+/// Why an instruction cannot be explored.
+fn unexplored(it: &Instruction, holds_back: bool) -> Option<&'static str> {
+    use Mnemonic::{Movnti, Rdpmc, Rdrand, Rdseed, Rdtsc, Rdtscp, Swapgs};
+    match it.mnemonic() {
+        Rdtsc | Rdtscp | Rdrand | Rdseed | Rdpmc => Some("which gives something else each time"),
+        // Not in the order of other stores (SDM 3A 9.2.2).
+        Movnti if holds_back => Some("which stores past what is held back"),
+        Swapgs => Some("which uses registers that are part of no state"),
+        _ if uses_other_registers(it) => Some("which uses registers that are part of no state"),
+        _ => None,
+    }
+}
+
+/// Whether it uses debug registers, or those of the FPU and of vectors: hosts keep them, and nobody looks at them here.
+fn uses_other_registers(it: &Instruction) -> bool {
+    let is_other = |register: Register| {
+        register.is_dr() || register.is_st() || register.is_mm() || register.is_vector_register() || register.is_k()
+    };
+    let of_fpu =
+        |feature: &CpuidFeature| matches!(feature, CpuidFeature::FPU | CpuidFeature::FPU287 | CpuidFeature::FPU387);
+    (0..it.op_count()).any(|operand| is_other(it.op_register(operand))) || it.cpuid_features().iter().any(of_fpu)
+}
+
 /// All instructions from an address to another; bytes that are none are passed by one by one.
 fn steps(memory: &dyn Memory, from: u64, to: u64) -> impl Iterator<Item = Instruction> {
     let mut bytes = vec![0; (to - from) as usize];
@@ -236,4 +259,35 @@ pub(crate) fn instruction(memory: &dyn Memory, rip: u64) -> Option<Instruction> 
 pub(crate) fn value(registers: &Registers, register: Register) -> Option<u64> {
     let is_flat = register.is_segment_register();
     if is_flat { Some(0) } else { register::value(registers, register) }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn instruction_that_uses_what_is_part_of_no_state_is_not_explored() {
+        let of = |code: &[u8], holds_back| {
+            unexplored(&Decoder::with_ip(64, code, 0, DecoderOptions::NONE).decode(), holds_back).is_some()
+        };
+        // mov dr7, rax; mov rax, dr6; fld1; fnstcw [rax]; movd mm0, eax; movaps xmm0, xmm1; swapgs; rdtsc
+        for code in [
+            &[0x0f, 0x23, 0xf8][..],
+            &[0x0f, 0x21, 0xf0],
+            &[0xd9, 0xe8],
+            &[0xd9, 0x38],
+            &[0x0f, 0x6e, 0xc0],
+            &[0x0f, 0x28, 0xc1],
+            &[0x0f, 0x01, 0xf8],
+            &[0x0f, 0x31],
+        ] {
+            assert!(of(code, false), "{code:x?}");
+        }
+        // mov cr0, rax; mfence; pause; mov rax, [rbx]; rep stosb
+        for code in [&[0x0f, 0x22, 0xc0][..], &[0x0f, 0xae, 0xf0], &[0xf3, 0x90], &[0x48, 0x8b, 0x03], &[0xf3, 0xaa]] {
+            assert!(!of(code, true), "{code:x?}");
+        }
+        // movnti [rbx], eax
+        assert_eq!([true, false].map(|holds_back| of(&[0x0f, 0xc3, 0x03], holds_back)), [true, false]);
+    }
 }

@@ -172,10 +172,12 @@ impl Devices {
             index => self.msrs.iter().find(|(kept, _)| *kept == index).map(|(_, value)| *value),
         };
         match value {
-            Some(value) => machine.answer(vcpu, value),
-            None => machine.refuse(vcpu),
+            Some(value) => {
+                machine.answer(vcpu, value);
+                Served::Own
+            }
+            None => Served::Unknown(format!("reads msr {index:#x}, which is part of no state,")),
         }
-        Served::Own
     }
 
     fn write_msr(&mut self, machine: &mut Controlled, vcpu: usize, index: u32, value: u64) -> Served {
@@ -189,7 +191,8 @@ impl Devices {
         }
         match self.msrs.iter().position(|(kept, _)| *kept == index) {
             Some(at) if machine.takes_msr(vcpu, index, value) => Rc::make_mut(&mut self.msrs)[at].1 = value,
-            _ => machine.refuse(vcpu),
+            Some(_) => machine.refuse(vcpu),
+            None => return Served::Unknown(format!("writes msr {index:#x}, which is part of no state,")),
         }
         Served::Own
     }

@@ -2,7 +2,7 @@
 //! caller's to say.
 //!
 //! The arena has no memory slot, so an access to it is an exit with address, size, direction and value (KVM api.rst 5,
-//! `KVM_EXIT_MMIO`); so is one to the xAPIC, since KVM is given no local APICs. MTRRs and the x2APIC's registers stop a vCPU by the
+//! `KVM_EXIT_MMIO`); so is one to the xAPIC, since KVM is given no local APICs. Model-specific registers stop a vCPU by the
 //! MSR filter (KVM api.rst 4.97, 7.21). What the caller answers, and when it lets which vCPU run, is all that decides what the
 //! guest does: nothing is delivered, woken or timed by the kernel.
 //!
@@ -39,9 +39,9 @@ use crate::probe::ProbeError;
 use crate::vcpu::alarm::Alarm;
 use processor::Processor;
 
-/// Model-specific registers whose accesses stop a vCPU: the time-stamp counter, IA32_APIC_BASE, the MTRRs and IA32_PAT (SDM 4, table
-/// 2-2). First, how many.
-const MSRS: [(u32, u32); 6] = [(0x10, 1), (0x1b, 1), (0x200, 16), (0x250, 32), (0x277, 1), (0x2ff, 1)];
+/// The model-specific register whose accesses stop no vCPU: IA32_EFER, without which none comes to 64-bit mode, and which is one of the
+/// registers that have to stay. All others KVM would keep where nobody looks.
+const EFER: u32 = 0xc000_0080;
 /// How often `KVM_RUN` is interrupted: no instruction keeps the caller for longer.
 const INTERRUPTED_EVERY: Duration = Duration::from_millis(50);
 
@@ -222,16 +222,15 @@ impl Controlled {
     }
 }
 
-/// Has accesses to [`MSRS`] and to registers that KVM does not know stop the vCPU that makes them.
+/// Has accesses to model-specific registers stop the vCPU that makes them, but for those to [`EFER`].
 fn filter_msrs(vm: &VmFd) -> Result<(), ControlError> {
     let failed = |ioctl| move |source| ControlError::Filter { ioctl, source };
     let reasons = KVM_MSR_EXIT_REASON_FILTER | KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN;
     let capability =
         kvm_enable_cap { cap: KVM_CAP_X86_USER_SPACE_MSR, args: [reasons.into(), 0, 0, 0], ..Default::default() };
     vm.enable_cap(&capability).map_err(failed("KVM_ENABLE_CAP"))?;
-    // A clear bit denies the access, which is what makes it an exit.
-    const DENIED: [u8; 4] = [0; 4];
+    // A bit that is set allows the access; what is denied is an exit.
     let flags = MsrFilterRangeFlags::READ | MsrFilterRangeFlags::WRITE;
-    let ranges = MSRS.map(|(base, msr_count)| MsrFilterRange { flags, base, msr_count, bitmap: &DENIED });
-    vm.set_msr_filter(MsrFilterDefaultAction::ALLOW, &ranges).map_err(failed("KVM_X86_SET_MSR_FILTER"))
+    let allowed = [MsrFilterRange { flags, base: EFER, msr_count: 1, bitmap: &[1] }];
+    vm.set_msr_filter(MsrFilterDefaultAction::DENY, &allowed).map_err(failed("KVM_X86_SET_MSR_FILTER"))
 }

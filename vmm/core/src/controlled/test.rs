@@ -86,6 +86,15 @@ fn local_apic_is_the_callers() {
 }
 
 #[test]
+fn register_that_kvm_would_keep_stops_its_vcpu() {
+    /// mov ecx, IA32_KERNEL_GS_BASE; mov eax, 7; mov edx, 0; wrmsr; rdmsr
+    const SWAPPED: &[u8] = &[0xb9, 2, 1, 0, 0xc0, 0xb8, 7, 0, 0, 0, 0xba, 0, 0, 0, 0, 0x0f, 0x30, 0x0f, 0x32];
+    let Some(mut machine) = machine(&[SWAPPED, HLT]) else { return };
+    assert_eq!(machine.run(0), Stop::WriteMsr { index: 0xc000_0102, value: 7 });
+    assert_eq!(machine.run(0), Stop::ReadMsr { index: 0xc000_0102 });
+}
+
+#[test]
 fn place_of_one_instruction_at_which_it_can_be_interrupted_is_not_missed() {
     let Some(mut machine) = machine(&[WINDOW, WINDOW, AT_ARENA, COPY]) else { return };
     let mut places = Vec::new();

@@ -91,9 +91,9 @@ impl<'p> Stage<'p> {
             }
             bases.push(Base::of(machine.memory(), vcpu));
         }
-        if let Some((at, what)) = code.unsteady(machine.memory()) {
-            let what =
-                format!("can execute {}, which gives something else each time", format!("{what:?}").to_lowercase());
+        let finds_drains = settings.model != Model::Sc;
+        if let Some((at, what, why)) = code.unexplored(machine.memory(), finds_drains) {
+            let what = format!("can execute {}, {why},", format!("{what:?}").to_lowercase());
             return Err(Refusal::Unknown { vcpu: 0, what, place: code.place(at) });
         }
         let vcpu = |(vcpu, base)| Vcpu {
@@ -105,7 +105,6 @@ impl<'p> Stage<'p> {
             shows: FxHashSet::default(),
             at: None,
         };
-        let finds_drains = settings.model != Model::Sc;
         let ghost = stand::ghost_page(machine.memory());
         let mut stage = Self {
             machine,
