@@ -11,6 +11,8 @@ use stallbench_state::memory::Memory;
 
 /// Bytes of a word.
 const WORD: u64 = 8;
+/// Bytes that what a store makes of a state takes, in a table that is between half and fully used.
+const STORE: usize = 3 * size_of::<((u32, u64, u8, u64), u32)>() / 2;
 
 /// States of the arena, each once.
 #[derive(Debug)]
@@ -67,6 +69,7 @@ impl Arenas {
         let before = self.word(&self.states[state as usize], word);
         let after = before & !(mask(size) << shift) | (value & mask(size)) << shift;
         let next = if before == after { state } else { self.changed(state, word, after) };
+        self.bytes += STORE;
         self.stores.insert((state, address, size, value), next);
         next
     }

@@ -15,6 +15,9 @@ use crate::passage::Effect;
 use crate::search::Landed;
 use crate::settings::{Icr, Model};
 
+/// Bytes that a content takes beside its stores: the two counts of an [`Rc`], a place in a list, one in a table.
+const KEPT: usize = 2 * size_of::<usize>() + 2 * size_of::<Rc<[Store]>>() + 8;
+
 /// A store that its vCPU alone sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Store {
@@ -46,12 +49,14 @@ pub(crate) struct Buffers {
     model: Model,
     contents: Vec<Rc<[Store]>>,
     numbers: HashMap<Rc<[Store]>, u32>,
+    /// Bytes of memory that they take, about.
+    pub(crate) bytes: usize,
 }
 
 impl Buffers {
     pub(crate) fn new(model: Model) -> Self {
         let empty: Rc<[Store]> = Rc::new([]);
-        Self { model, contents: vec![Rc::clone(&empty)], numbers: HashMap::from([(empty, 0)]) }
+        Self { model, contents: vec![Rc::clone(&empty)], numbers: HashMap::from([(empty, 0)]), bytes: 0 }
     }
 
     /// The buffers of a machine at its start line, of so many vCPUs: none where all see each store at once.
@@ -164,6 +169,7 @@ impl Buffers {
     fn number(&mut self, stores: Rc<[Store]>) -> u32 {
         let next = self.contents.len() as u32;
         *self.numbers.entry(stores).or_insert_with_key(|stores| {
+            self.bytes += KEPT + size_of_val(&**stores);
             self.contents.push(Rc::clone(stores));
             next
         })
@@ -223,6 +229,20 @@ mod test {
         assert_eq!(buffers.leave(&state, 0, &read(false)), Leave::Given);
         assert_eq!(buffers.leave(&state, 0, &read(true)), Leave::Later, "a locked one drains");
         assert_eq!(buffers.read(&state, 0, (0x100, 2), 0x0100), 0x0101);
+    }
+
+    #[test]
+    fn what_is_held_back_is_counted_as_memory_once() {
+        let mut buffers = Buffers::new(Model::tso());
+        let mut state = State { locals: [0].into(), apics: [0].into(), arena: 0, buffers: buffers.at_start(1) };
+        (0..100).for_each(|at| buffers.push(&mut state, 0, store(0x100 + at, 1, 1)));
+        let held = buffers.bytes;
+        // All numbers of stores from 1 to 100.
+        assert!(held >= 5050 * size_of::<Store>(), "{held}");
+        assert!(std::iter::from_fn(|| buffers.pop(&mut state, 0)).count() == 100 && buffers.bytes > held);
+        let again = buffers.bytes;
+        (0..100).for_each(|at| buffers.push(&mut state, 0, store(0x100 + at, 1, 1)));
+        assert_eq!(buffers.bytes, again);
     }
 
     #[test]

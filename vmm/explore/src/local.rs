@@ -302,7 +302,9 @@ impl Locals {
             Entry::Occupied(known) => *known.get(),
             Entry::Vacant(new) => {
                 // Once in itself, once in what tells it from others.
-                self.bytes += 2 * (local.page.len() + local.stacks.iter().map(|(_, stack)| stack.len()).sum::<usize>());
+                let stacks: usize = local.stacks.iter().map(|(_, stack)| stack.len()).sum();
+                let lines = local.lines.len() * size_of::<(u64, [u8; LINE])>();
+                self.bytes += 2 * (size_of::<Local>() + local.page.len() + stacks + lines);
                 new.insert(next);
                 self.states.push(local);
                 next

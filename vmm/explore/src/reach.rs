@@ -98,6 +98,13 @@ struct Step {
     steps: u32,
 }
 
+/// Bytes of memory that it takes at most, about, to find the nearest of some states: they are to be left when a search ends.
+pub(crate) fn bytes(graph: &Graph) -> usize {
+    // Most states are come to by one vCPU or two that went last.
+    const LAST: usize = 2;
+    LAST * graph.len() * size_of::<(Place, Step)>() + graph.len() * graph.vcpus()
+}
+
 /// The way to the nearest of the states that are wanted: with the fewest preemptions, and of those the shortest.
 pub(crate) fn nearest(graph: &Graph, wanted: impl Fn(u32) -> bool) -> Option<Path> {
     nearest_of_each(graph, |state| wanted(state).then_some(0), 1).pop()

@@ -433,7 +433,9 @@ impl<'p> Search<'p> {
 
     /// Bytes of memory that what is known takes, about.
     fn bytes(&self) -> usize {
-        self.stage.bytes() + self.arenas.bytes + self.graph.bytes() + self.order.bytes()
+        let kept =
+            self.stage.bytes() + self.arenas.bytes + self.buffers.bytes + self.graph.bytes() + self.order.bytes();
+        kept + reach::bytes(&self.graph)
     }
 
     /// Follows all choices of a state.

@@ -164,7 +164,10 @@ impl<'p> Stage<'p> {
 
     /// Bytes of memory that they take, about.
     pub(crate) fn bytes(&self) -> usize {
-        self.vcpus.iter().map(|vcpu| vcpu.locals.bytes).sum()
+        // Each passage is in a table that is between half and fully used, and in the list of those that were asked for.
+        const PASSAGE: usize =
+            3 * size_of::<((u32, Input), Passage)>() / 2 + size_of::<(usize, u32, Input)>() + 2 * size_of::<Effect>();
+        self.vcpus.iter().map(|vcpu| vcpu.locals.bytes + vcpu.passages.len() * PASSAGE).sum()
     }
 
     /// States of all vCPUs that were met.
