@@ -8,7 +8,7 @@ use stallbench_core::controlled::{Controlled, Stop};
 use stallbench_state::mtrr::MtrrState;
 
 /// MSRs of the local APIC in x2APIC mode (SDM 3A 11.12.1.2).
-const X2APIC: std::ops::Range<u32> = 0x800..0x900;
+pub(crate) const X2APIC: std::ops::Range<u32> = 0x800..0x900;
 /// The interrupt command register among them.
 pub(crate) const SEND: u32 = X2APIC.start + (register::ICR_LOW >> 4);
 const APIC_BASE: u32 = 0x1b;

@@ -11,9 +11,7 @@ use stallbench_state::machine::Registers;
 use stallbench_state::memory::Memory;
 
 use crate::code::{instruction, value};
-
-/// MSRs of the local APIC in x2APIC mode: writing one serialises nothing (SDM 3A 11.12.3).
-const X2APIC: std::ops::Range<u64> = 0x800..0x900;
+use crate::devices::X2APIC;
 
 /// How an instruction waits for what is stored before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +30,8 @@ pub(crate) fn drains(memory: &dyn Memory, it: &Instruction, registers: &Register
     match it.mnemonic() {
         Cpuid | Iret | Iretd | Iretq | Rsm | Serialize | Invd | Invept | Invlpg | Invvpid | Lgdt | Lidt | Lldt
         | Ltr | Wbinvd => Drains::All,
-        Wrmsr if X2APIC.contains(&(registers.rcx & u64::from(u32::MAX))) => Drains::Nothing,
+        // Writing one of the local APIC's serialises nothing (SDM 3A 11.12.3). ECX has the number.
+        Wrmsr if X2APIC.contains(&(registers.rcx as u32)) => Drains::Nothing,
         Wrmsr => Drains::All,
         Mov if is_control(it.op0_register()) => Drains::All,
         // An exception or interrupt of their own.

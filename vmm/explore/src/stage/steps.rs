@@ -14,8 +14,8 @@ use crate::code::TF;
 use crate::local::{Local, Parked};
 use crate::passage::{Effect, Input, Passage, Refusal};
 
-/// Instructions that a vCPU executes in one passage at most.
-const MOST_STEPS: usize = 100_000;
+/// Instructions that a vCPU executes in one passage at most, where they are executed one by one.
+pub(super) const MOST_STEPS: usize = 100_000;
 /// Entries that one instruction takes at most: a step at the first touch of pages can end where it began.
 const MOST_ENTRIES: usize = 16;
 /// The vector of an NMI (SDM 3A 7.3.1).

@@ -3,15 +3,13 @@
 use stallbench_abi::layout::{private, private_area};
 use stallbench_core::controlled::{Inject, Stop};
 
+use super::steps::MOST_STEPS;
 use super::{Stage, Way, is_open, state};
 use stallbench_state::memory::Memory;
 
 use crate::code::{TF, instruction};
 use crate::local::{Local, Parked};
 use crate::passage::{Input, Refusal};
-
-/// Instructions that a vCPU executes in one passage at most, where they are executed one by one.
-const MOST_STEPS: usize = 100_000;
 
 impl Stage<'_> {
     /// Whether an interrupt can come where a vCPU is parked.
