@@ -74,6 +74,8 @@ fn walk_of_the_document_prints_what_the_document_says() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures");
+    std::os::unix::fs::symlink(fixtures, directory.path().join("fixtures")).unwrap();
     assert!(walk().len() >= 10, "the walk has its steps");
     for (command, lines) in walk() {
         let output = follow(directory.path(), command);

@@ -1,5 +1,7 @@
 //! From one stop to the next.
 
+use std::rc::Rc;
+
 use stallbench_abi::port::{DOORBELL, Doorbell};
 use stallbench_core::Fault;
 use stallbench_core::controlled::Stop;
@@ -79,11 +81,16 @@ impl Stage<'_> {
     fn expect(&mut self, vcpu: usize, stop: &Stop) -> Result<(), Refusal> {
         match self.machine.run(vcpu) {
             same if same == *stop => Ok(()),
-            other => Err(Refusal::Differs {
-                vcpu,
-                place: self.here(vcpu),
-                difference: format!("it was {stop:?}, now it is {other:?}"),
-            }),
+            other => {
+                let words = match other {
+                    Stop::Out { port: DOORBELL, value } if Doorbell(value) == Doorbell::EPITAPH => {
+                        self.last_words(vcpu)
+                    }
+                    _ => Rc::from(""),
+                };
+                let difference = format!("it was {stop:?}, now it is {other:?} {words}").trim_end().to_owned();
+                Err(Refusal::Differs { vcpu, place: self.here(vcpu), difference })
+            }
         }
     }
 

@@ -19,6 +19,7 @@ mod window;
 use std::rc::Rc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
+use stallbench_abi::vcpu::Epitaph;
 use stallbench_core::controlled::{Controlled, ProcessorState, Stop};
 use stallbench_state::machine::RFLAGS_IF;
 use stallbench_state::program::Program;
@@ -315,7 +316,11 @@ impl<'p> Stage<'p> {
     fn last_words(&self, vcpu: usize) -> Rc<str> {
         let published = stallbench_state::published::Published::read(self.machine.memory(), self.vcpus.len());
         let epitaph = published.vcpus.get(vcpu).map(|page| page.epitaph);
-        epitaph.map_or_else(String::new, |epitaph| stallbench_abi::text::of(&epitaph.text).to_owned()).into()
+        let words = |epitaph: Epitaph| match stallbench_abi::text::of(&epitaph.text) {
+            "" => format!("exception {} at {}", epitaph.vector, self.code.place(epitaph.rip)),
+            text => text.to_owned(),
+        };
+        epitaph.map_or_else(String::new, words).into()
     }
 
     fn here(&self, vcpu: usize) -> String {
