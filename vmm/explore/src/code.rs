@@ -1,6 +1,6 @@
 //! What the instructions are at which vCPUs stop.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 
 use iced_x86::{
@@ -38,11 +38,19 @@ pub(crate) struct Code<'p> {
     live: RefCell<HashMap<u64, u64>>,
     /// The instructions of the image that were executed.
     known: RefCell<FxHashMap<u64, Instruction>>,
+    /// Where an instruction without effect lies.
+    pause: OnceCell<Option<u64>>,
 }
 
 impl<'p> Code<'p> {
     pub(crate) fn of(program: &'p Program) -> Self {
-        Self { program, begins: RefCell::default(), live: RefCell::default(), known: RefCell::default() }
+        Self {
+            program,
+            begins: RefCell::default(),
+            live: RefCell::default(),
+            known: RefCell::default(),
+            pause: OnceCell::new(),
+        }
     }
 
     /// Whether the read at this instruction and the write behind it are one: a locked instruction, or an exchange with memory (SDM 3A
@@ -108,6 +116,15 @@ impl<'p> Code<'p> {
         let is_it = is_move && there == Some(address) && store.memory_size().size() == usize::from(size);
         // In the shadow of an STI no interrupt comes.
         (is_it && !self.follows_sti(memory, store.ip())).then(|| store.ip())
+    }
+
+    /// Where a PAUSE lies, an instruction without effect.
+    pub(crate) fn pause(&self, memory: &dyn Memory) -> Option<u64> {
+        *self.pause.get_or_init(|| {
+            let text = self.program.segments().iter().filter(|segment| segment.executable);
+            let mut all = text.flat_map(|segment| steps(memory, segment.address, segment.end()));
+            all.find(|it| it.mnemonic() == Mnemonic::Pause).map(|it| it.ip())
+        })
     }
 
     /// Whether the instruction in front of that one is STI.

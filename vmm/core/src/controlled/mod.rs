@@ -42,6 +42,8 @@ use processor::Processor;
 /// The model-specific register whose accesses stop no vCPU: IA32_EFER, without which none comes to 64-bit mode, and which is one of the
 /// registers that have to stay. All others KVM would keep where nobody looks.
 const EFER: u32 = 0xc000_0080;
+/// How often a vCPU is entered for one instruction at most.
+const MOST_ENTRIES: usize = 16;
 /// How often `KVM_RUN` is interrupted: no instruction keeps the caller for longer.
 const INTERRUPTED_EVERY: Duration = Duration::from_millis(50);
 
@@ -157,6 +159,19 @@ impl Controlled {
     pub fn step(&mut self, vcpu: usize) -> Stop {
         self.bound();
         self.processors[vcpu].step()
+    }
+
+    /// Has the debug exception that a step can leave behind come here, where nothing comes of it: in this state, in which the next
+    /// instruction has no effect. Where an access stops a vCPU in a step, Bochs' VMX holds that step's exception pending, and it would
+    /// come to the guest once nobody steps any more (docs/hosts.md).
+    pub fn settle(&mut self, vcpu: usize, state: &ProcessorState) {
+        self.load(vcpu, state, None);
+        for _ in 0..MOST_ENTRIES {
+            self.step(vcpu);
+            if self.state(vcpu).map(|now| now.general.rip) != Ok(state.general.rip) {
+                return;
+            }
+        }
     }
 
     /// Completes the access of a vCPU's last stop, and nothing else: it stands behind that instruction then, or at the second access of

@@ -5,17 +5,12 @@
 //! difference is refused.
 
 use iced_x86::{FlowControl, Mnemonic};
-use stallbench_state::memory::Memory;
 
 use super::steps::Step;
-use super::window::pushed_flags;
 use super::{Stage, Way, is_open};
 use crate::drains::{Drains, drains};
 use crate::local::{Local, Parked};
 use crate::passage::{Effect, Input, Passage, Refusal};
-
-/// RFLAGS.RF: whether a breakpoint at this instruction was met already.
-const RF: u64 = 1 << 16;
 
 /// Looks for places on the way.
 #[derive(Debug)]
@@ -137,24 +132,6 @@ impl Stage<'_> {
         Ok(self.steps(vcpu, start, input, way, &mut look)?.0)
     }
 
-    /// RF says nothing in the flags that a delivery pushes between two instructions, and QEMU's SVM sets it there (docs/hosts.md).
-    fn clear_resume_flag(&self, vcpu: usize, start: &Local, input: Input) {
-        let Some(flags) = pushed_flags(vcpu, start, input) else { return };
-        let rip = match start.parked {
-            Parked::Write { before: Some(before), .. } => before,
-            _ => start.processor.general.rip,
-        };
-        let memory = self.machine.memory();
-        let frame = [flags.wrapping_sub(16), flags, flags.wrapping_add(8)].map(|at| memory.read_u64(at));
-        // What is pushed is RIP, CS, RFLAGS, RSP, SS (SDM 3A 7.14.2); a handler that has returned may have left something else there.
-        if let [Some(return_to), Some(pushed), Some(rsp)] = frame
-            && (return_to, rsp) == (rip, start.processor.general.rsp)
-        {
-            let written = self.machine.write(flags, &(pushed & !RF).to_le_bytes());
-            debug_assert!(written, "the private areas of all vCPUs are memory");
-        }
-    }
-
     /// Has a passage run to its stop, which has to be what its steps came to. KVM's vCPU stands there then.
     fn check(
         &mut self,
@@ -167,7 +144,6 @@ impl Stage<'_> {
         self.stand(vcpu, from, start, input);
         let mut way = Way { effects: Vec::new(), devices: start.devices.clone() };
         let parked = self.go(vcpu, start, input, &mut way)?;
-        self.clear_resume_flag(vcpu, start, input);
         let ran = self.here_in(vcpu, parked, way.devices.clone())?;
         let is_dead = matches!(ran.parked, Parked::Dead(_)) && ran.parked == stepped.parked;
         let is_same =

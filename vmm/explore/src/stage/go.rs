@@ -22,6 +22,7 @@ impl Stage<'_> {
         for _ in 0..MOST_ACCESSES {
             let stop = self.machine.run(vcpu);
             if let Some(parked) = self.serve(vcpu, stop, way)? {
+                self.clear_resume_flag(vcpu, start, input);
                 return Ok(parked);
             }
         }

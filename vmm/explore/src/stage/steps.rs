@@ -6,7 +6,7 @@
 
 use iced_x86::{Instruction, Mnemonic};
 use stallbench_core::controlled::{Inject, ProcessorState, Stop};
-use stallbench_state::machine::{RFLAGS_IF, SystemRegisters};
+use stallbench_state::machine::{RFLAGS_IF, Registers, SystemRegisters};
 use stallbench_state::memory::Memory;
 
 use super::{Stage, Way, is_open, state};
@@ -18,6 +18,8 @@ use crate::passage::{Effect, Input, Passage, Refusal};
 pub(super) const MOST_STEPS: usize = 100_000;
 /// Entries that one instruction takes at most: a step at the first touch of pages can end where it began.
 const MOST_ENTRIES: usize = 16;
+/// RFLAGS with nothing set but what always is (SDM 3A 2.3).
+const RFLAGS_FIXED: u64 = 1 << 1;
 /// The vector of an NMI (SDM 3A 7.3.1).
 const NMI: u8 = 2;
 /// In the TSS, the first of the interrupt stack table (SDM 3A 9.7).
@@ -81,6 +83,7 @@ impl Stage<'_> {
         let (parked, is_shadow) = self.steps(vcpu, start, input, &mut way, look)?;
         self.vcpus[vcpu].at = None;
         let mut here = self.here_in(vcpu, parked, way.devices)?;
+        self.settle(vcpu);
         if here.parked != Parked::Halting {
             here.processor.shadow = is_shadow;
         }
@@ -88,6 +91,14 @@ impl Stage<'_> {
             return Err(self.unknown(vcpu, "uses memory as a stack that is none of its stacks"));
         }
         Ok((here, way.effects))
+    }
+
+    /// Leaves nothing of a step pending in KVM's vCPU.
+    fn settle(&mut self, vcpu: usize) {
+        let Some(pause) = self.code.pause(self.machine.memory()) else { return };
+        let Ok(state) = state(&self.machine, vcpu) else { return };
+        let general = Registers { rip: pause, rflags: RFLAGS_FIXED, ..state.general };
+        self.machine.settle(vcpu, &ProcessorState { general, shadow: false, ..state });
     }
 
     /// Goes on from where it stands: where it parks, and whether that is in the shadow of an STI.

@@ -2,14 +2,16 @@
 
 use stallbench_abi::layout::{private, private_area};
 use stallbench_core::controlled::{Inject, Stop};
+use stallbench_state::memory::Memory;
 
 use super::steps::MOST_STEPS;
 use super::{Stage, Way, is_open, state};
-use stallbench_state::memory::Memory;
-
 use crate::code::{TF, instruction};
 use crate::local::{Local, Parked};
 use crate::passage::{Input, Refusal};
+
+/// RFLAGS.RF: whether a breakpoint at this instruction was met already.
+const RF: u64 = 1 << 16;
 
 impl Stage<'_> {
     /// Whether an interrupt can come where a vCPU is parked.
@@ -50,6 +52,8 @@ impl Stage<'_> {
             // Before its delivery it stands where it was interrupted, and executes nothing there.
             let delivered = frame.is_none();
             if delivered && !is_shadow && is_open(&before) {
+                self.clear_resume_flag(vcpu, start, input);
+                self.clear_resume_flag(vcpu, start, input);
                 return Ok(Some(self.leave(vcpu, Parked::Open, before, way.devices.clone())));
             }
             if delivered && self.code.is_hlt(self.machine.memory(), before.general.rip) {
@@ -85,6 +89,24 @@ impl Stage<'_> {
         Err(self.unknown(vcpu, "goes on for long without an access to what it shares"))
     }
 
+    /// RF says nothing in the flags that a delivery pushes between two instructions, and QEMU's SVM sets it there (docs/hosts.md).
+    pub(super) fn clear_resume_flag(&self, vcpu: usize, start: &Local, input: Input) {
+        let Some(flags) = pushed_flags(vcpu, start, input) else { return };
+        let rip = match start.parked {
+            Parked::Write { before: Some(before), .. } => before,
+            _ => start.processor.general.rip,
+        };
+        let memory = self.machine.memory();
+        let frame = [flags.wrapping_sub(16), flags, flags.wrapping_add(8)].map(|at| memory.read_u64(at));
+        // What is pushed is RIP, CS, RFLAGS, RSP, SS (SDM 3A 7.14.2); a handler that has returned may have left something else there.
+        if let [Some(return_to), Some(pushed), Some(rsp)] = frame
+            && (return_to, rsp) == (rip, start.processor.general.rsp)
+        {
+            let written = self.machine.write(flags, &(pushed & !RF).to_le_bytes());
+            debug_assert!(written, "the private areas of all vCPUs are memory");
+        }
+    }
+
     /// The step flag is the debugger's, not the guest's.
     pub(super) fn clear_step_flag(&self, address: u64) {
         let flags = self.machine.memory().read_u64(address).unwrap_or_default() & !TF;
@@ -95,7 +117,7 @@ impl Stage<'_> {
 
 /// Where the RFLAGS lie that a delivery pushes: 24 bytes below the end of a stack that the processor aligns to 16 bytes, which is that of
 /// the interrupted code, or for an NMI one of its own (SDM 3A 7.14).
-pub(super) fn pushed_flags(vcpu: usize, start: &Local, input: Input) -> Option<u64> {
+fn pushed_flags(vcpu: usize, start: &Local, input: Input) -> Option<u64> {
     let end = match input {
         Input::Go(_) | Input::Creep(..) => return None,
         Input::Deliver(Inject::Vector(_)) => start.processor.general.rsp & !0xf,
