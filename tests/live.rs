@@ -290,7 +290,7 @@ fn one_run_is_looked_into_and_not_many() {
         assert_eq!((output.status.code(), said.lines().count()), (Some(2), 1), "{arguments:?}: {said}");
         assert!(said.contains(why), "{arguments:?}: {said}");
     };
-    refused(&[], "a scenario, --payload, --dump or --attach is missing");
+    refused(&[], "a scenario, --payload, --dump, --trace or --attach is missing");
     refused(&["call/nosuch"], "no scenario");
     refused(&["--payload", "/nonexistent"], "No such file");
     refused(&["mtrr/percpu-lock"], " runs are selected, and one can be looked into: 'mtrr/percpu-lock@vcpus=");

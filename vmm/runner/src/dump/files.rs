@@ -226,7 +226,9 @@ mod test {
         assert_eq!(of(When::Unexpected, Some(somewhere)).most(), usize::MAX);
         assert_eq!(of(When::Always, None).most(), usize::MAX, "that is asked for");
         let dumps = Dumps { ended: AtomicUsize::new(MOST_UNASKED), ..of(When::Unexpected, None) };
-        assert_eq!((dumps.left_out(), dumps.write(&sample::run(2), kept()).dump, dumps.left_out()), (0, None, 1));
+        let unexpected = RunOutcome { verdict: Verdict::Budget { reason: String::new() }, ..kept() };
+        assert_eq!((dumps.left_out(), dumps.write(&sample::run(2), unexpected).dump, dumps.left_out()), (0, None, 1));
+        assert_eq!((dumps.write(&sample::run(2), kept()).dump, dumps.left_out()), (None, 1), "as expected");
     }
 
     #[test]
