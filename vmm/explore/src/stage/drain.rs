@@ -129,7 +129,11 @@ impl Stage<'_> {
             looking.at(step);
             looking.park(&place)
         };
-        Ok(self.steps(vcpu, start, input, way, &mut look)?.0)
+        let (parked, _) = self.steps(vcpu, start, input, way, &mut look)?;
+        if matches!(parked, Parked::Open | Parked::Drain { .. }) {
+            self.settle(vcpu);
+        }
+        Ok(parked)
     }
 
     /// Has a passage run to its stop, which has to be what its steps came to. KVM's vCPU stands there then.

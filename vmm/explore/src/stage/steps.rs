@@ -93,12 +93,13 @@ impl Stage<'_> {
         Ok((here, way.effects))
     }
 
-    /// Leaves nothing of a step pending in KVM's vCPU.
-    fn settle(&mut self, vcpu: usize) {
+    /// Leaves nothing of a step pending in KVM's vCPU, which stands where it stood but for an access.
+    pub(super) fn settle(&mut self, vcpu: usize) {
         let Some(pause) = self.code.pause(self.machine.memory()) else { return };
         let Ok(state) = state(&self.machine, vcpu) else { return };
         let general = Registers { rip: pause, rflags: RFLAGS_FIXED, ..state.general };
         self.machine.settle(vcpu, &ProcessorState { general, shadow: false, ..state });
+        self.machine.load(vcpu, &state, None);
     }
 
     /// Goes on from where it stands: where it parks, and whether that is in the shadow of an STI.
