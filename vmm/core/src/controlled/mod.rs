@@ -81,6 +81,8 @@ pub struct Controlled {
     memory: GuestMemory,
     /// A vCPU stops at the first place at which it can be interrupted.
     tells_windows: bool,
+    /// A step can leave a debug exception behind.
+    keeps_steps: bool,
     vm: VmFd,
     /// Interrupts each `KVM_RUN` of this thread, from the first until it [rests](Self::rest).
     alarm: Alarm,
@@ -105,8 +107,9 @@ impl Controlled {
         kick::install_handler();
         let alarm = Alarm::new().ok_or(ControlError::Alarm)?;
         let tells_windows = host.tells_windows().map_err(ControlError::Probe)?;
+        let keeps_steps = host.fingerprint().vendor_module == "kvm_intel";
         let processors = Vec::with_capacity(vcpus);
-        let mut machine = Self { processors, memory, tells_windows, vm, alarm, is_bounded: false };
+        let mut machine = Self { processors, memory, tells_windows, keeps_steps, vm, alarm, is_bounded: false };
         for vcpu in 0..vcpus {
             machine.add_vcpu(host, vcpu, vcpus, entry)?;
         }
@@ -161,17 +164,21 @@ impl Controlled {
         self.processors[vcpu].step()
     }
 
-    /// Has the debug exception that a step can leave behind come here, where nothing comes of it: in this state, in which the next
-    /// instruction has no effect. Where an access stops a vCPU in a step, Bochs' VMX holds that step's exception pending, and it would
-    /// come to the guest once nobody steps any more (docs/hosts.md).
-    pub fn settle(&mut self, vcpu: usize, state: &ProcessorState) {
-        self.load(vcpu, state, None);
+    /// Has the debug exception that a step can leave behind come where nothing comes of it: in the state `aside`, in which the
+    /// next instruction has no effect; then the vCPU is put `back`. Where an access stops a vCPU in a step, Bochs' VMX holds that step's exception pending, and it would
+    /// come to the guest once nobody steps any more (docs/hosts.md). Of other hosts nothing is asked.
+    pub fn settle(&mut self, vcpu: usize, aside: &ProcessorState, back: &ProcessorState) {
+        if !self.keeps_steps {
+            return;
+        }
+        self.load(vcpu, aside, None);
         for _ in 0..MOST_ENTRIES {
             self.step(vcpu);
-            if self.state(vcpu).map(|now| now.general.rip) != Ok(state.general.rip) {
-                return;
+            if self.state(vcpu).map(|now| now.general.rip) != Ok(aside.general.rip) {
+                break;
             }
         }
+        self.load(vcpu, back, None);
     }
 
     /// Completes the access of a vCPU's last stop, and nothing else: it stands behind that instruction then, or at the second access of

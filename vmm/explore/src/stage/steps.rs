@@ -98,8 +98,7 @@ impl Stage<'_> {
         let Some(pause) = self.code.pause(self.machine.memory()) else { return };
         let Ok(state) = state(&self.machine, vcpu) else { return };
         let general = Registers { rip: pause, rflags: RFLAGS_FIXED, ..state.general };
-        self.machine.settle(vcpu, &ProcessorState { general, shadow: false, ..state });
-        self.machine.load(vcpu, &state, None);
+        self.machine.settle(vcpu, &ProcessorState { general, shadow: false, ..state }, &state);
     }
 
     /// Goes on from where it stands: where it parks, and whether that is in the shadow of an STI.
