@@ -293,7 +293,8 @@ fn bench_shows_its_figures() {
     let value: Value = serde_json::from_str(text(&output.stdout)).unwrap();
     let names: Vec<_> =
         value["figures"].as_array().unwrap().iter().map(|figure| figure["figure"].as_str().unwrap()).collect();
-    for name in ["run-stalled-4", "verdict-stalled-4", "all-up-8", "process-smallest"] {
+    for name in ["run-stalled-4", "verdict-stalled-4", "all-up-8", "process-smallest", "explore-2", "explore-way-bare"]
+    {
         assert!(names.contains(&name), "{name}");
     }
 }

@@ -73,6 +73,8 @@ fn kept_traces_go_the_same_way_through_the_same_states() {
         let (code, said, error) = replay(&golden(name), &["--repeat", "5"]);
         assert_eq!(code, Some(0), "{name}: {error}");
         assert!(said.contains(&format!("5 times, each as in the trace; states {chain}")), "{name}: {said}");
+        // What its scenario expects of a search under its model, not of a free run: that of a rendezvous without a fence passes.
+        assert!(said.contains("   as expected\n"), "{name}: {said}");
         assert_eq!(parsed(name).chain().to_string(), chain, "{name}");
     }
 }
@@ -101,6 +103,49 @@ fn trace_of_a_search_is_followed_to_the_same_verdict() {
     assert_eq!(code, Some(2), "{error}");
     assert!(error.contains("exists already"), "{error}");
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing else lies there");
+}
+
+/// The trace of a search that comes to what is declared, or to what is expected here.
+fn searched(directory: &Path, arguments: &[&str], code: i32) -> PathBuf {
+    let file = directory.join(arguments.concat().replace('/', "_"));
+    let (came, said, error) = stallbench(&[&["explore"], arguments, &["--trace-out", file.to_str().unwrap()]].concat());
+    assert_eq!(came, Some(code), "{said}{error}");
+    file
+}
+
+#[test]
+fn trace_says_where_interrupts_come_between_two_stops() {
+    let directory = tempfile::tempdir().unwrap();
+    let every = searched(directory.path(), &["acceptance/lock-and-call@vcpus=2", "--irq", "every-insn"], 0);
+    let (code, said, error) = replay(&every, &[]);
+    assert_eq!(code, Some(0), "{error}");
+    assert!(said.contains("(sc irq=every-insn)") && said.contains("each as in the trace"), "{said}");
+    let mut trace = Trace::parse(&fs::read_to_string(&every).unwrap()).unwrap();
+    trace.of.model = "sc".to_owned();
+    fs::write(&every, trace.to_string()).unwrap();
+    refused(&every, &[], 100, "step ");
+    // As a free run it is expected to come to something else.
+    let found = searched(directory.path(), &["rendezvous/two-panics@vcpus=2"], 100);
+    let (code, _, error) = replay(&found, &[]);
+    assert_eq!(code, Some(0), "{error}");
+    let mut trace = Trace::parse(&fs::read_to_string(&found).unwrap()).unwrap();
+    assert!(trace.of.options.iter().any(|(key, place)| key == "place" && place.contains("kdump+0x")), "{}", trace.of);
+    trace.of.options.push(("place".to_owned(), "7 no+0x1 (0x1)".to_owned()));
+    fs::write(&found, trace.to_string()).unwrap();
+    refused(&found, &[], 100, "step 0: place of delivery: the trace has 7 no+0x1 (0x1)");
+}
+
+#[test]
+fn replay_says_what_the_search_saw_and_nothing_of_what_it_did_not_decide() {
+    let directory = tempfile::tempdir().unwrap();
+    let breach = searched(directory.path(), &["rendezvous/caches-off-alone@vcpus=2"], 0);
+    let (code, said, error) = replay(&breach, &[]);
+    assert_eq!(code, Some(0), "{error}");
+    assert!(said.contains("BREACH cache-off") && !said.contains("NOT AS EXPECTED"), "{said}");
+    let cut = searched(directory.path(), &["mtrr/percpu-lock@vcpus=2", "--max-states", "1000"], 100);
+    let (code, said, error) = replay(&cut, &[]);
+    assert_eq!(code, Some(0), "{error}");
+    assert!(said.contains("came to no verdict"), "{said}");
 }
 
 #[test]

@@ -257,6 +257,9 @@ pub mod sipis {
     pub const ONE: u8 = 1;
 }
 
+/// A code of [`FENCE`] beside [`answer`]: MFENCE, and no LFENCE.
+pub const MFENCE_ALONE: u8 = 2;
+
 /// Codes of words that say no or yes: [`FENCE`], [`WAIT`].
 pub mod answer {
     /// No, off.
@@ -452,6 +455,7 @@ knobs! {
     FENCE = 5, "fence", "MFENCE and LFENCE before an x2APIC ICR write (SDM 3A 11.12.3)", Words(&[
         word(answer::YES, "on", "as the manual asks"),
         word(answer::NO, "off", "omitted"),
+        word(MFENCE_ALONE, "mfence", "MFENCE alone, which the write may pass by the letter of the manual"),
     ]);
     /// How a spin spins.
     SPIN = 6, "spin", "what a turn of a spin does", Words(&[

@@ -107,9 +107,9 @@ fn layer() -> Layer {
     }
 }
 
-/// Whether the scenario's call layer allocates records.
+/// Whether the case makes calls, on a layer that allocates its records.
 pub(crate) fn allocates() -> bool {
-    layer() == Layer::Kmalloc
+    layer() == Layer::Kmalloc && crate::case::takes(&CALL)
 }
 
 impl Shared {
@@ -241,6 +241,11 @@ pub(crate) fn broadcast(targets: Mask, function: Function, wait: bool) -> Result
         lockless::broadcast(targets, call);
         Ok(())
     })
+}
+
+/// The interrupt of a multi-target call whose target has been through the list already, on that of another. Of `percpu-lockless`.
+pub(crate) fn interrupt_once_more(target: usize) {
+    stallbench_rt::apic::send(target, vector::CALL_FUNCTION);
 }
 
 /// A vCPU's own record for multi-target calls. Of the layers that have one.

@@ -30,6 +30,7 @@ pub(crate) use litmus::Words as LitmusWords;
 pub(crate) use records::Words as RecordsWords;
 pub(crate) use rounds::Words as RoundsWords;
 
+#[cfg(guest_image)]
 unsafe extern "C" {
     /// First byte of the section of cases; the linker makes it.
     static __stallbench_cases: [Case; 0];
@@ -112,12 +113,23 @@ pub(crate) fn run() {
 fn current() -> &'static Declared {
     let number = boot::block().case as usize;
     // SAFETY: the host refuses a number that the section does not have; the section is made of `Declared` alone.
-    unsafe { &*(&raw const __stallbench_cases).cast::<Declared>().add(number) }
+    unsafe { &*first().add(number) }
 }
 
-/// Work that this vCPU has when it idles: whether there may be more. A litmus test frees nothing, and its vCPUs do nothing beside it.
-pub(crate) fn idle() -> bool {
-    !litmus::is(current()) && crate::rcu::idle()
+#[cfg(guest_image)]
+fn first() -> *const Declared {
+    (&raw const __stallbench_cases).cast()
+}
+
+/// A program of the host, as a test is, has no such section, and runs no case.
+#[cfg(not(guest_image))]
+fn first() -> *const Declared {
+    unreachable!("only the image has cases")
+}
+
+/// Whether the case takes a knob.
+pub(crate) fn takes(knob: &Knob) -> bool {
+    current().knobs & 1 << knob.number != 0
 }
 
 /// Takes one off a count that its owner waits for.

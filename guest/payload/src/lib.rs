@@ -26,7 +26,7 @@ use stallbench_rt::bring_up::Payload;
 
 /// What this payload does on each vCPU.
 pub static PAYLOAD: Payload =
-    Payload { place: root::place, handlers: root::set_handlers, online, case: case::run, idle: case::idle };
+    Payload { place: root::place, handlers: root::set_handlers, online, case: case::run, idle: rcu::idle };
 
 /// Whether interrupts can be sent to a vCPU: all but the last, where a scenario asks for an offline target.
 fn online(vcpu: usize) -> bool {

@@ -13,8 +13,8 @@ use stallbench_rt::lock::SpinLock;
 use stallbench_rt::mask::{Mask, SharedMask};
 use stallbench_rt::{apic, boot, cpu, event, this};
 
-use crate::pool;
 use crate::root::root;
+use crate::{call, pool};
 
 /// What a record needs to be freed after a grace period: the address of the next such record.
 #[derive(Debug)]
@@ -80,13 +80,17 @@ pub(crate) fn call_rcu(record: u64, head: &Head) {
 /// This vCPU is not idle, or no longer: from here on it may walk a list, so a grace period waits for it.
 pub(crate) fn leave_idle() {
     let rcu = &root().rcu;
-    if rcu.idle.contains(this::vcpu()) {
+    if call::allocates() && rcu.idle.contains(this::vcpu()) {
         rcu.idle.remove(this::vcpu());
     }
 }
 
-/// This vCPU is idle, with interrupts off: whether there is more to do before it may halt.
+/// This vCPU is idle, with interrupts off: whether there is more to do before it may halt. A call layer that allocates no record frees
+/// none, and has no grace period to wait for.
 pub(crate) fn idle() -> bool {
+    if !call::allocates() {
+        return false;
+    }
     let rcu = &root().rcu;
     let own = rcu.own.get(this::vcpu());
     leave_idle();
@@ -111,7 +115,7 @@ fn run_batch(rcu: &Shared, own: &Own) -> bool {
         rcu.waiting.remove(this::vcpu());
     }
     while record != 0 {
-        let next = crate::call::rcu_head_of(record).next.load(Ordering::Relaxed);
+        let next = call::rcu_head_of(record).next.load(Ordering::Relaxed);
         pool::free(record);
         record = next;
     }

@@ -153,8 +153,10 @@ fn command(destination: u32, low: u32) {
 /// One WRMSR. It is not serialising and may pass earlier stores, so data that the target is to see needs the fences before it
 /// (SDM 3A 11.12.3).
 fn command_x2apic(destination: u32, low: u32) {
-    if boot::word(&knob::FENCE) == knob::answer::YES {
-        cpu::fence_before_x2apic();
+    match boot::word(&knob::FENCE) {
+        knob::answer::YES => cpu::fence_before_x2apic(),
+        knob::MFENCE_ALONE => cpu::fence_stores(),
+        _ => {}
     }
     cpu::write_msr(X2APIC_MSRS + (ICR_LOW >> 4), u64::from(destination) << 32 | u64::from(low));
 }

@@ -1,6 +1,7 @@
 //! Instructions that Rust has no word for. Each is one instruction, or the shortest sequence that makes sense alone.
 
-use core::arch::asm;
+use core::arch::{asm, global_asm};
+use core::sync::atomic::AtomicU32;
 
 /// RFLAGS.IF.
 const INTERRUPT_FLAG: u64 = 1 << 9;
@@ -55,6 +56,41 @@ pub fn halt() {
     unsafe { asm!("hlt", options(nostack, preserves_flags)) };
 }
 
+unsafe extern "C" {
+    /// Halts for as long as the word is 0; the second is the address behind its HLT.
+    fn stallbench_halt_until_set(word: *const u32);
+    fn stallbench_halt_until_set_halted();
+}
+
+global_asm!(
+    ".pushsection .text.stallbench_halt_until_set, \"ax\", @progbits",
+    ".globl stallbench_halt_until_set, stallbench_halt_until_set_halted",
+    ".type stallbench_halt_until_set, @function",
+    "stallbench_halt_until_set:",
+    "cmp dword ptr [rdi], 0",
+    "jne 2f",
+    "hlt",
+    "stallbench_halt_until_set_halted:",
+    "jmp stallbench_halt_until_set",
+    "2:",
+    "ret",
+    ".size stallbench_halt_until_set, . - stallbench_halt_until_set",
+    ".popsection",
+);
+
+/// HLT for as long as a word is 0. With interrupts off an NMI ends it, and one that comes between the look at the word and the HLT,
+/// which would wake nobody, has the look taken once more (`look_again`).
+pub fn halt_until_set(word: &AtomicU32) {
+    // SAFETY: ring 0; it reads the word, and whatever wakes the processor returns into it.
+    unsafe { stallbench_halt_until_set(word.as_ptr()) };
+}
+
+/// Where an NMI returns to that came at `rip`: the look at the word, if it is between that and the HLT behind it.
+pub(crate) fn look_again(rip: u64) -> u64 {
+    let (look, halted) = (stallbench_halt_until_set as *const (), stallbench_halt_until_set_halted as *const ());
+    if (look as u64..halted as u64).contains(&rip) { look as u64 } else { rip }
+}
+
 /// CLI;HLT for ever: only an NMI or INIT comes through.
 pub fn stop() -> ! {
     loop {
@@ -73,6 +109,12 @@ pub fn relax() {
 pub fn fence_before_x2apic() {
     // SAFETY: orders memory accesses, nothing else.
     unsafe { asm!("mfence", "lfence", options(nostack, preserves_flags)) };
+}
+
+/// MFENCE.
+pub fn fence_stores() {
+    // SAFETY: orders memory accesses, nothing else.
+    unsafe { asm!("mfence", options(nostack, preserves_flags)) };
 }
 
 /// Reads a model-specific register that exists.
@@ -158,16 +200,17 @@ pub fn stack_pointer() -> u64 {
     value
 }
 
-/// Clears memory of the arena by one string instruction. Another vCPU may still look at what stood there: that is a bug of its
-/// protocol, which the bench is about, and must not become one of this program, as a race with a store of Rust would be.
+/// Clears memory of the arena, a word at a time. Another vCPU may still look at what stood there: that is a bug of its protocol, which
+/// the bench is about, and must not become one of this program, as a race with a store of Rust would be.
 ///
 /// # Safety
 ///
-/// The bytes are mapped and the caller's to write.
+/// The bytes, up to the next multiple of 8, are mapped and the caller's to write; `address` is a multiple of 8.
 pub unsafe fn clear(address: u64, bytes: usize) {
-    // SAFETY: as the caller's; DF is clear by the ABI.
-    unsafe {
-        asm!("rep stosb", inout("rcx") bytes => _, inout("rdi") address => _, in("al") 0u8, options(nostack, preserves_flags));
+    let end = address + bytes.next_multiple_of(8) as u64;
+    for word in (address..end).step_by(8) {
+        // SAFETY: as the caller's.
+        unsafe { asm!("mov qword ptr [{}], 0", in(reg) word, options(nostack, preserves_flags)) };
     }
 }
 

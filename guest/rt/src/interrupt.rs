@@ -4,13 +4,13 @@ use stallbench_abi::event::EventKind;
 use stallbench_abi::layout::vector;
 use stallbench_abi::vcpu::{ContextKind, Frame};
 
-use crate::{apic, epitaph, event, this};
+use crate::{apic, cpu, epitaph, event, this};
 
 /// First vector that is no exception.
 const FIRST_INTERRUPT: u8 = 32;
 
 /// What every stub calls, with what it saved.
-pub extern "C" fn dispatch(frame: &Frame) {
+pub extern "C" fn dispatch(frame: &mut Frame) {
     let vector = frame.vector as u8;
     match vector {
         vector::NMI => nmi(frame),
@@ -22,8 +22,9 @@ pub extern "C" fn dispatch(frame: &Frame) {
 }
 
 /// An NMI counts itself; a handler that the payload sets comes on top.
-fn nmi(frame: &Frame) {
+fn nmi(frame: &mut Frame) {
     this::enter_context(ContextKind::NMI, vector::NMI, core::ptr::from_ref(frame) as u64);
+    frame.rip = cpu::look_again(frame.rip);
     if let Some(handler) = this::handler(vector::NMI) {
         handler();
     }

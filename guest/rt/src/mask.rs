@@ -56,6 +56,11 @@ impl Mask {
     }
 }
 
+/// Words of a mask in which some vCPU has a bit.
+fn words() -> usize {
+    boot::vcpus().div_ceil(64)
+}
+
 /// Walks over a [`Mask`].
 #[derive(Clone, Debug)]
 pub struct Members {
@@ -67,7 +72,7 @@ impl Iterator for Members {
     type Item = usize;
 
     fn next(&mut self) -> Option<usize> {
-        let words = boot::vcpus().div_ceil(64);
+        let words = words();
         while self.word < words {
             let left = &mut self.left[self.word];
             if *left != 0 {
@@ -92,9 +97,9 @@ impl SharedMask {
         Mask(core::array::from_fn(|i| self.0[i].load(Ordering::Relaxed)))
     }
 
-    /// Sets all members; not atomic as a whole.
+    /// Sets all members; not atomic as a whole. Words in which no vCPU has a bit stay 0, as they are from the start.
     pub fn set(&self, mask: Mask) {
-        for (shared, word) in self.0.iter().zip(mask.0) {
+        for (shared, word) in self.0.iter().zip(mask.0).take(words()) {
             shared.store(word, Ordering::Relaxed);
         }
     }

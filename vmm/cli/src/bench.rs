@@ -2,6 +2,7 @@
 //! them are those of an idle machine and pass or fail nothing.
 
 mod dump;
+mod explore;
 mod figure;
 mod machine;
 mod process;
@@ -28,7 +29,7 @@ pub(crate) struct Arguments {
     /// Time a run of the whole table too, once
     #[arg(long)]
     table: bool,
-    /// Time the scenarios of 16 to 255 vCPUs too
+    /// Time the scenarios of 16 to 255 vCPUs too, and every schedule of three
     #[arg(long)]
     scale: bool,
     /// Time the ways to look at the order of MTRR programming too
@@ -71,6 +72,7 @@ pub(crate) fn bench(arguments: &Arguments) -> Result<Exit, Failure> {
         &[STALLED],
         runs,
     )?);
+    figures.extend(explore::beside_bare(&host, &guest, runs)?);
     if arguments.table {
         figures.push(process::figure("table", "run table, cells up to 8 vCPUs, two host CPUs", "30 s", &["table"], 1)?);
     }
@@ -92,6 +94,7 @@ fn scale(host: &HostKvm, guest: &Guest, runs: usize) -> Result<Vec<Figure>, Fail
         figures.push(machine::all_up(host, guest, STALLED, vcpus, runs.min(5))?);
     }
     figures.extend(machine::cells(host, guest, "scale", runs.min(5))?);
+    figures.extend(explore::of_three(host, guest, runs.min(3))?);
     Ok(figures)
 }
 
@@ -124,7 +127,7 @@ mod test {
     #[test]
     fn measured_scenarios_are_in_the_catalogue() {
         let catalogue = Catalogue::default();
-        for name in [STALLED, SMALLEST, ORDERED] {
+        for name in [STALLED, SMALLEST, ORDERED, explore::EXPLORED] {
             assert!(catalogue.named(name).is_ok(), "{name}");
         }
     }

@@ -10,7 +10,7 @@ use std::thread;
 
 use clap::{Args, ValueEnum};
 use stallbench_core::HostKvm;
-use stallbench_explore::{Irq, Model, Search, Settings};
+use stallbench_explore::{Icr, Irq, Model, Search, Settings};
 use stallbench_runner::dump::{Dumps, Keep};
 use stallbench_runner::evidence::Evidence;
 use stallbench_runner::execute::{self, RunPlan};
@@ -27,7 +27,7 @@ use stallbench_state::program::Program;
 
 use crate::exit::{Exit, Failure};
 use crate::run::{
-    Kept, OfSearches, Running, What, exit, open_reports, options, report_kinds, run_plan, tell_dumps, trace_options,
+    Kept, OfSearches, Running, What, exit, open_reports, options, report_kinds, tell_dumps, trace_options,
 };
 use crate::timeline::{Timeline, check_new};
 use crate::{interrupt, output};
@@ -42,7 +42,12 @@ const MIB: usize = 1 << 20;
 const MOST_MEMORY: u32 = 1 << 20;
 
 #[derive(Debug, Args)]
-#[command(after_help = "docs/explore.md says what is explored, and what a complete search shows")]
+#[command(
+    after_help = "docs/explore.md says what is explored, and what a complete search shows",
+    mut_arg("names", |names| names.help(
+        "Scenarios, patterns, subjects, groups, and files or directories of scenarios; what --declared has, without any"
+    ))
+)]
 pub(crate) struct Arguments {
     /// States of the machine at most; where there are more, the verdict is budget
     #[arg(long, value_name = "N", default_value_t = 4_000_000, value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_STATES)))]
@@ -157,6 +162,11 @@ impl Arguments {
             Places::EveryInsn if model == Model::Sc => Irq::EveryInsn,
             Places::EveryInsn => return Err(Failure::usage("--irq every-insn: under --model sc alone")),
         };
+        if matches!(model, Model::Tso { icr: Icr::Early, .. }) && !self.schedules.is_exhaustive() {
+            return Err(Failure::usage(
+                "--icr early: what is written later is known to a search of all schedules alone; leave out --strategy",
+            ));
+        }
         Ok(Settings { model, irq, ..Settings::default() })
     }
 
@@ -173,13 +183,14 @@ impl Arguments {
         Repeat::new("explore", format!("{limits}{model}{irq}{schedules}{more}{options}"))
     }
 
-    /// The command that goes on from a checkpoint, with the limit raised to which the search came.
-    fn go_on(&self, settings: &Settings, run: &Run, cut: Cut, checkpoint: PathBuf) -> GoOn {
+    /// The command that goes on from a checkpoint, with the limit raised to which the search came: to twice what it knows already.
+    fn go_on(&self, settings: &Settings, run: &Run, search: &Search<'_>, cut: Cut, checkpoint: PathBuf) -> GoOn {
         let (mut max_states, mut max_memory) = (self.max_states, self.max_memory);
+        let twice = |limit: u32, known: usize| limit.max(known.try_into().unwrap_or(u32::MAX)).saturating_mul(2);
         match cut {
             Cut::Interrupted => {}
-            Cut::States => max_states = max_states.saturating_mul(2).min(MOST_STATES),
-            Cut::Memory => max_memory = max_memory.saturating_mul(2).min(MOST_MEMORY),
+            Cut::States => max_states = twice(max_states, search.counts().states).min(MOST_STATES),
+            Cut::Memory => max_memory = twice(max_memory, search.bytes() / MIB).min(MOST_MEMORY),
         }
         let resume = format!(" --resume '{}'", checkpoint.display());
         let command = self.repeat_with(settings, max_states, max_memory, &resume).command(run);
@@ -197,7 +208,7 @@ impl Arguments {
             return Err(Failure::usage(format!("--checkpoint: {} is there already", file.display())));
         }
         let (Some(path), Some(run)) = (&self.resume, selection.get(0)) else { return Ok(None) };
-        let identity = Identity::of(&run.name, program, &run_plan(&run, self.what.budget()), settings);
+        let identity = Identity::of(&run.name, program, &RunPlan::of(&run, self.what.budget()), settings);
         let saved = Saved::read(path, &identity);
         saved.map(Some).map_err(|error| Failure::usage(format!("--resume: {error}")))
     }
@@ -279,7 +290,7 @@ impl Session<'_> {
         }
         let what = &self.arguments.what;
         let keep = Keep { at_end: self.dumps.when().of(run), on_request: None };
-        let plan = RunPlan { keep, ..run_plan(run, what.budget()) };
+        let plan = RunPlan { keep, ..RunPlan::of(run, what.budget()) };
         let told = |pace: &Pace| self.progress.states(&run.name, pace);
         let keep_search = |search: &Search<'_>, cut| self.keep(run, &plan, search, cut);
         let exploring = Exploring {
@@ -311,7 +322,8 @@ impl Session<'_> {
     /// Leaves a checkpoint of a search.
     fn keep(&self, run: &Run, plan: &RunPlan, search: &Search<'_>, cut: Cut) -> Option<GoOn> {
         let identity = Identity::of(&run.name, self.program, plan, &self.settings);
-        let go_on = self.arguments.go_on(&self.settings, run, cut, self.checkpoints.write(run, &identity, search)?);
+        let go_on =
+            self.arguments.go_on(&self.settings, run, search, cut, self.checkpoints.write(run, &identity, search)?);
         if cut == Cut::Interrupted {
             // What is interrupted is not reported.
             self.progress.suspend(|| output::diagnostic(&format!("go on: {}", go_on.command)));

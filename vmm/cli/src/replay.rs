@@ -43,8 +43,8 @@ pub(crate) struct Arguments {
     with: With,
 }
 
-/// What a search alone sees.
-const CACHES_OFF: &str = "breach cache-off";
+/// What a trace ends in whose search did not know all states.
+const NO_VERDICT: &str = "budget";
 
 pub(crate) fn replay(arguments: &Arguments) -> Result<Exit, Failure> {
     let file = &arguments.file;
@@ -80,17 +80,17 @@ pub(crate) fn replay(arguments: &Arguments) -> Result<Exit, Failure> {
     let story = Story::of(traced.run.name.to_string(), traced.run.vcpus, replay.events(), &outcome);
     let (told, text) = (arguments.explain.then(|| story.text()), arguments.timeline.as_ref());
     text.map_or(Ok(()), |timeline| timeline.write(&story))?;
-    output::print(&block(&RunResult::new(traced.run.clone(), outcome), false))?;
+    let result = RunResult::of_explored(traced.run.clone(), &traced.trace.of.model, outcome);
+    output::print(&block(&result, false))?;
     output::print(&told.unwrap_or_default())?;
-    match traced.trace.verdict.as_str() {
-        recorded if recorded == now => return Ok(Exit::Success),
-        // A free machine is looked at only when it stands still.
-        CACHES_OFF => {
-            return output::print(&format!("  {CACHES_OFF} is what the search saw on this way, before its end\n"));
-        }
-        _ => {}
-    }
     let recorded = &traced.trace.verdict;
+    if *recorded == now {
+        return Ok(Exit::Success);
+    }
+    if recorded == NO_VERDICT {
+        let why = "the search came to no verdict; this is what a free machine comes to from the end of its way";
+        return output::print(&format!("  {why}\n"));
+    }
     Err(Failure::unexpected(format!("{}: the trace ends in '{recorded}', now it is '{now}'", file.display())))
 }
 

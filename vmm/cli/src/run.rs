@@ -31,7 +31,7 @@ use crate::exit::{Exit, Failure};
 use crate::{interrupt, output};
 pub(crate) use gdb::MACHINE;
 pub(crate) use kept::{Kept, dumps_on_request, tell as tell_dumps};
-pub(crate) use plan::{on_request, options, report_kinds, run_plan, trace_options};
+pub(crate) use plan::{on_request, options, report_kinds, trace_options};
 pub(crate) use progress::{OfSearches, Progress};
 pub(crate) use what::{Common, Running, What};
 

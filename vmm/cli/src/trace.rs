@@ -13,7 +13,7 @@ use stallbench_state::program::Program;
 
 use crate::exit::{Exit, Failure};
 use crate::guest::{Guest, read_at_most};
-use crate::run::{Running, What, run_plan};
+use crate::run::{Running, What};
 
 /// Most bytes of a file that are read: some hundred a step.
 const MOST_BYTES: u64 = 256 << 20;
@@ -21,7 +21,8 @@ const MOST_BYTES: u64 = 256 << 20;
 /// What a trace is followed with, where that is not what it says itself.
 #[derive(Debug, Default, Args)]
 pub(crate) struct With {
-    /// The payload that is run in the place of the one that the trace names: an ELF file. Places are then those of its symbols, and states are not compared
+    /// The payload that is run in the place of the one that the trace names: an ELF file. Places are then those of its symbols, and states
+    /// are not compared
     #[arg(long, value_name = "ELF")]
     pub(crate) payload: Option<PathBuf>,
     /// What the free machine at its end may take, in milliseconds
@@ -73,7 +74,7 @@ impl Traced {
     }
 
     pub(crate) fn plan(&self) -> RunPlan {
-        run_plan(&self.run, self.budget)
+        RunPlan::of(&self.run, self.budget)
     }
 }
 

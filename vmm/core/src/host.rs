@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use kvm_bindings as kvm;
 use kvm_ioctls::Kvm;
@@ -12,6 +13,7 @@ use stallbench_state::host::{Capability, HostFingerprint, known_of};
 use thiserror::Error as ThisError;
 
 use crate::cpuid::{self, ModelError};
+use crate::probe::Driving;
 
 /// A capability to ask for: name, number, whether it is required, what a host without it costs.
 struct Wanted(&'static str, u32, bool, &'static str);
@@ -56,6 +58,8 @@ pub struct HostKvm {
     kvm: Kvm,
     capabilities: Vec<Capability>,
     fingerprint: HostFingerprint,
+    /// What it has answered.
+    pub(crate) driving: OnceLock<Driving>,
 }
 
 /// Why this host cannot be used.
@@ -154,7 +158,7 @@ impl HostKvm {
         }
         let supported = kvm.get_supported_cpuid(kvm::KVM_MAX_CPUID_ENTRIES).map_err(HostError::SupportedCpuid)?;
         cpuid::check(&supported).map_err(HostError::Model)?;
-        Ok(Self { kvm, capabilities, fingerprint: fingerprint() })
+        Ok(Self { kvm, capabilities, fingerprint: fingerprint(), driving: OnceLock::new() })
     }
 
     /// What was asked of KVM, what it has, and what each missing thing costs.

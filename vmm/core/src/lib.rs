@@ -1,8 +1,8 @@
 //! A minimal multi-vCPU VMM on KVM, as a library.
 //!
 //! It makes a machine, boots a guest that keeps the contract of `stallbench-abi` or a plain one that keeps none, runs one thread
-//! a vCPU, stops all of them on demand and captures their state. It knows no scenario, no stall and no report: whoever drives a machine pulls its state
-//! through [`Machine`] and is told of doorbells and faults by [`Machine::next_event`].
+//! a vCPU, stops all of them on demand and captures their state. It knows no scenario, no stall and no report: whoever drives a machine
+//! pulls its state through [`Machine`] and is told of doorbells and faults by [`Machine::next_event`].
 //!
 //! | module | what it owns | thread |
 //! |---|---|---|
@@ -44,6 +44,9 @@ mod clock;
 mod flag;
 mod floor;
 mod kick;
+#[cfg(test)]
+#[path = "../../../tests/real_kvm.rs"]
+mod real_kvm;
 #[cfg(test)]
 mod sample;
 mod serial;

@@ -5,8 +5,9 @@
 
 mod code;
 
+use kvm_bindings::kvm_guest_debug;
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
-use stallbench_abi::layout::IMAGE;
+use stallbench_abi::layout::{ARENA, IMAGE};
 use stallbench_state::apic::LocalApic;
 use stallbench_state::host::{
     BEYOND_PLAIN_INTEGERS, DATA_BREAKPOINTS, IN_SERVICE, Probed, SHUTDOWN_KEEPS, WAITS_FOR_EOI,
@@ -83,8 +84,7 @@ impl HostKvm {
     ///
     /// As [`Self::probe`].
     pub fn tells_windows(&self) -> Result<bool, ProbeError> {
-        let vm = self.kvm().create_vm().map_err(CreateError::Vm)?;
-        let mut asker = Asker::of(vm, &Code::windows())?;
+        let mut asker = Asker::driven(self, &Code::windows())?;
         for _ in 0..code::WINDOWS {
             asker.vcpu.get_kvm_run().request_interrupt_window = 1;
             let stopped = asker.next();
@@ -94,6 +94,68 @@ impl HostKvm {
             }
         }
         Ok(true)
+    }
+
+    /// Asks the host whether a single step over an access to memory without a slot leaves a debug exception behind, which comes to
+    /// the guest once nobody steps it any more ([`crate::controlled`]). Takes some milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::probe`].
+    pub fn keeps_steps(&self) -> Result<bool, ProbeError> {
+        for access in [Code::read(), Code::write()] {
+            let mut asker = Asker::driven(self, &access)?;
+            asker.debug(breakpoint::STEP)?;
+            // A step can end where it began.
+            while asker.next() == Told::Breakpoint {}
+            asker.debug(0)?;
+            // It has no gate for one.
+            if asker.next() == Told::Shutdown {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Asks the host whether a vCPU that was told to go by single steps has to be told again behind an instruction that KVM emulates
+    /// whole: RFLAGS are written back without TF then, unless RIP is still where it was told last. Takes some milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::probe`].
+    pub fn loses_steps(&self) -> Result<bool, ProbeError> {
+        let mut asker = Asker::driven(self, &Code::one(&code::CONTROL.concat()))?;
+        asker.debug(breakpoint::STEP)?;
+        let lengths = code::CONTROL.iter().map(|instruction| instruction.len() as u64);
+        for end in lengths.scan(IMAGE, |at, length| {
+            *at += length;
+            Some(*at)
+        }) {
+            let begin = asker.rip()?;
+            while asker.rip()? == begin {
+                if asker.next() != Told::Breakpoint {
+                    return Ok(true);
+                }
+            }
+            if asker.rip()? != end {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether it [tells windows](Self::tells_windows), [keeps steps](Self::keeps_steps) and [loses steps](Self::loses_steps): asked
+    /// once.
+    pub(crate) fn driving(&self) -> Result<Driving, ProbeError> {
+        if let Some(known) = self.driving.get() {
+            return Ok(*known);
+        }
+        let asked = Driving {
+            tells_windows: self.tells_windows()?,
+            keeps_steps: self.keeps_steps()?,
+            loses_steps: self.loses_steps()?,
+        };
+        Ok(*self.driving.get_or_init(|| asked))
     }
 
     /// Asks the host whether a vCPU stops before an instruction ([`crate::stop`]). Takes some milliseconds.
@@ -106,6 +168,17 @@ impl HostKvm {
         let debug = breakpoint::debug([Breakpoint::Execute(IMAGE + NOP.len() as u64)]);
         Ok(asker.vcpu.set_guest_debug(&debug).is_ok() && asker.next() == Told::Breakpoint)
     }
+}
+
+/// What hosts do otherwise with a vCPU that is driven step by step.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Driving {
+    /// A vCPU stops at the first place at which it can be interrupted.
+    pub(crate) tells_windows: bool,
+    /// A step can leave a debug exception behind.
+    pub(crate) keeps_steps: bool,
+    /// It has to be told of each step anew.
+    pub(crate) loses_steps: bool,
 }
 
 /// What a guest told, and how it ended.
@@ -137,12 +210,19 @@ struct Asker {
 impl Asker {
     /// A guest that is about to run this code.
     fn new(host: &HostKvm, code: &Code) -> Result<Self, ProbeError> {
-        Self::of(create_vm(host)?, code)
+        let (vm, memory) = (create_vm(host)?, GuestMemory::new(1)?);
+        memory.attach(&vm)?;
+        Self::of(vm, memory, code)
     }
 
-    fn of(vm: VmFd, code: &Code) -> Result<Self, ProbeError> {
-        let memory = GuestMemory::new(1)?;
-        memory.attach(&vm)?;
+    /// The same as it would be driven: no local APIC in the kernel, and no memory where vCPUs share some.
+    fn driven(host: &HostKvm, code: &Code) -> Result<Self, ProbeError> {
+        let (vm, memory) = (host.kvm().create_vm().map_err(CreateError::Vm)?, GuestMemory::new(1)?);
+        memory.attach_all_but(&vm, ARENA)?;
+        Self::of(vm, memory, code)
+    }
+
+    fn of(vm: VmFd, memory: GuestMemory, code: &Code) -> Result<Self, ProbeError> {
         boot::prepare_bare(&memory, &code.pieces);
         let vcpu = vm.create_vcpu(0).map_err(failed("KVM_CREATE_VCPU"))?;
         registers::configure(&vcpu, 0, 1, false)?;
@@ -152,6 +232,16 @@ impl Asker {
         sregs.idt.limit = code.idt_limit;
         vcpu.set_sregs(&sregs).map_err(failed("KVM_SET_SREGS"))?;
         Ok(Self { vcpu, entries: 0, _vm: vm, memory })
+    }
+
+    /// Has it debugged in this way from here on.
+    fn debug(&self, control: u32) -> Result<(), ProbeError> {
+        let debug = kvm_guest_debug { control, ..Default::default() };
+        self.vcpu.set_guest_debug(&debug).map_err(failed("KVM_SET_GUEST_DEBUG"))
+    }
+
+    fn rip(&self) -> Result<u64, ProbeError> {
+        Ok(self.vcpu.get_regs().map_err(failed("KVM_GET_REGS"))?.rip)
     }
 
     /// Lets it run until it tells something. Its code does not halt, and its only loop tells that it has come to its end: each
@@ -281,6 +371,16 @@ mod test {
         let host = HostKvm::open().expect("/dev/kvm");
         let is_processor = ["kvm_amd", "kvm_intel"].contains(&host.fingerprint().vendor_module.as_str());
         assert!(host.tells_windows().expect("an answer") || !is_processor);
+    }
+
+    /// Emulated VMX alone keeps a step, emulated SVM alone loses one (docs/hosts.md); what processors do is not known.
+    #[test]
+    fn steps_are_kept_and_lost_where_that_is_documented() {
+        let host = HostKvm::open().expect("/dev/kvm");
+        let module = host.fingerprint().vendor_module.as_str();
+        let Driving { keeps_steps, loses_steps, .. } = host.driving().expect("an answer");
+        assert!(!keeps_steps || module == "kvm_intel");
+        assert!(!loses_steps || module == "kvm_amd");
     }
 
     #[test]

@@ -3,8 +3,9 @@
 //! Each stop is a breakpoint of the processor (SDM 3B 18.2), given to every vCPU by its own thread
 //! ([`Paused::set_stops`](crate::Paused::set_stops)). Where breakpoints on words do not fire
 //! ([`HostKvm::watches_writes`](crate::HostKvm::watches_writes)), every instruction of every vCPU can be a step instead
-//! ([`Stops::stepping`]), which sees who changes a word, and takes the machine some tens of times as long. A vCPU that comes to one sends [`MachineEvent::Stopped`](crate::MachineEvent)
-//! and stands still until that event has been taken and the machine goes on from a later pause; the others run on meanwhile.
+//! ([`Stops::stepping`]), which sees who changes a word, and takes the machine some tens of times as long. A vCPU that comes to one sends
+//! [`MachineEvent::Stopped`](crate::MachineEvent) and stands still until that event has been taken and the machine goes on from a later
+//! pause; the others run on meanwhile.
 //!
 //! A visit that steps a vCPU comes past no stop either: its step is refused there ([`StepError::AtStop`](crate::StepError)), and the
 //! vCPU comes to the stop when the machine goes on. Only [`Paused::step`](crate::Paused::step) does, since whoever asks for that sees

@@ -5,6 +5,8 @@
 //! 11.10). A load of which the buffer has some bytes takes these from there and the others from memory, as x86-TSO with accesses of several
 //! sizes allows (herd's x86tso-mixed.cat orders no store before a load of its own vCPU): more than a processor does that forwards a store
 //! as a whole or waits.
+//!
+//! Beside its stores lies what a vCPU has sent before its time ([early](crate::early)): both come in its own order.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -15,8 +17,8 @@ use crate::passage::Effect;
 use crate::search::Landed;
 use crate::settings::{Icr, Model};
 
-/// Bytes that a content takes beside its stores: the two counts of an [`Rc`], a place in a list, one in a table.
-const KEPT: usize = 2 * size_of::<usize>() + 2 * size_of::<Rc<[Store]>>() + 8;
+/// Bytes that a content takes beside what is in it: the two counts of an [`Rc`], itself, a place in a list, one in a table.
+const KEPT: usize = 4 * size_of::<usize>() + size_of::<Held>() + 8;
 
 /// A store that its vCPU alone sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,6 +34,15 @@ impl Landed {
     }
 }
 
+/// What a vCPU has done of which others see nothing yet, and what others have seen of what it has not done.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Held {
+    /// Stores, the oldest first.
+    stores: Box<[Store]>,
+    /// Values that it still has to write to its ICR, the first first: they are sent.
+    owed: Box<[u64]>,
+}
+
 /// Whether a vCPU can go on as far as its buffer goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Leave {
@@ -41,22 +52,29 @@ pub(crate) enum Leave {
     Later,
     /// A processor could, but so many stores are not held back here.
     Full,
+    /// Never: it has sent what it would have to write first.
+    Owes,
 }
 
 /// Buffers, each content once. Number 0 is an empty one.
 #[derive(Debug)]
 pub(crate) struct Buffers {
     model: Model,
-    contents: Vec<Rc<[Store]>>,
-    numbers: HashMap<Rc<[Store]>, u32>,
+    contents: Vec<Rc<Held>>,
+    numbers: HashMap<Rc<Held>, u32>,
     /// Bytes of memory that they take, about.
     pub(crate) bytes: usize,
 }
 
 impl Buffers {
     pub(crate) fn new(model: Model) -> Self {
-        let empty: Rc<[Store]> = Rc::new([]);
+        let empty = Rc::new(Held::default());
         Self { model, contents: vec![Rc::clone(&empty)], numbers: HashMap::from([(empty, 0)]), bytes: 0 }
+    }
+
+    /// The model that they are of.
+    pub(crate) fn model(&self) -> Model {
+        self.model
     }
 
     /// The buffers of a machine at its start line, of so many vCPUs: none where all see each store at once.
@@ -66,14 +84,27 @@ impl Buffers {
 
     /// What lies in a vCPU's buffer, the oldest first.
     pub(crate) fn stores(&self, state: &State, vcpu: usize) -> &[Store] {
-        &self.contents[state.buffer(vcpu) as usize]
+        &self.contents[state.buffer(vcpu) as usize].stores
+    }
+
+    /// What a vCPU has sent and has still to write to its ICR, in that order.
+    pub(crate) fn owed(&self, state: &State, vcpu: usize) -> &[u64] {
+        &self.contents[state.buffer(vcpu) as usize].owed
+    }
+
+    /// Whether anybody has something still to write that was sent.
+    pub(crate) fn anyone_owes(&self, state: &State) -> bool {
+        (0..state.buffers.len()).any(|vcpu| !self.owed(state, vcpu).is_empty())
     }
 
     /// Whether a vCPU that is parked so can do what it is about to do.
     pub(crate) fn leave(&self, state: &State, vcpu: usize, parked: &Parked) -> Leave {
         let stores = self.stores(state, vcpu);
-        if stores.is_empty() {
-            return Leave::Given;
+        match (parked, self.owed(state, vcpu).first()) {
+            (Parked::Drain { all: true }, Some(_)) => return Leave::Owes,
+            (Parked::Send { icr }, Some(owed)) if icr != owed => return Leave::Owes,
+            _ if stores.is_empty() => return Leave::Given,
+            _ => {}
         }
         let waits = match parked {
             Parked::Read { update: true, .. } | Parked::Drain { .. } => true,
@@ -127,17 +158,38 @@ impl Buffers {
 
     /// Holds a store back.
     pub(crate) fn push(&mut self, state: &mut State, vcpu: usize, store: Store) {
-        let mut stores = self.stores(state, vcpu).to_vec();
-        stores.push(store);
-        state.buffers[vcpu] = self.number(stores.into());
+        let stores = self.stores(state, vcpu).iter().copied().chain([store]).collect();
+        self.hold(state, vcpu, Held { stores, owed: self.owed(state, vcpu).into() });
     }
 
     /// Takes a vCPU's oldest store out.
     pub(crate) fn pop(&mut self, state: &mut State, vcpu: usize) -> Option<Store> {
         let (oldest, rest) = self.stores(state, vcpu).split_first()?;
         let (oldest, rest) = (*oldest, rest.into());
-        state.buffers[vcpu] = self.number(rest);
+        self.hold(state, vcpu, Held { stores: rest, owed: self.owed(state, vcpu).into() });
         Some(oldest)
+    }
+
+    /// Has a vCPU owe the write of what is sent now.
+    pub(crate) fn owe(&mut self, state: &mut State, vcpu: usize, icr: u64) {
+        let owed = self.owed(state, vcpu).iter().copied().chain([icr]).collect();
+        self.hold(state, vcpu, Held { stores: self.stores(state, vcpu).into(), owed });
+    }
+
+    /// What a vCPU does is the write of what it has sent: whether it is.
+    pub(crate) fn pay(&mut self, state: &mut State, vcpu: usize, effect: &Effect) -> bool {
+        let (Effect::Send { icr, x2apic: true }, Some((first, rest))) = (effect, self.owed(state, vcpu).split_first())
+        else {
+            return false;
+        };
+        debug_assert_eq!(icr, first, "no other can be written first");
+        let owed = rest.into();
+        self.hold(state, vcpu, Held { stores: self.stores(state, vcpu).into(), owed });
+        true
+    }
+
+    fn hold(&mut self, state: &mut State, vcpu: usize, held: Held) {
+        state.buffers[vcpu] = self.number(held);
     }
 
     /// How many contents there are.
@@ -145,9 +197,11 @@ impl Buffers {
         self.contents.len()
     }
 
-    /// A content as numbers in a row.
+    /// A content as numbers in a row: how much is owed, that, and the stores.
     pub(crate) fn words(&self, number: usize) -> Vec<u64> {
-        self.contents[number].iter().flat_map(|store| [store.address, store.size.into(), store.value]).collect()
+        let Held { stores, owed } = &*self.contents[number];
+        let stores = stores.iter().flat_map(|store| [store.address, store.size.into(), store.value]);
+        [owed.len() as u64].into_iter().chain(owed.iter().copied()).chain(stores).collect()
     }
 
     /// Takes over other contents. None where they cannot be.
@@ -159,18 +213,20 @@ impl Buffers {
                 let store = Store { address, size: u8::try_from(size).ok()?, value };
                 crate::arena::Arenas::holds(address, store.size).then_some(store)
             };
-            let stores: Option<Vec<_>> = words.chunks(3).map(store).collect();
-            (new.number(stores?.into()) as usize == number).then_some(())?;
+            let (count, words) = words.split_first()?;
+            let (owed, words) = words.split_at_checked(usize::try_from(*count).ok()?)?;
+            let stores: Option<Box<[_]>> = words.chunks(3).map(store).collect();
+            (new.number(Held { stores: stores?, owed: owed.into() }) as usize == number).then_some(())?;
         }
         *self = new;
         Some(())
     }
 
-    fn number(&mut self, stores: Rc<[Store]>) -> u32 {
+    fn number(&mut self, held: Held) -> u32 {
         let next = self.contents.len() as u32;
-        *self.numbers.entry(stores).or_insert_with_key(|stores| {
-            self.bytes += KEPT + size_of_val(&**stores);
-            self.contents.push(Rc::clone(stores));
+        *self.numbers.entry(Rc::new(held)).or_insert_with_key(|held| {
+            self.bytes += KEPT + size_of_val(&*held.stores) + size_of_val(&*held.owed);
+            self.contents.push(Rc::clone(held));
             next
         })
     }
@@ -266,5 +322,42 @@ mod test {
         buffers.push(&mut state, 0, store(0x100, 4, 1));
         assert_eq!(buffers.leave(&state, 0, &write), Leave::Full);
         assert_eq!(buffers.leave(&state, 0, &Parked::Send { icr: 0 }), Leave::Given);
+    }
+
+    #[test]
+    fn what_is_owed_is_written_first_and_in_order_and_before_a_barrier() {
+        let mut buffers = Buffers::new(Model::Tso { icr: Icr::Early, buffer: 8 });
+        let mut state = State { locals: [0].into(), apics: [0].into(), arena: 0, buffers: buffers.at_start(1) };
+        let (send, barrier) = (|icr| Parked::Send { icr }, |all| Parked::Drain { all });
+        buffers.push(&mut state, 0, store(0x100, 4, 1));
+        buffers.owe(&mut state, 0, 7);
+        buffers.owe(&mut state, 0, 8);
+        assert_eq!(buffers.leave(&state, 0, &send(8)), Leave::Owes);
+        assert_eq!(buffers.leave(&state, 0, &send(7)), Leave::Given);
+        assert_eq!(buffers.leave(&state, 0, &barrier(true)), Leave::Owes);
+        assert_eq!(buffers.leave(&state, 0, &barrier(false)), Leave::Later, "the store is seen first");
+        assert!(!buffers.pay(&mut state, 0, &Effect::EndOfInterrupt) && buffers.owed(&state, 0) == [7, 8]);
+        assert!(buffers.pay(&mut state, 0, &Effect::Send { icr: 7, x2apic: true }));
+        assert_eq!((buffers.owed(&state, 0), buffers.leave(&state, 0, &send(8))), (&[8][..], Leave::Given));
+        assert_eq!((buffers.pop(&mut state, 0), buffers.anyone_owes(&state)), (Some(store(0x100, 4, 1)), true));
+        assert!(buffers.pay(&mut state, 0, &Effect::Send { icr: 8, x2apic: true }) && state.is_flushed());
+        assert!(!buffers.pay(&mut state, 0, &Effect::Send { icr: 8, x2apic: true }), "that sends");
+    }
+
+    #[test]
+    fn contents_are_read_as_they_were_written() {
+        let mut buffers = Buffers::new(Model::Tso { icr: Icr::Early, buffer: 8 });
+        let mut state = State { locals: [0].into(), apics: [0].into(), arena: 0, buffers: buffers.at_start(1) };
+        let at = stallbench_abi::layout::ARENA;
+        buffers.owe(&mut state, 0, 7);
+        buffers.push(&mut state, 0, store(at, 4, 1));
+        let words: Vec<_> = (0..buffers.len()).map(|number| buffers.words(number)).collect();
+        assert_eq!(words, [vec![0], vec![1, 7], vec![1, 7, at, 4, 1]]);
+        let mut other = Buffers::new(Model::tso());
+        assert_eq!(other.restore(&words), Some(()));
+        assert_eq!((other.owed(&state, 0), other.stores(&state, 0)), (&[7][..], &[store(at, 4, 1)][..]));
+        for wrong in [vec![], vec![2, 7], vec![0, 1], vec![u64::MAX]] {
+            assert_eq!(other.restore(&[vec![0], wrong]), None);
+        }
     }
 }

@@ -11,6 +11,7 @@ use rustc_hash::FxHasher;
 use stallbench_core::controlled::Inject;
 use thiserror::Error;
 
+use crate::early::Foretold;
 use crate::graph::{Apics, Edge, State};
 use crate::order::Order;
 use crate::passage::{Comes, Effect, Input};
@@ -59,8 +60,10 @@ impl Search<'_> {
             ends: _,
             faults: _,
             full: _,
-            flushes_any_time: _,
-            only_halted_take_interrupts: _,
+            aim: _,
+            foretold,
+            sound: _,
+            varied: _,
         } = self;
         let mut to = Out(to);
         to.put(self.start())?;
@@ -73,6 +76,7 @@ impl Search<'_> {
             to.put(known.map_or(0, |passage| passage.to).into())?;
             to.put(known.map_or(0, |passage| digest(&passage.effects)))?;
         }
+        to.put(foretold.as_ref().map_or(0, Foretold::known) as u64)?;
         to.list(apics.words())?;
         to.list(arenas.written().iter().copied())?;
         to.put(arenas.len() as u64)?;
@@ -117,6 +121,10 @@ impl Search<'_> {
         let asked = self.ask_again(&mut from);
         self.rest();
         asked?;
+        let known = from.take()? as usize;
+        let foretold = (known <= self.stage.log().len()).then(|| Foretold::of(&self.stage, self.graph.vcpus(), known));
+        let foretold = foretold.ok_or(RestoreError::Damaged("what is sent early"))?;
+        self.foretold = self.foretold.take().map(|_| foretold);
         // What is written was expanded with all of them.
         self.stage.has_new_places();
         self.apics = Apics::of(&from.list()?).ok_or(RestoreError::Damaged("a local APIC"))?;
@@ -172,7 +180,8 @@ impl Search<'_> {
                 return Err(DAMAGED);
             }
             next = number + 1;
-            let choices = self.look_at(number);
+            let state = self.graph.state(number);
+            let choices = self.look_at(number, &state);
             if from.take()? != choices.len() as u64 {
                 return Err(DAMAGED);
             }
@@ -311,11 +320,13 @@ mod test {
         let pairs = [(0, 0), (7, 9), (u32::MAX, 0), (0, u32::MAX)];
         pairs.into_iter().for_each(|(number, than)| out.difference(number, than).expect("memory takes all"));
         let inputs = [Input::Go(u64::MAX), Input::Deliver(Inject::Vector(0xfb)), Input::Deliver(Inject::Nmi)];
-        inputs.into_iter().for_each(|input| out.input(input).expect("memory takes all"));
+        let comes = [(true, false), (false, true), (true, true)].map(|(vector, nmi)| Comes { vector, nmi });
+        let creeps = comes.map(|comes| Input::Creep(5, comes));
+        inputs.into_iter().chain(creeps).for_each(|input| out.input(input).expect("memory takes all"));
         let mut from = In(&bytes);
         assert_eq!(from.list().expect("a list"), numbers);
         pairs.into_iter().for_each(|(number, than)| assert_eq!(from.difference(than).expect("a number"), number));
-        inputs.into_iter().for_each(|input| assert_eq!(from.input().expect("an input"), input));
+        inputs.into_iter().chain(creeps).for_each(|input| assert_eq!(from.input().expect("an input"), input));
         assert!(from.0.is_empty() && from.take().is_err());
     }
 

@@ -185,6 +185,14 @@ impl<'p> Code<'p> {
     pub(crate) fn place(&self, address: u64) -> String {
         stallbench_stall::code::place(self.program, address)
     }
+
+    /// The address of what [`place`](Self::place) writes.
+    pub(crate) fn address(&self, place: &str) -> Option<u64> {
+        let (function, offset) = place.rsplit_once("+0x")?;
+        let symbols = self.program.symbols();
+        let begin = symbols.iter().find(|symbol| symbol.name == function)?.address;
+        begin.checked_add(u64::from_str_radix(offset, 16).ok()?)
+    }
 }
 
 /// Straight on from an address: to where all are written, to a call or a return, over which the ABI keeps none, or to any other jump,

@@ -78,6 +78,12 @@ impl Devices {
         self.apic_base & X2APIC_ENABLED != 0
     }
 
+    /// Its MTRRs and IA32_PAT.
+    pub(crate) fn mtrrs(&self) -> MtrrState {
+        let of = |index: u32| self.msrs.iter().find(|(kept, _)| *kept == index).map_or(0, |(_, value)| *value);
+        MtrrState::from_registers(|register| of(register.msr()))
+    }
+
     /// Why a stop is none that a passage can contain, though it concerns the vCPU's own APIC: others' interrupts could come before it or
     /// behind it, and its registers are no stop where it writes them by an MSR. A fragment behind "vcpu 1".
     pub(crate) fn forbids(&self, stop: &Stop, is_open: bool) -> Option<&'static str> {

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use stallbench_state::mtrr::MtrrState;
+
 use crate::arena::Arenas;
-use crate::graph::State;
 use crate::reach;
 use crate::search::{Search, Way};
 
@@ -12,13 +13,12 @@ use crate::search::{Search, Way};
 #[derive(Clone, Copy, Debug)]
 pub struct End<'s> {
     number: u32,
-    arena: u32,
-    arenas: &'s Arenas,
+    search: &'s Search<'s>,
 }
 
 impl<'s> End<'s> {
-    pub(crate) fn new(number: u32, state: &State, arenas: &'s Arenas) -> Self {
-        Self { number, arena: state.arena, arenas }
+    pub(crate) fn new(number: u32, search: &'s Search<'s>) -> Self {
+        Self { number, search }
     }
 
     /// The number of the state, in the order in which the search met them.
@@ -29,14 +29,24 @@ impl<'s> End<'s> {
     /// What lies in the arena at a guest-physical address: 1 to 8 bytes of one of its words, zero-extended. `None` elsewhere.
     pub fn read(&self, address: u64, size: u8) -> Option<u64> {
         let is_there = (1..=8).contains(&size) && Arenas::holds(address, size);
-        is_there.then(|| self.arenas.read(self.arena, address, size))
+        is_there.then(|| self.search.arenas.read(self.arena(), address, size))
     }
 
     /// The words of 8 bytes that were written on any way since the start line, by rising address.
     pub fn words(&self) -> Vec<(u64, u64)> {
-        let mut words: Vec<_> = self.arenas.words(self.arena).collect();
+        let mut words: Vec<_> = self.search.arenas.words(self.arena()).collect();
         words.sort_unstable();
         words
+    }
+
+    /// The MTRRs and IA32_PAT of a vCPU.
+    pub fn mtrrs(&self, vcpu: usize) -> MtrrState {
+        let number = self.search.graph.local(self.number, vcpu);
+        self.search.stage.local(vcpu, number).devices.mtrrs()
+    }
+
+    fn arena(&self) -> u32 {
+        self.search.graph.state(self.number).arena
     }
 }
 
@@ -62,7 +72,7 @@ impl Search<'_> {
             kind_of[end.number() as usize] = *kinds.entry(self.kind(&end, words)).or_insert(next);
         }
         let kind = |state: u32| Some(kind_of[state as usize]).filter(|kind| *kind != 0);
-        let ways = reach::nearest_of_each(&self.graph, kind, most.min(kinds.len()));
+        let ways = reach::nearest_of_each(self.sound(), kind, most.min(kinds.len()));
         Kinds { kinds: kinds.len(), ways: ways.into_iter().map(Way).collect() }
     }
 

@@ -9,6 +9,7 @@ use stallbench_core::controlled::Inject;
 use stallbench_state::memory::read_plain;
 
 use crate::apic::{Message, command};
+use crate::buffers::Store;
 use crate::graph::{Choice, State, injected};
 use crate::hash::{Content, StateHash, feed_apic, of_vcpu};
 use crate::local::Parked;
@@ -59,6 +60,20 @@ pub enum Deed {
         /// Who gets it.
         to: Vec<usize>,
     },
+    /// It sends an interrupt before it writes its ICR.
+    Early {
+        /// What it writes later.
+        icr: u64,
+        /// `vector 0xfb`.
+        what: String,
+        /// Who gets it.
+        to: Vec<usize>,
+    },
+    /// It writes its ICR, and that was sent before.
+    Wrote {
+        /// What it writes.
+        icr: u64,
+    },
     /// It ends the interrupt in service.
     EndOfInterrupt,
 }
@@ -90,13 +105,17 @@ impl fmt::Display for Deed {
             Self::Write(access) => write!(f, "write {access}"),
             Self::Hold(access) => write!(f, "hold {access}"),
             Self::Land(access) => write!(f, "land {access}"),
-            Self::Send { what, to } => {
-                write!(f, "send {what} to")?;
-                to.iter().try_for_each(|vcpu| write!(f, " vcpu{vcpu}"))
-            }
+            Self::Send { what, to } => write!(f, "send {what} to{}", list(to)),
+            Self::Early { what, to, .. } => write!(f, "send early {what} to{}", list(to)),
+            Self::Wrote { icr } => write!(f, "write icr {icr:#x}, which was sent before"),
             Self::EndOfInterrupt => f.write_str("end of interrupt"),
         }
     }
+}
+
+/// Each behind a space.
+fn list(vcpus: &[usize]) -> String {
+    vcpus.iter().map(|vcpu| format!(" vcpu{vcpu}")).collect()
 }
 
 impl fmt::Display for Access {
@@ -158,7 +177,7 @@ impl Search<'_> {
         hashes: &mut Hashes,
     ) -> Result<(State, Event), ExploreError> {
         if !choice.executes() {
-            return self.flushed(state, choice, hashes);
+            return self.unexecuted(state, choice, hashes);
         }
         let vcpu = choice.vcpu();
         let (apic, input) = (self.apics.get(state.apics[vcpu]), self.input(state, choice));
@@ -169,12 +188,17 @@ impl Search<'_> {
             _ => None,
         };
         let next = self.follow(state, choice)?;
-        let passage = self.stage.passage(vcpu, state.locals[vcpu], input)?;
+        let passage = self.stage.passage(vcpu, self.from(state, choice), input)?;
         let vcpus = state.locals.len();
         let parked = &self.stage.local(vcpu, state.locals[vcpu]).parked;
         let effects = passage.effects.iter().map(|effect| match self.buffers.takes(parked, effect) {
             Some(store) => Deed::Hold(access(store.address, store.size, store.value)),
-            None => deed(*effect, vcpu, vcpus),
+            None => match *effect {
+                Effect::Send { icr, x2apic: true } if self.buffers.owed(state, vcpu).first() == Some(&icr) => {
+                    Deed::Wrote { icr }
+                }
+                effect => deed(effect, vcpu, vcpus),
+            },
         });
         let does = reads.map(Deed::Read).into_iter().chain(effects).collect();
         let [from, to] = [state, &next].map(|state| self.place_of(vcpu, state));
@@ -182,11 +206,20 @@ impl Search<'_> {
         Ok((next, Event { choice, takes, does, from, to, hash }))
     }
 
-    /// A store that comes to memory: its vCPU stays where it is.
-    fn flushed(&mut self, state: &State, choice: Choice, hashes: &mut Hashes) -> Result<(State, Event), ExploreError> {
+    /// A store that comes to memory, or an interrupt that is sent before its time: its vCPU stays where it is.
+    fn unexecuted(
+        &mut self,
+        state: &State,
+        choice: Choice,
+        hashes: &mut Hashes,
+    ) -> Result<(State, Event), ExploreError> {
         let vcpu = choice.vcpu();
-        let oldest = self.buffers.stores(state, vcpu).first();
-        let does = oldest.map(|store| Deed::Land(access(store.address, store.size, store.value))).into_iter().collect();
+        let land = |store: &Store| Deed::Land(access(store.address, store.size, store.value));
+        let does = match choice {
+            Choice::Early(_, number) => self.early_icr(number).map(|icr| early(icr, vcpu, state.locals.len())),
+            _ => self.buffers.stores(state, vcpu).first().map(land),
+        };
+        let does = does.into_iter().collect();
         let next = self.follow(state, choice)?;
         let (place, hash) = (self.place_of(vcpu, state), self.hash(&next, hashes));
         Ok((next, Event { choice, takes: None, does, from: place.clone(), to: place, hash }))
@@ -214,6 +247,10 @@ impl Search<'_> {
             let stores = self.buffers.stores(state, vcpu);
             let words = stores.iter().flat_map(|store| [store.address, store.size.into(), store.value]);
             content.word(stores.len() as u64).words(words);
+            if self.foretold.is_some() {
+                let owed = self.buffers.owed(state, vcpu);
+                content.word(owed.len() as u64).words(owed.iter().copied());
+            }
         }
         content.end()
     }
@@ -245,17 +282,34 @@ fn deed(effect: Effect, vcpu: usize, vcpus: usize) -> Deed {
         Effect::Store { address, size, value } => Deed::Write(access(address, size, value)),
         Effect::EndOfInterrupt => Deed::EndOfInterrupt,
         Effect::Send { icr, x2apic } => {
-            let (message, target) = command(icr, x2apic);
-            let what = match message {
-                Message::Fixed(vector) => format!("vector {vector:#x}"),
-                Message::Nmi => "nmi".to_owned(),
-                Message::Init => "init".to_owned(),
-                Message::StartUp(vector) => format!("start-up {vector:#x}"),
-                Message::Other(icr) => format!("icr {icr:#x}"),
-            };
-            Deed::Send { what, to: (0..vcpus).filter(|&other| target.holds(other, vcpu)).collect() }
+            let (what, to) = message(icr, x2apic, vcpu, vcpus);
+            Deed::Send { what, to }
         }
     }
+}
+
+/// What a write to the ICR sends, and to whom.
+fn message(icr: u64, x2apic: bool, vcpu: usize, vcpus: usize) -> (String, Vec<usize>) {
+    let (message, target) = command(icr, x2apic);
+    let what = match message {
+        Message::Fixed(vector) => format!("vector {vector:#x}"),
+        Message::Nmi => "nmi".to_owned(),
+        Message::Init => "init".to_owned(),
+        Message::StartUp(vector) => format!("start-up {vector:#x}"),
+        Message::Other(icr) => format!("icr {icr:#x}"),
+    };
+    (what, (0..vcpus).filter(|&other| target.holds(other, vcpu)).collect())
+}
+
+fn early(icr: u64, vcpu: usize, vcpus: usize) -> Deed {
+    let (what, to) = message(icr, true, vcpu, vcpus);
+    Deed::Early { icr, what, to }
+}
+
+/// `vector 0xfb to vcpu1`, of what a vCPU sends by its x2APIC.
+pub(crate) fn sent(icr: u64, vcpu: usize, vcpus: usize) -> String {
+    let (what, to) = message(icr, true, vcpu, vcpus);
+    format!("{what} to{}", list(&to))
 }
 
 #[cfg(test)]
@@ -270,5 +324,8 @@ mod test {
         assert_eq!(Deed::Write(access).to_string(), "write 0x400010 4 =0x1 gate??x??");
         let sent = deed(Effect::Send { icr: 0x000c_40fc, x2apic: true }, 1, 3);
         assert_eq!(sent.to_string(), "send vector 0xfc to vcpu0 vcpu2");
+        let early = early(0x000c_40fc, 1, 3);
+        assert_eq!(early.to_string(), "send early vector 0xfc to vcpu0 vcpu2");
+        assert_eq!(Deed::Wrote { icr: 0xfc }.to_string(), "write icr 0xfc, which was sent before");
     }
 }

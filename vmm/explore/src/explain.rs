@@ -58,7 +58,8 @@ fn slice(events: &[Event], members: &[usize]) -> Vec<bool> {
 fn is_before(one: &Event, later: &Event) -> bool {
     let (from, to) = (one.choice.vcpu(), later.choice.vcpu());
     let takes = matches!(later.choice, Choice::Interrupt(_) | Choice::Nmi(_));
-    let sends = one.does.iter().any(|deed| matches!(deed, Deed::Send { to: receivers, .. } if receivers.contains(&to)));
+    let gets = |deed: &Deed| matches!(deed, Deed::Send { to: receivers, .. } | Deed::Early { to: receivers, .. } if receivers.contains(&to));
+    let sends = one.does.iter().any(gets);
     from == to || takes && sends || meet(one, later)
 }
 
@@ -75,7 +76,7 @@ fn shown(deed: &Deed) -> Option<(&Access, bool)> {
     match deed {
         Deed::Read(access) => Some((access, false)),
         Deed::Write(access) | Deed::Land(access) | Deed::Hold(access) => Some((access, true)),
-        Deed::Send { .. } | Deed::EndOfInterrupt => None,
+        Deed::Send { .. } | Deed::Early { .. } | Deed::Wrote { .. } | Deed::EndOfInterrupt => None,
     }
 }
 
@@ -87,7 +88,8 @@ fn overlap(one: &Access, other: &Access) -> bool {
 /// Whether a step sends or takes an interrupt, or shares memory with a step of another vCPU that comes later or before.
 fn concerns_others(events: &[Event], at: usize) -> bool {
     let event = &events[at];
-    let sends = event.does.iter().any(|deed| matches!(deed, Deed::Send { .. }));
+    let sends =
+        event.does.iter().any(|deed| matches!(deed, Deed::Send { .. } | Deed::Early { .. } | Deed::Wrote { .. }));
     let is_own = |other: &&Event| other.choice.vcpu() == event.choice.vcpu();
     sends || event.takes.is_some() || events.iter().filter(|other| !is_own(other)).any(|other| meet(event, other))
 }

@@ -1,10 +1,11 @@
 //! Fair cycles: sets of states in which a fair schedule can stay for ever, though another leads out of them.
 //!
 //! A schedule is fair that does what it can do again and again, again and again: each vCPU that can go on goes on, each interrupt that can
-//! be delivered is delivered. An endless schedule that is not fair is no fault of the guest. Which sets of states have a fair one is
-//! asked of the strongly connected components: one in which each choice that some state of it has is also followed inside of it has;
-//! from any other, the states are taken away in which a choice is open that only leads out, and what is left is asked again
-//! (Emerson and Lei 1987, for strong fairness). Each round leaves fewer choices, so there are no more rounds than choices.
+//! be delivered is delivered, and what was [sent before its time](crate::early) is written. Nothing has to be sent before its time. An
+//! endless schedule that is not fair is no fault of the guest. Which sets of states have a fair one is asked of the strongly connected
+//! components: one in which each choice that some state of it has is also followed inside of it has; from any other, the states are taken
+//! away in which a choice is open that only leads out, and what is left is asked again (Emerson and Lei 1987, for strong fairness). Each
+//! round leaves fewer choices, so there are no more rounds than choices.
 
 use std::collections::VecDeque;
 use std::iter::successors;
@@ -19,18 +20,34 @@ const NONE: u32 = u32::MAX;
 
 /// A choice, with the vector that an interrupt has: a fair schedule delivers each of those that can be delivered again and again.
 type Label = (Choice, u8);
-/// The vector of the interrupt that a choice delivers in a state; 0 of any other choice.
-type Vector<'v> = dyn Fn(u32, Choice) -> u8 + 'v;
+/// What a vCPU does that writes what it owes: no interrupt has this vector.
+const PAYS: u8 = 1;
+
+/// What a fair schedule does of what can be done.
+pub(crate) trait Duties {
+    /// The vector of the interrupt that a choice delivers in a state; 0 of any other choice.
+    fn vector(&self, state: u32, choice: Choice) -> u8;
+
+    /// The vCPUs that have sent in a state what they have still to write.
+    fn owing(&self, _state: u32) -> Vec<u8> {
+        Vec::new()
+    }
+
+    /// Whether a choice writes some of it.
+    fn pays(&self, _state: u32, _choice: Choice) -> bool {
+        false
+    }
+}
 
 /// The way to the nearest state of such a set and once round in it; where the round begins; and how many states the set has.
-pub(crate) fn livelock(graph: &Graph, vector: &Vector<'_>) -> Option<(Path, usize, usize)> {
-    let sets = FairSets::of(graph, vector);
+pub(crate) fn livelock(graph: &Graph, duties: &dyn Duties) -> Option<(Path, usize, usize)> {
+    let sets = FairSets::of(graph, duties);
     if sets.is_empty() {
         return None;
     }
     let mut way = reach::nearest(graph, |state| sets.holds(state))?;
     let (begins, from) = (way.choices.len(), *way.states.last()?);
-    let round = sets.round(graph, vector, from);
+    let round = sets.round(graph, duties, from);
     way.choices.extend(round.choices);
     way.states.extend(round.states.into_iter().skip(1));
     Some((way, begins, sets.size(from)))
@@ -47,16 +64,16 @@ pub(crate) struct FairSets {
 
 impl FairSets {
     /// Those of a graph, the largest ones. In one that is not whole there can be more: a state whose edges are not known is in none.
-    pub(crate) fn of(graph: &Graph, vector: &Vector<'_>) -> Self {
+    pub(crate) fn of(graph: &Graph, duties: &dyn Duties) -> Self {
         let mut walk = Walk::new(graph.len());
         let mut found = Self { of: vec![NONE; graph.len()], sizes: Vec::new() };
         let mut regions = vec![(0..graph.len() as u32).collect::<Vec<_>>()];
         while let Some(region) = regions.pop() {
             for component in walk.components(graph, &region) {
                 let inside = walk.mark(&component);
-                match open_to_the_outside(graph, vector, &component, |state| walk.region[state as usize] == inside) {
+                match open_to_the_outside(graph, duties, &component, |state| walk.region[state as usize] == inside) {
                     None => found.add(&component),
-                    Some(open) => regions.push(without(graph, vector, component, &open)),
+                    Some(open) => regions.push(without(graph, duties, component, &open)),
                 }
             }
         }
@@ -84,17 +101,17 @@ impl FairSets {
     }
 
     /// A fair schedule from a state of a set back to it: what is open on its way is done on its way.
-    pub(crate) fn round(&self, graph: &Graph, vector: &Vector<'_>, from: u32) -> Path {
+    pub(crate) fn round(&self, graph: &Graph, duties: &dyn Duties, from: u32) -> Path {
         let mut round = Path { states: vec![from], ..Path::default() };
         let (mut open, mut done): (FxHashSet<Label>, FxHashSet<Label>) = Default::default();
         let mut at = from;
         loop {
-            let new = round.states.iter().flat_map(|state| labels(graph, vector, *state));
+            let new = round.states.iter().flat_map(|state| labels(graph, duties, *state));
             open.extend(new.filter(|label| !done.contains(label)));
             if open.is_empty() && at == from && !round.choices.is_empty() {
                 return round;
             }
-            let is_open = |state, choice| open.contains(&(choice, vector(state, choice)));
+            let is_open = |state, choice| self::done(duties, state, choice).any(|label| open.contains(&label));
             let step = self.nearest(
                 graph,
                 at,
@@ -105,9 +122,10 @@ impl FairSets {
             // Inside of a set each state leads to each, and each choice that is open is followed.
             let Some(step) = step else { return round };
             for (choice, to) in step {
-                let label = (choice, vector(at, choice));
-                open.remove(&label);
-                done.insert(label);
+                for label in self::done(duties, at, choice) {
+                    open.remove(&label);
+                    done.insert(label);
+                }
                 round.choices.push(choice);
                 round.states.push(to);
                 at = to;
@@ -147,35 +165,40 @@ impl FairSets {
     }
 }
 
-/// What is open in a state.
-fn labels<'a>(graph: &'a Graph, vector: &'a Vector<'_>, state: u32) -> impl Iterator<Item = Label> + 'a {
-    graph.edges(state).iter().map(move |edge| (edge.choice, vector(state, edge.choice)))
+/// What is open in a state: what can be done, and what is owed.
+fn labels<'a>(graph: &'a Graph, duties: &'a dyn Duties, state: u32) -> impl Iterator<Item = Label> + 'a {
+    let owed = duties.owing(state).into_iter().map(|vcpu| (Choice::Run(vcpu), PAYS));
+    let edges = graph.edges(state).iter();
+    edges.flat_map(move |edge| done(duties, state, edge.choice).take(1)).chain(owed)
+}
+
+/// What is done by a choice: itself first, unless nobody has to do that.
+fn done(duties: &dyn Duties, state: u32, choice: Choice) -> impl Iterator<Item = Label> {
+    let is_duty = !matches!(choice, Choice::Early(..));
+    let pays = duties.pays(state, choice).then_some((choice, PAYS));
+    is_duty.then(|| (choice, duties.vector(state, choice))).into_iter().chain(pays)
 }
 
 /// The choices that are open in a component and lead out of it only; none where there is no such choice, and the component has a cycle.
 fn open_to_the_outside(
     graph: &Graph,
-    vector: &Vector<'_>,
+    duties: &dyn Duties,
     component: &[u32],
     is_inside: impl Fn(u32) -> bool,
 ) -> Option<FxHashSet<Label>> {
     let (mut open, mut inside): (FxHashSet<Label>, FxHashSet<Label>) = Default::default();
     for state in component {
-        for (edge, label) in graph.edges(*state).iter().zip(labels(graph, vector, *state)) {
-            if is_inside(edge.to) {
-                inside.insert(label)
-            } else {
-                open.insert(label)
-            };
-        }
+        open.extend(labels(graph, duties, *state));
+        let edges = graph.edges(*state).iter().filter(|edge| is_inside(edge.to));
+        inside.extend(edges.flat_map(|edge| done(duties, *state, edge.choice)));
     }
     open.retain(|label| !inside.contains(label));
     (!open.is_empty()).then_some(open)
 }
 
 /// The states in which none of these choices is open.
-fn without(graph: &Graph, vector: &Vector<'_>, mut component: Vec<u32>, open: &FxHashSet<Label>) -> Vec<u32> {
-    component.retain(|state| !labels(graph, vector, *state).any(|label| open.contains(&label)));
+fn without(graph: &Graph, duties: &dyn Duties, mut component: Vec<u32>, open: &FxHashSet<Label>) -> Vec<u32> {
+    component.retain(|state| !labels(graph, duties, *state).any(|label| open.contains(&label)));
     component
 }
 
@@ -290,10 +313,49 @@ mod test {
         graph
     }
 
-    use Choice::{Interrupt, Run};
+    use Choice::{Early, Interrupt, Run};
+
+    impl<F: Fn(u32, Choice) -> u8> Duties for F {
+        fn vector(&self, state: u32, choice: Choice) -> u8 {
+            self(state, choice)
+        }
+    }
 
     fn no_vector(_: u32, _: Choice) -> u8 {
         0
+    }
+
+    /// vCPU 0 owes something at 1, and writes it by going on to 2.
+    struct OwesAtOne;
+
+    impl Duties for OwesAtOne {
+        fn vector(&self, _: u32, _: Choice) -> u8 {
+            0
+        }
+
+        fn owing(&self, state: u32) -> Vec<u8> {
+            if state == 1 { vec![0] } else { Vec::new() }
+        }
+
+        fn pays(&self, state: u32, choice: Choice) -> bool {
+            (state, choice) == (1, Run(0))
+        }
+    }
+
+    #[test]
+    fn what_is_owed_is_paid_by_a_fair_schedule_and_nothing_has_to_be_sent_early() {
+        let round = [(0, Run(1), 0), (0, Early(0, 0), 1), (1, Run(1), 1)];
+        let held = |edges: &[(u32, Choice, u32)]| {
+            let graph = graph(3, edges);
+            let fair = FairSets::of(&graph, &OwesAtOne);
+            (0..3).filter(|state| fair.holds(*state)).collect::<Vec<_>>()
+        };
+        assert_eq!(held(&round), [0], "at 1 it owes for ever, and from 0 it need not go there");
+        let pays = [(1, Run(0), 2), (2, Run(0), 0), (2, Run(1), 2)];
+        assert_eq!(held(&[&round[..], &pays].concat()), [0, 1, 2]);
+        let graph = graph(3, &[&round[..], &pays].concat());
+        let round = FairSets::of(&graph, &OwesAtOne).round(&graph, &OwesAtOne, 1);
+        assert!(round.choices.contains(&Run(0)) && round.states.last() == Some(&1), "{round:?}");
     }
 
     fn held(graph: &Graph) -> Vec<u32> {

@@ -24,19 +24,23 @@ pub enum Choice {
     Nmi(u8),
     /// Its oldest store that others do not see yet comes to memory.
     Flush(u8),
+    /// It sends an interrupt now that it writes later: which, by its number among those that the search knows.
+    Early(u8, u8),
 }
 
 impl Choice {
     /// Whose it is.
     pub fn vcpu(self) -> usize {
         match self {
-            Self::Run(vcpu) | Self::Interrupt(vcpu) | Self::Nmi(vcpu) | Self::Flush(vcpu) => vcpu.into(),
+            Self::Run(vcpu) | Self::Interrupt(vcpu) | Self::Nmi(vcpu) | Self::Flush(vcpu) | Self::Early(vcpu, _) => {
+                vcpu.into()
+            }
         }
     }
 
     /// Whether a vCPU executes instructions by it.
     pub(crate) fn executes(self) -> bool {
-        !matches!(self, Self::Flush(_))
+        !matches!(self, Self::Flush(_) | Self::Early(..))
     }
 }
 
@@ -49,17 +53,17 @@ pub(crate) struct State {
     pub(crate) apics: Box<[u32]>,
     /// Of the arena.
     pub(crate) arena: u32,
-    /// Of what each vCPU has stored and others do not see yet; none where they see each store at once.
+    /// Of what each vCPU has stored and others do not see yet, and sent before its time; none where they see each store at once.
     pub(crate) buffers: Box<[u32]>,
 }
 
 impl State {
-    /// Of what a vCPU has stored and others do not see yet: 0 for nothing.
+    /// Of what a vCPU has stored and others do not see yet, and sent before its time: 0 for nothing.
     pub(crate) fn buffer(&self, vcpu: usize) -> u32 {
         self.buffers.get(vcpu).copied().unwrap_or(0)
     }
 
-    /// Whether all see what anybody has stored.
+    /// Whether all see what anybody has stored, and nothing was sent before its time.
     pub(crate) fn is_flushed(&self) -> bool {
         self.buffers.iter().all(|buffer| *buffer == 0)
     }
@@ -256,6 +260,25 @@ impl Graph {
         }
     }
 
+    /// The same without what leads to some of the states: nothing does, then, and nothing leads from them. It numbers no more states.
+    pub(crate) fn without(&self, left_out: &[bool]) -> Self {
+        let mut kept = Self {
+            words: self.words.clone(),
+            width: self.width,
+            vcpus: self.vcpus,
+            spans: vec![Span::NONE; self.spans.len()],
+            ..Self::default()
+        };
+        let mut edges = Vec::new();
+        for number in &self.expanded {
+            let is_kept = |edge: &&Edge| !left_out[*number as usize] && !left_out[edge.to as usize];
+            edges.clear();
+            edges.extend(self.edges(*number).iter().filter(is_kept));
+            kept.expand(*number, &edges);
+        }
+        kept
+    }
+
     /// Bytes of memory that it takes, about.
     pub(crate) fn bytes(&self) -> usize {
         // A number in a table that is between half and fully used, with a byte of control.
@@ -277,7 +300,7 @@ fn hash(words: &[u32]) -> u64 {
 /// What a choice has delivered.
 pub(crate) fn injected(choice: Choice, apic: &Apic, tpr: u8) -> Option<Inject> {
     match choice {
-        Choice::Run(_) | Choice::Flush(_) => None,
+        Choice::Run(_) | Choice::Flush(_) | Choice::Early(..) => None,
         Choice::Interrupt(_) => apic.deliverable(tpr).map(Inject::Vector),
         Choice::Nmi(_) => Some(Inject::Nmi),
     }

@@ -9,10 +9,12 @@
 //! |---|---|
 //! | `local` | the state of one vCPU |
 //! | `apic` | what is requested of a local APIC, and in service |
+//! | `bare` | what of a search is KVM's |
 //! | `arena` | the memory that vCPUs share |
 //! | `buffers` | what a vCPU has stored and others do not see yet |
 //! | `devices` | what of its devices a vCPU alone knows |
 //! | `code` | the instructions at which vCPUs stop |
+//! | `early` | what a vCPU has sent and not written yet |
 //! | `drains` | the instructions that wait until others see it |
 //! | `passage` | what a vCPU does from one stop to the next |
 //! | `stage` | passages, asked of KVM |
@@ -24,6 +26,7 @@
 //! | `end` | what is in memory when a run is over |
 //! | `settings` | what is explored |
 //! | `walk` | one schedule after another |
+//! | `minimise` | a shorter way to where one came |
 //! | `checkpoint` | a search in a file |
 //! | `event` | what happens at each step of a way |
 //! | `hash` | a name of 128 bits for a state |
@@ -31,17 +34,20 @@
 //! | `trace` | a way as text |
 //! | `replay` | a trace, followed once more |
 //! | `reach` | what the whole graph says |
+//! | `returned` | in which order calls return |
 //! | `safety` | what must hold in every state and on every way |
 //! | `fair` | sets of states that a fair schedule never leaves |
 #![forbid(unsafe_code)]
 
 mod apic;
 mod arena;
+mod bare;
 mod buffers;
 mod checkpoint;
 mod code;
 mod devices;
 mod drains;
+mod early;
 mod end;
 mod event;
 mod explain;
@@ -49,12 +55,17 @@ mod fair;
 mod graph;
 mod hash;
 mod local;
+mod minimise;
 mod moment;
 mod order;
 mod passage;
 mod private;
 mod reach;
+#[cfg(test)]
+#[path = "../../../tests/real_kvm.rs"]
+mod real_kvm;
 mod replay;
+mod returned;
 mod safety;
 mod search;
 mod settings;
@@ -64,18 +75,23 @@ mod start;
 mod trace;
 mod walk;
 
+#[cfg(test)]
+use stallbench_core::HostKvm;
+
 pub use checkpoint::RestoreError;
+pub use early::MOST_OWED;
 pub use end::{End, Kinds};
 pub use event::{Access, Deed, Event, Place};
 pub use explain::{Row, account};
 pub use graph::Choice;
 pub use hash::StateHash;
+pub use minimise::Minimised;
 pub use moment::Moment;
 pub use passage::Refusal;
 pub use replay::{Against, Difference, Replayed, missing_symbol};
 pub use safety::{Broken, Invariant, TooManyCalls};
 pub use search::{Counts, ExploreError, Findings, Landed, Leg, Limits, Livelock, Search, Stuck, Turning, Way};
-pub use settings::{Icr, Irq, Model, Passages, Settings};
+pub use settings::{Icr, Irq, Model, Passages, Settings, Varied};
 pub use start::StartError;
 pub use trace::{Step, Subject, Trace, TraceError, VERSION as TRACE_VERSION, chain};
 pub use walk::{Walking, Walks};

@@ -8,7 +8,6 @@ use stallbench_abi::layout::ARENA;
 use stallbench_state::apic::LocalApic;
 use stallbench_state::dump::DumpedMemory;
 use stallbench_state::machine::{Events, MachineState, MpState, VcpuState};
-use stallbench_state::mtrr::MtrrState;
 
 use crate::apic::Apic;
 use crate::arena::Arenas;
@@ -91,7 +90,6 @@ fn vcpu(stage: &mut Stage<'_>, index: usize, local: &Local, apic: &Apic) -> Vcpu
         interrupt_shadow: local.processor.shadow,
         ..Events::default()
     };
-    let msr = |index: u32| devices.msrs.iter().find(|(kept, _)| *kept == index).map_or(0, |(_, value)| *value);
     VcpuState {
         index,
         registers: Ok(general),
@@ -99,7 +97,7 @@ fn vcpu(stage: &mut Stage<'_>, index: usize, local: &Local, apic: &Apic) -> Vcpu
         apic: Ok(lapic),
         events: Ok(events),
         mp_state: Ok(mp_state),
-        mtrr: Some(Ok(MtrrState::from_registers(|register| msr(register.msr())))),
+        mtrr: Some(Ok(devices.mtrrs())),
         msrs: None,
         ran: Duration::ZERO,
     }

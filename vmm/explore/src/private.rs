@@ -188,6 +188,13 @@ impl Private {
         Looker { frames, delivered, factory: InstructionInfoFactory::new(), found: Vec::new() }
     }
 
+    /// The same handlers run in a state as in another.
+    pub(crate) fn stands_as(&mut self, state: u32, other: u32) {
+        if let Some(frames) = self.frames.get(&other).cloned() {
+            self.frames.entry(state).or_insert(frames);
+        }
+    }
+
     /// Takes what was seen on the way to a state: where handlers meet what they interrupt.
     pub(crate) fn take(&mut self, looker: Looker, to: u32) -> Vec<Meeting> {
         if !looker.frames.is_empty() {

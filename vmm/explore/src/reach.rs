@@ -1,7 +1,9 @@
 //! What the whole graph says: which states lead to the end of the run, which never do, and how a schedule gets there.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
+use std::collections::{BinaryHeap, VecDeque};
+
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::graph::{Choice, Edge, Graph};
 use crate::spin::Spins;
@@ -58,6 +60,11 @@ pub(crate) struct Path {
 }
 
 impl Path {
+    /// What ways are compared by: preemptions, and of those steps.
+    pub(crate) fn cost(&self) -> (usize, usize) {
+        (self.preemptions, self.choices.len())
+    }
+
     /// Of a way whose states were expanded.
     pub(crate) fn of(graph: &Graph, choices: Vec<Choice>, states: Vec<u32>) -> Self {
         let mut spins = Spins::default();
@@ -132,10 +139,10 @@ fn ways(
     most: usize,
 ) -> Vec<Path> {
     let behind_step = graph.len() as u32;
-    let (mut found, mut paths) = (HashSet::new(), Vec::new());
+    let (mut found, mut paths) = (FxHashSet::default(), Vec::new());
     let start = Place { state: 0, last: 0 };
-    let mut reached: HashMap<Place, Step> = HashMap::new();
-    let (mut left, mut spins) = (HashSet::new(), Spins::default());
+    let mut reached: FxHashMap<Place, Step> = FxHashMap::default();
+    let (mut left, mut spins) = (FxHashSet::default(), Spins::default());
     let mut queue = BinaryHeap::from([(Reverse(0), Reverse(0), start)]);
     while let Some((Reverse(preemptions), Reverse(steps), place)) = queue.pop() {
         if !left.insert(place) {
@@ -169,6 +176,25 @@ fn ways(
     paths
 }
 
+/// The shortest way from a state to one of those that are wanted; none where none leads there.
+pub(crate) fn shortest(graph: &Graph, from: u32, wanted: impl Fn(u32) -> bool) -> Option<Vec<Edge>> {
+    let mut came: FxHashMap<u32, (u32, Edge)> = FxHashMap::default();
+    let (mut queue, mut met) = (VecDeque::from([from]), FxHashSet::from_iter([from]));
+    while let Some(state) = queue.pop_front() {
+        if wanted(state) {
+            let back = std::iter::successors(came.get(&state), |(before, _)| came.get(before));
+            let mut way: Vec<_> = back.map(|(_, edge)| *edge).collect();
+            way.reverse();
+            return Some(way);
+        }
+        for edge in graph.edges(state).iter().filter(|edge| met.insert(edge.to)) {
+            came.insert(edge.to, (state, *edge));
+            queue.push_back(edge.to);
+        }
+    }
+    None
+}
+
 /// A way with its preemptions counted.
 pub(crate) fn counted(graph: &Graph, mut path: Path) -> Path {
     let mut spins = Spins::default();
@@ -181,9 +207,10 @@ pub(crate) fn counted(graph: &Graph, mut path: Path) -> Path {
     path
 }
 
-fn walk_back(reached: &HashMap<Place, Step>, mut place: Place, preemptions: u32) -> Path {
+fn walk_back(reached: &FxHashMap<Place, Step>, mut place: Place, preemptions: u32) -> Path {
     let mut path = Path { preemptions: preemptions as usize, states: vec![place.state], ..Path::default() };
-    while let Some(step) = reached.get(&place).filter(|_| place.last != 0) {
+    // Nothing leads back to where it began, which was left first.
+    while let Some(step) = reached.get(&place) {
         path.choices.push(step.choice);
         path.states.push(step.from.state);
         place = step.from;
@@ -197,7 +224,7 @@ fn walk_back(reached: &HashMap<Place, Step>, mut place: Place, preemptions: u32)
 pub(crate) fn last_states(graph: &Graph, from: u32) -> Vec<u32> {
     let components = Components::of(graph, from);
     let mut queue = VecDeque::from([from]);
-    let mut met = HashSet::from([from]);
+    let mut met = FxHashSet::from_iter([from]);
     while let Some(state) = queue.pop_front() {
         let component = components.number[&state];
         let stays = |edge: &Edge| components.number.get(&edge.to) == Some(&component);
@@ -215,15 +242,15 @@ pub(crate) fn last_states(graph: &Graph, from: u32) -> Vec<u32> {
 
 /// Strongly connected components of what can be reached from a state (Tarjan 1972), with a stack of its own.
 struct Components {
-    number: HashMap<u32, usize>,
+    number: FxHashMap<u32, usize>,
     /// Nothing leads out of it.
     is_closed: Vec<bool>,
 }
 
 impl Components {
     fn of(graph: &Graph, from: u32) -> Self {
-        let mut index: HashMap<u32, (u32, u32)> = HashMap::new();
-        let mut components = Self { number: HashMap::new(), is_closed: Vec::new() };
+        let mut index: FxHashMap<u32, (u32, u32)> = FxHashMap::default();
+        let mut components = Self { number: FxHashMap::default(), is_closed: Vec::new() };
         let (mut open, mut calls, mut next) = (Vec::new(), vec![(from, 0_usize)], 0_u32);
         while let Some((state, edge)) = calls.pop() {
             if edge == 0 {
@@ -252,7 +279,7 @@ impl Components {
     }
 
     /// What a state can reach is what those can that it leads to and that have no component yet.
-    fn lower(&self, index: &mut HashMap<u32, (u32, u32)>, state: u32, to: u32) {
+    fn lower(&self, index: &mut FxHashMap<u32, (u32, u32)>, state: u32, to: u32) {
         if self.number.contains_key(&to) {
             return;
         }
@@ -290,6 +317,26 @@ mod test {
         let path = nearest(&graph, |state| state == 5).expect("a way");
         assert_eq!((path.preemptions, path.states), (0, vec![0, 1, 2, 3, 4, 5]));
         assert_eq!(nearest(&graph, |state| state == 9), None);
+    }
+
+    #[test]
+    fn way_begins_where_nobody_has_gone_on_yet() {
+        // vCPU 0 sends before its time at first, by which nothing is executed.
+        let mut graph = sample(3, &[(1, 1, 2)]);
+        graph.forget();
+        graph.expand(0, &[Edge { choice: Choice::Early(0, 0), to: 1 }]);
+        graph.expand(1, &[Edge { choice: Choice::Run(1), to: 2 }]);
+        let path = nearest(&graph, |state| state == 2).expect("a way");
+        assert_eq!((path.choices, path.states), (vec![Choice::Early(0, 0), Choice::Run(1)], vec![0, 1, 2]));
+    }
+
+    #[test]
+    fn shortest_way_from_a_state_has_its_choices_in_order() {
+        let graph = sample(5, &[(0, 0, 1), (1, 0, 2), (1, 1, 3), (2, 0, 4), (3, 1, 2)]);
+        let way = |from, to| {
+            shortest(&graph, from, |state| state == to).map(|way| way.iter().map(|edge| edge.to).collect::<Vec<_>>())
+        };
+        assert_eq!((way(1, 4), way(1, 1), way(4, 0)), (Some(vec![2, 4]), Some(vec![]), None));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fmt;
 
 use stallbench_state::program::Program;
 
+use crate::early::Foretold;
 use crate::event::{Event, Hashes};
 use crate::local::Parked;
 use crate::reach::Path;
@@ -58,7 +59,8 @@ impl Search<'_> {
     ///
     /// What was started cannot be driven. A step that KVM cannot do is a difference.
     pub fn replay(&mut self, trace: &Trace, against: Against, most: usize) -> Result<Replayed, ExploreError> {
-        let mut difference = self.start_differs(trace, against);
+        let mut difference = self.start_differs(trace, against).or_else(|| self.deliver_as(trace, against));
+        self.foretold = self.foretold.take().map(|_| Foretold::told(trace.early()));
         let first = self.graph.state(0);
         let mut path = Path { states: vec![0], ..Path::default() };
         let (mut state, mut events, mut hashes) = (first, Vec::new(), Hashes::default());
@@ -94,6 +96,22 @@ impl Search<'_> {
         (against == Against::All && now != trace.start).then(difference)
     }
 
+    /// Has interrupts come between two stops where they did: a place that there is not is a difference.
+    fn deliver_as(&mut self, trace: &Trace, against: Against) -> Option<Difference> {
+        for (recorded, place) in trace.of.places() {
+            let here = place.filter(|(vcpu, ..)| *vcpu < trace.of.vcpus).and_then(|(vcpu, name, address)| {
+                let address = if against == Against::All { Some(address) } else { self.stage.address(name) };
+                address.map(|address| (vcpu, address))
+            });
+            let Some((vcpu, address)) = here else {
+                let (recorded, now) = (recorded.to_owned(), "no instruction of this guest".to_owned());
+                return Some(Difference { step: 0, field: "place of delivery", recorded, now });
+            };
+            self.stage.deliver_at(vcpu, address);
+        }
+        None
+    }
+
     /// One step, or why it cannot be done.
     fn replay_step(
         &mut self,
@@ -103,7 +121,7 @@ impl Search<'_> {
         hashes: &mut Hashes,
     ) -> Result<Result<(crate::graph::State, Event), Difference>, ExploreError> {
         let choices = self.choices(state);
-        if !choices.contains(&recorded.choice) {
+        if !choices.contains(&recorded.choice) && !self.can_be_early(state, recorded.choice) {
             let can: Vec<_> = choices.iter().map(ToString::to_string).collect();
             let now = if can.is_empty() { "nothing that can be chosen".to_owned() } else { can.join(", ") };
             return Ok(Err(Difference { step, field: "choice", recorded: recorded.choice.to_string(), now }));
@@ -118,9 +136,14 @@ impl Search<'_> {
         }
     }
 
-    /// How many choices before its end a free machine can go on from a way: all, but a vCPU that has died makes its fault anew.
+    /// How many choices before its end a free machine can go on from a way: none, but a vCPU that has died makes its fault anew, and
+    /// what was sent before its time it would send once more.
     pub fn before_fault(&self, way: &Way) -> usize {
-        self.dead(way).is_some().into()
+        let can_go_on = |number: &u32| {
+            let state = self.graph.state(*number);
+            !self.is_dead(&state) && !self.buffers.anyone_owes(&state)
+        };
+        way.0.states.iter().rev().position(can_go_on).unwrap_or(0)
     }
 
     /// The vCPU that has died at the end of a way, and what it or KVM said of that.
@@ -186,7 +209,8 @@ fn without_names(does: &str) -> String {
 pub fn missing_symbol(trace: &Trace, program: &Program) -> Option<String> {
     let symbols = program.symbols();
     let known: std::collections::HashSet<_> = symbols.iter().map(|symbol| symbol.name.as_str()).collect();
-    let mut places = trace.steps.iter().flat_map(|step| &step.places);
+    let steps = trace.steps.iter().flat_map(|step| &step.places).map(String::as_str);
+    let mut places = steps.chain(trace.of.places().filter_map(|(_, place)| place.map(|(_, name, _)| name)));
     let function = |place: &str| without_address(place).rsplit_once('+').map(|(function, _)| function.to_owned());
     places.find_map(|place| function(place).filter(|function| !known.contains(function.as_str())))
 }

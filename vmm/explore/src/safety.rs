@@ -82,7 +82,13 @@ impl Search<'_> {
             .nearest_with(|search, state, choice| search.seen(state, choice).is_some_and(|seen| seen.uses_the_dead));
         let wait0 = self.wait0()?.map(|way| (way, Invariant::Wait0));
         let found = [wait0, lifetime.map(|way| (way, Invariant::Lifetime)), self.caches_off()];
-        Ok(found.into_iter().flatten().map(|(way, what)| Broken { way: Way(way), what }).collect())
+        let broken = |(way, what): (Path, Invariant)| {
+            let paid = self.until_paid(way.clone())?;
+            // That caches are off is seen in the last step alone.
+            let way = if matches!(what, Invariant::CachesOff { .. }) { way } else { paid };
+            Some(Broken { way: Way(way), what })
+        };
+        Ok(found.into_iter().flatten().filter_map(broken).collect())
     }
 }
 
@@ -94,12 +100,14 @@ pub struct TooManyCalls;
 impl Search<'_> {
     /// The way to the nearest step that is wanted, with that.
     fn nearest_with(&self, wanted: impl Fn(&Self, &State, Choice) -> bool) -> Option<Path> {
-        let shows = |number, choice: Choice| self.stage.shows(choice.vcpu(), self.graph.local(number, choice.vcpu()));
+        let from = |number, choice: Choice| self.stage.from(choice, self.graph.local(number, choice.vcpu()));
+        let shows = |number, choice: Choice| self.stage.shows(choice.vcpu(), from(number, choice));
         let is_wanted = |number, choice| shows(number, choice) && wanted(self, &self.graph.state(number), choice);
-        let has = |number: u32| self.graph.edges(number).iter().any(|edge| is_wanted(number, edge.choice));
+        let graph = self.sound();
+        let has = |number: u32| graph.edges(number).iter().any(|edge| is_wanted(number, edge.choice));
         let has: Vec<bool> = (0..self.graph.len() as u32).map(has).collect();
         let is_wanted = |number: u32, choice| has[number as usize] && is_wanted(number, choice);
-        has.contains(&true).then(|| reach::nearest_step(&self.graph, is_wanted)).flatten()
+        has.contains(&true).then(|| reach::nearest_step(graph, is_wanted)).flatten()
     }
 
     /// The way to where caches are off while somebody is elsewhere: a state in which they are, or a passage.
@@ -110,16 +118,25 @@ impl Search<'_> {
         };
         let is_broken = |number: u32| has_off(number) && self.off_alone(&self.graph.state(number)).is_some();
         let states: Vec<bool> = (0..self.graph.len() as u32).map(is_broken).collect();
-        let to_state = states.contains(&true).then(|| reach::nearest(&self.graph, |state| states[state as usize]));
+        let to_state = states.contains(&true).then(|| reach::nearest(self.sound(), |state| states[state as usize]));
         let to_passage = self.nearest_with(|search, state, choice| search.off_alone_in(state, choice).is_some());
-        let cost = |way: &Path| (way.preemptions, way.choices.len());
-        let way = to_state.flatten().into_iter().chain(to_passage).min_by_key(cost)?;
+        let way = to_state.flatten().into_iter().chain(to_passage).min_by_key(Path::cost)?;
+        let what = self.caches_off_at_end(&way)?;
+        Some((way, what))
+    }
+
+    /// Whether caches are off while somebody is elsewhere in the last state of a way, or on its last passage.
+    pub fn caches_off_behind(&self, way: &Way) -> Option<Broken> {
+        self.caches_off_at_end(&way.0).map(|what| Broken { way: way.clone(), what })
+    }
+
+    fn caches_off_at_end(&self, way: &Path) -> Option<Invariant> {
         let end = self.graph.state(*way.states.last()?);
         let before = way.states.iter().rev().nth(1).map(|number| self.graph.state(*number));
         let in_passage = || self.off_alone_in(&before?, *way.choices.last()?);
         let (vcpu, at, outside) = self.off_alone(&end).or_else(in_passage)?;
         let function = self.stage.function(at);
-        Some((way, Invariant::CachesOff { vcpu, function, outside }))
+        Some(Invariant::CachesOff { vcpu, function, outside })
     }
 
     /// The vCPU whose caches are off in a state in which others are elsewhere; one that has not come to the rendezvous itself before one that has.
@@ -159,7 +176,7 @@ impl Search<'_> {
         let mut queue = VecDeque::from([(0, 0)]);
         while let Some((number, open)) = queue.pop_front() {
             let state = self.graph.state(number);
-            for edge in self.graph.edges(number) {
+            for edge in self.sound().edges(number) {
                 let seen = self.seen(&state, edge.choice);
                 let events = seen.map(|seen| seen.calls.as_slice()).unwrap_or_default();
                 let (after, is_broken) = follow(open, events, |call| bit(edge.choice.vcpu(), call));
@@ -171,7 +188,7 @@ impl Search<'_> {
                     let mut way = walk_back(&reached, (number, open));
                     way.choices.push(edge.choice);
                     way.states.push(edge.to);
-                    return Ok(Some(reach::counted(&self.graph, way)));
+                    return Ok(Some(reach::counted(self.sound(), way)));
                 }
             }
         }

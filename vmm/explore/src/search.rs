@@ -1,5 +1,7 @@
 //! All states that a machine can come to.
 
+use std::cell::OnceCell;
+
 use stallbench_core::controlled::{Controlled, Inject};
 use stallbench_state::program::Program;
 
@@ -7,7 +9,9 @@ use crate::apic::{Apic, command};
 use crate::arena::{self, Arenas};
 use crate::buffers::{Buffers, Leave, Store};
 use crate::devices::{ends_interrupt, sends};
+use crate::early::{Foretold, Sound};
 use crate::end::End;
+use crate::event::{Place, sent};
 use crate::fair;
 use crate::graph::{Apics, Choice, Edge, Graph, State, injected};
 use crate::local::Parked;
@@ -16,7 +20,7 @@ use crate::order::Order;
 use crate::passage::{Effect, Input, Refusal};
 use crate::reach::{self, Path};
 use crate::safety::Seen;
-use crate::settings::{Icr, Model, Settings};
+use crate::settings::{Icr, Model, Settings, Varied};
 use crate::stage::{Stage, is_open};
 use crate::start::{self, StartError};
 use thiserror::Error;
@@ -31,9 +35,9 @@ pub enum ExploreError {
     /// It does something that cannot be explored.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// Nothing is known of how far an interrupt would come before what is in front of it.
-    #[error("explore under {0}: interrupts that come before more than stores are not followed")]
-    Model(Model),
+    /// A walk does not know what is written later.
+    #[error("make walks under {0}: what a vcpu sends before its time is known to a search of all schedules alone")]
+    Walks(Model),
 }
 
 /// How far a search goes.
@@ -61,8 +65,13 @@ pub struct Search<'p> {
     pub(crate) faults: Vec<u32>,
     /// States in which a processor could hold back one more store.
     pub(crate) full: Vec<u32>,
-    pub(crate) flushes_any_time: bool,
-    pub(crate) only_halted_take_interrupts: bool,
+    /// The end of the way that is shown to a stall or a fault; none: of the nearest.
+    pub(crate) aim: Option<u32>,
+    /// What vCPUs write to their ICRs, where that can be sent before its time.
+    pub(crate) foretold: Option<Foretold>,
+    /// What of the graph is no void, once that was asked.
+    pub(crate) sound: OnceCell<Sound>,
+    pub(crate) varied: Varied,
 }
 
 /// How much is known.
@@ -111,6 +120,8 @@ pub struct Leg {
     pub takes: Option<Inject>,
     /// A store of its own that others see from this step on, which is then all there is of it.
     pub lands: Option<Landed>,
+    /// What it sends at this step and writes later, which is then all there is of it: `vector 0xfb to vcpu1`.
+    pub sends: Option<String>,
     /// Where it stands then: the instruction that it executes next.
     pub to: String,
 }
@@ -181,9 +192,6 @@ pub struct Findings {
 impl<'p> Search<'p> {
     /// Brings a machine to its start line.
     pub fn new(mut machine: Controlled, program: &'p Program, settings: Settings) -> Result<Self, ExploreError> {
-        if let Model::Tso { icr: Icr::Early, .. } = settings.model {
-            return Err(ExploreError::Model(settings.model));
-        }
         let standing = start::bring_up(&mut machine)?;
         let arenas = Arenas::new(arena::copy(machine.memory()));
         let (stage, locals) = Stage::new(machine, program, standing, &settings)?;
@@ -199,8 +207,8 @@ impl<'p> Search<'p> {
         };
         graph.number(&state);
         let order = Order::new(&graph);
-        let Settings { flushes_any_time, only_halted_take_interrupts, .. } = settings;
         let (ends, faults, full) = (Vec::new(), Vec::new(), Vec::new());
+        let foretold = matches!(settings.model, Model::Tso { icr: Icr::Early, .. }).then(Foretold::default);
         Ok(Self {
             stage,
             arenas,
@@ -211,8 +219,10 @@ impl<'p> Search<'p> {
             ends,
             faults,
             full,
-            flushes_any_time,
-            only_halted_take_interrupts,
+            aim: None,
+            foretold,
+            sound: OnceCell::new(),
+            varied: settings.varied,
         })
     }
 
@@ -229,25 +239,34 @@ impl<'p> Search<'p> {
     }
 
     fn go_on(&mut self, limits: Limits) -> Result<bool, ExploreError> {
-        while let Some(number) = self.order.next(&self.graph) {
-            if self.graph.len() > limits.states || self.bytes() > limits.bytes {
-                return Ok(false);
+        self.sound.take();
+        loop {
+            while let Some(number) = self.order.next(&self.graph) {
+                if self.graph.len() > limits.states || self.bytes() > limits.bytes {
+                    return Ok(false);
+                }
+                self.expand(number)?;
+                if self.stage.has_new_places() {
+                    self.begin_anew();
+                }
             }
-            self.expand(number)?;
-            if self.stage.has_new_places() {
-                self.begin_anew();
+            if !self.foretells_more() {
+                return Ok(true);
             }
+            self.begin_anew();
         }
-        Ok(true)
     }
 
-    /// Interrupts come at more places than at those that states were expanded with. KVM is not asked again for what it was asked.
+    /// Interrupts come at more places than at those that states were expanded with, or more of them early. KVM is not asked again for what
+    /// it was asked.
     pub(crate) fn begin_anew(&mut self) {
         let first = self.graph.state(0);
         self.graph = Graph::default();
+        self.sound.take();
         self.graph.number(&first);
         self.order = Order::new(&self.graph);
         [&mut self.ends, &mut self.faults, &mut self.full].into_iter().for_each(Vec::clear);
+        self.aim = None;
     }
 
     /// How much is known.
@@ -258,19 +277,19 @@ impl<'p> Search<'p> {
             transitions: self.graph.transitions(),
             passages: self.stage.asked,
             locals: self.stage.locals(),
-            // What a full buffer cuts off needs no preemption.
-            preemptions: self.order.done().filter(|_| self.full.is_empty()),
+            // What a full buffer cuts off needs no preemption; nor does an interrupt that nobody is known yet to send early.
+            preemptions: self.order.done().filter(|_| self.full.is_empty() && self.foretold.is_none()),
         }
     }
 
     /// What the states that are known say.
     pub fn findings(&self) -> Findings {
         let is_complete = self.graph.is_complete() && self.full.is_empty();
-        let fault =
-            (!self.faults.is_empty()).then(|| reach::nearest(&self.graph, self.is_one_of(&self.faults))).flatten();
+        let aim = self.aim.filter(|aim| self.faults.contains(aim));
+        let faults = aim.as_ref().map_or(&self.faults[..], std::slice::from_ref);
+        let fault = (!faults.is_empty()).then(|| reach::nearest(self.sound(), self.is_one_of(faults))).flatten();
         let (stuck, stall) = self.stuck();
-        let livelock =
-            if stuck == 0 { fair::livelock(&self.graph, &|state, choice| self.vector(state, choice)) } else { None };
+        let livelock = if stuck == 0 { fair::livelock(self.sound(), self) } else { None };
         let livelock = livelock.map(|(way, begins, states)| Livelock { way: Way(way), begins, states });
         Findings {
             is_complete,
@@ -285,27 +304,28 @@ impl<'p> Search<'p> {
 
     /// The states in which the run is over, as far as they are known.
     pub fn ends(&self) -> impl Iterator<Item = End<'_>> {
-        self.ends.iter().map(|number| End::new(*number, &self.graph.state(*number), &self.arenas))
+        self.ends.iter().map(|number| End::new(*number, self))
     }
 
-    /// Whether interrupts come at stops alone: then a trace's choices say where.
-    pub fn stops_alone(&self) -> bool {
-        self.stage.stops_alone()
+    /// The instructions between two stops in front of which interrupts come, by vCPU, as far as such were found to matter.
+    pub fn places_between(&self) -> Vec<(usize, Place)> {
+        let place = |address| Place { address: Some(address), name: self.stage.name_of(address) };
+        self.stage.places().into_iter().map(|(vcpu, address)| (vcpu, place(address))).collect()
     }
 
     /// The states from which no schedule leads to the end, as ends are read.
     pub fn stuck_states(&self) -> impl Iterator<Item = End<'_>> {
         let leads = self.leads();
         let stuck = (0..self.graph.len() as u32).filter(move |number| !leads[*number as usize]);
-        stuck.map(|number| End::new(number, &self.graph.state(number), &self.arenas))
+        stuck.map(|number| End::new(number, self))
     }
 
     /// Which states lead to an end or a fault. Where one may lead that was not expanded, or not in full, nobody
-    /// knows.
+    /// knows; a void one is none.
     fn leads(&self) -> Vec<bool> {
         let unknown = (0..self.graph.len() as u32).filter(|number| !self.graph.is_expanded(*number));
         let ends = self.ends.iter().chain(&self.faults).chain(&self.full).copied();
-        reach::leads_to(&self.graph, ends.chain(unknown))
+        reach::leads_to(self.sound(), ends.chain(unknown).chain(self.void()))
     }
 
     /// How many states lead nowhere, and the way to them.
@@ -321,14 +341,17 @@ impl<'p> Search<'p> {
         move |state| is_one[state as usize]
     }
 
-    /// The way to a state that no schedule leads out of, by the nearest one from which all is lost.
+    /// The way to a state that no schedule leads out of, by the nearest one from which all is lost, or that which is aimed at.
     fn way_to_stall(&self, leads: &[bool]) -> Option<Stuck> {
-        let lost = reach::nearest(&self.graph, |state| !leads[state as usize])?;
-        let states = reach::last_states(&self.graph, *lost.states.last()?);
-        // No schedule leaves them, and one in which all is seen that was stored is always among them.
+        let graph = self.sound();
+        let nearest = || reach::nearest(graph, |state| !leads[state as usize])?.states.last().copied();
+        let lost = self.aim.filter(|aim| !leads[*aim as usize]).or_else(nearest)?;
+        let states = reach::last_states(graph, lost);
+        // No schedule leaves them. A store that nobody is about to meet can stay held back in all of them; what was sent is written in one.
         let is_flushed = |state: &&u32| self.graph.state(**state).is_flushed();
-        let target = *states.iter().find(is_flushed).or(states.first())?;
-        let way = reach::nearest(&self.graph, |state| state == target)?;
+        let is_paid = |state: &&u32| !self.buffers.anyone_owes(&self.graph.state(**state));
+        let target = *states.iter().find(is_flushed).or(states.iter().find(is_paid)).or(states.first())?;
+        let way = reach::nearest(graph, |state| state == target)?;
         let no_return = way.states.iter().position(|state| !leads[*state as usize])?;
         let turning = no_return.checked_sub(1).map(|at| self.turning(way.states[at], way.choices[at], leads));
         Some(Stuck { no_return, way: Way(way), closed: states.len(), turning })
@@ -341,7 +364,7 @@ impl<'p> Search<'p> {
             let tpr = self.stage.local(vcpu, of.locals[vcpu]).devices.tpr;
             (choice, injected(choice, &self.apics.get(of.apics[vcpu]), tpr))
         };
-        let saves = self.graph.edges(state).iter().filter(|edge| leads[edge.to as usize]).map(|edge| edge.choice);
+        let saves = self.sound().edges(state).iter().filter(|edge| leads[edge.to as usize]).map(|edge| edge.choice);
         let (own, others): (Vec<_>, Vec<_>) = saves.partition(|choice| choice.vcpu() == took.vcpu());
         // Where it could have done something else, what others do first only puts that off.
         let instead = if own.is_empty() { others } else { own };
@@ -357,13 +380,21 @@ impl<'p> Search<'p> {
             let apic = self.apics.get(from.apics[vcpu]);
             let local = self.stage.local(vcpu, from.locals[vcpu]);
             let takes = injected(*choice, &apic, local.devices.tpr);
-            let lands =
-                (!choice.executes()).then(|| self.buffers.stores(&from, vcpu).first().map(Landed::of)).flatten();
+            let (mut lands, mut sends) = (None, None);
+            match *choice {
+                Choice::Flush(_) => lands = self.buffers.stores(&from, vcpu).first().map(Landed::of),
+                Choice::Early(_, number) => {
+                    sends = self.early_icr(number).map(|icr| sent(icr, vcpu, from.locals.len()))
+                }
+                _ => {}
+            }
             let to = self.stage.place(vcpu, to.locals[vcpu]);
-            let goes_on = |leg: &&mut Leg| (leg.vcpu, leg.lands, lands, takes) == (vcpu, None, None, None);
+            let is_going = |leg: &Leg| (leg.lands, &leg.sends) == (None, &None);
+            let goes_on =
+                |leg: &&mut Leg| leg.vcpu == vcpu && is_going(leg) && (lands, takes, &sends) == (None, None, &None);
             match legs.last_mut().filter(goes_on) {
                 Some(leg) => (leg.last, leg.to) = (step + 1, to),
-                None => legs.push(Leg { vcpu, first: step + 1, last: step + 1, takes, lands, to }),
+                None => legs.push(Leg { vcpu, first: step + 1, last: step + 1, takes, lands, sends, to }),
             }
         }
         legs
@@ -397,14 +428,16 @@ impl<'p> Search<'p> {
         self.stage.rewind(&first.locals);
         let mut state = first;
         for choice in choices {
+            self.expect_open(&state, *choice)?;
             let vcpu = choice.vcpu();
             if !choice.executes() {
                 state = self.follow(&state, *choice)?;
                 continue;
             }
             let input = self.input(&state, *choice);
-            let known = self.stage.passage(vcpu, state.locals[vcpu], input)?;
-            self.stage.again(vcpu, state.locals[vcpu], input, &known)?;
+            let from = self.from(&state, *choice);
+            let known = self.stage.passage(vcpu, from, input)?;
+            self.stage.again(vcpu, from, input, &known)?;
             state = self.follow(&state, *choice)?;
         }
         self.stage.machine().rest();
@@ -420,10 +453,12 @@ impl<'p> Search<'p> {
         let mut state = self.graph.state(0);
         self.stage.rewind(&state.locals);
         for choice in &way.0.choices {
+            self.expect_open(&state, *choice)?;
             if choice.executes() {
                 let (vcpu, input) = (choice.vcpu(), self.input(&state, *choice));
-                let known = self.stage.passage(vcpu, state.locals[vcpu], input)?;
-                self.stage.once_more(vcpu, state.locals[vcpu], input, &known)?;
+                let from = self.from(&state, *choice);
+                let known = self.stage.passage(vcpu, from, input)?;
+                self.stage.once_more(vcpu, from, input, &known)?;
             }
             state = self.follow(&state, *choice)?;
         }
@@ -431,17 +466,29 @@ impl<'p> Search<'p> {
         Ok(())
     }
 
+    /// A way goes on by what can happen where it stands, or it is none.
+    fn expect_open(&self, state: &State, choice: Choice) -> Result<(), ExploreError> {
+        if self.can_be_early(state, choice) || self.choices(state).contains(&choice) {
+            return Ok(());
+        }
+        let (vcpu, difference) = (choice.vcpu(), format!("'{choice}' is no choice there"));
+        let place = self.stage.place(vcpu, state.locals[vcpu]);
+        Err(Refusal::Differs { vcpu, place, difference }.into())
+    }
+
     /// Bytes of memory that what is known takes, about.
-    fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         let kept =
             self.stage.bytes() + self.arenas.bytes + self.buffers.bytes + self.graph.bytes() + self.order.bytes();
-        kept + reach::bytes(&self.graph)
+        // What of it is no void is a graph of its own.
+        let sound = if self.foretold.is_some() { self.graph.bytes() } else { 0 };
+        kept + reach::bytes(&self.graph) + sound
     }
 
     /// Follows all choices of a state.
     pub(crate) fn expand(&mut self, number: u32) -> Result<(), ExploreError> {
-        let choices = self.look_at(number);
         let state = self.graph.state(number);
+        let choices = self.look_at(number, &state);
         let mut edges = Vec::with_capacity(choices.len());
         for choice in choices {
             let next = self.follow(&state, choice)?;
@@ -453,22 +500,22 @@ impl<'p> Search<'p> {
     }
 
     /// What can happen in a state that is about to be expanded, and what it is.
-    pub(crate) fn look_at(&mut self, number: u32) -> Vec<Choice> {
-        let state = self.graph.state(number);
+    pub(crate) fn look_at(&mut self, number: u32, state: &State) -> Vec<Choice> {
         let is_dead = |vcpu: usize| matches!(self.stage.local(vcpu, state.locals[vcpu]).parked, Parked::Dead(_));
         // What others do behind a fault is of no interest.
         let dead = (0..state.locals.len()).any(is_dead);
-        if dead {
+        // What others have sent and not written yet tells whether it was one.
+        if dead && !self.buffers.anyone_owes(state) {
             self.faults.push(number);
             return Vec::new();
         }
-        if self.is_over(&state) {
+        if self.is_over(state) {
             self.ends.push(number);
         }
-        if self.is_cut(&state) {
+        if self.is_cut(state) {
             self.full.push(number);
         }
-        self.choices(&state)
+        self.choices(state)
     }
 
     /// What can happen next.
@@ -483,40 +530,42 @@ impl<'p> Search<'p> {
                 choices.push(Choice::Run(number));
             }
             let apic = self.apics.get(state.apics[vcpu]);
-            if local.parked.is_between() {
-                let takes = !self.only_halted_take_interrupts || local.parked == Parked::Halted;
+            // It would come in front of what was sent before it.
+            let owes = !self.buffers.owed(state, vcpu).is_empty();
+            if local.parked.is_between() && !owes {
+                let takes = self.varied != Varied::OnlyHaltedTakeInterrupts || local.parked == Parked::Halted;
                 if takes && is_open(&local.processor) && apic.deliverable(local.devices.tpr).is_some() {
                     choices.push(Choice::Interrupt(number));
                 }
-                if apic.nmi && !local.processor.nmi_masked && !local.processor.shadow {
-                    choices.push(Choice::Nmi(number));
-                }
             }
-            if state.buffer(vcpu) != 0 {
+            let is_free = !local.processor.nmi_masked && !local.processor.shadow;
+            if apic.nmi && is_free && !owes && self.stage.begin_of(vcpu, state.locals[vcpu]).is_some() {
+                choices.push(Choice::Nmi(number));
+            }
+            if !self.buffers.stores(state, vcpu).is_empty() {
                 let parked = |vcpu: usize| &self.stage.local(vcpu, state.locals[vcpu]).parked;
-                if self.flushes_any_time || self.buffers.is_wanted(state, vcpu, parked) {
+                if self.varied == Varied::FlushesAnyTime || self.buffers.is_wanted(state, vcpu, parked) {
                     choices.push(Choice::Flush(number));
                 }
+            }
+            if self.foretold.is_some() {
+                choices.extend(self.early(state, vcpu));
             }
         }
         choices
     }
 
-    /// The vector of the interrupt that a choice delivers in a state; 0 of any other choice.
-    fn vector(&self, number: u32, choice: Choice) -> u8 {
-        let Choice::Interrupt(vcpu) = choice else { return 0 };
-        let state = self.graph.state(number);
-        let vcpu = usize::from(vcpu);
-        let tpr = self.stage.local(vcpu, state.locals[vcpu]).devices.tpr;
-        self.apics.get(state.apics[vcpu]).deliverable(tpr).unwrap_or(0)
-    }
-
     /// What was seen on the passage that a choice begins, where there was something.
     pub(crate) fn seen(&self, state: &State, choice: Choice) -> Option<&Seen> {
         let vcpu = choice.vcpu();
-        let from = state.locals[vcpu];
+        let from = self.from(state, choice);
         let shows = choice.executes() && self.stage.shows(vcpu, from);
         shows.then(|| self.stage.seen_on(vcpu, from, self.input(state, choice))).flatten()
+    }
+
+    /// The state from which a choice has its vCPU go on.
+    pub(crate) fn from(&self, state: &State, choice: Choice) -> u32 {
+        self.stage.from(choice, state.locals[choice.vcpu()])
     }
 
     /// What a choice has its vCPU go on with.
@@ -540,29 +589,30 @@ impl<'p> Search<'p> {
         let vcpu = choice.vcpu();
         if !choice.executes() {
             let mut next = state.clone();
-            self.flush(&mut next, vcpu);
+            match choice {
+                Choice::Early(_, number) => self.send_early(&mut next, vcpu, number)?,
+                _ => _ = self.flush(&mut next, vcpu),
+            }
             return Ok(next);
         }
         let input = self.input(state, choice);
-        let mut apic = self.apics.get(state.apics[vcpu]);
-        let passage = self.stage.passage(vcpu, state.locals[vcpu], input)?;
+        let passage = self.stage.passage(vcpu, self.from(state, choice), input)?;
         let mut next = state.clone();
         next.locals[vcpu] = passage.to;
-        if let Input::Deliver(_) = input {
+        if let Input::Deliver(inject) = input {
             // What comes drains the buffer first (SDM 3A 11.10).
             while self.flush(&mut next, vcpu) {}
+            self.change(&mut next, vcpu, |apic| match inject {
+                Inject::Vector(vector) => apic.accept(vector),
+                Inject::Nmi => apic.nmi = false,
+            });
         }
-        match input {
-            Input::Deliver(Inject::Vector(vector)) => apic.accept(vector),
-            Input::Deliver(Inject::Nmi) => apic.nmi = false,
-            Input::Go(_) | Input::Creep(..) => {}
-        }
-        next.apics[vcpu] = self.apics.number(apic);
         for effect in passage.effects.iter() {
             let parked = &self.stage.local(vcpu, state.locals[vcpu]).parked;
             match self.buffers.takes(parked, effect) {
-                Some(store) => self.buffers.push(&mut next, vcpu, store),
-                None => self.apply(&mut next, vcpu, *effect)?,
+                Some(store) if self.varied != Varied::NoFlush => self.buffers.push(&mut next, vcpu, store),
+                _ if self.buffers.pay(&mut next, vcpu, effect) => {}
+                _ => self.apply(&mut next, vcpu, *effect)?,
             }
         }
         Ok(next)
@@ -577,11 +627,11 @@ impl<'p> Search<'p> {
         oldest.is_some()
     }
 
-    /// Whether a choice is missing, since no more stores are held back than the model says.
+    /// Whether a choice is missing, since no more stores are held back, and no more is sent early, than the model says.
     fn is_cut(&self, state: &State) -> bool {
         (0..state.buffers.len()).any(|vcpu| {
             let parked = &self.stage.local(vcpu, state.locals[vcpu]).parked;
-            self.buffers.leave(state, vcpu, parked) == Leave::Full
+            self.buffers.leave(state, vcpu, parked) == Leave::Full || self.is_early_cut(state, vcpu)
         })
     }
 
@@ -606,7 +656,7 @@ impl<'p> Search<'p> {
         Ok(())
     }
 
-    fn apply(&mut self, state: &mut State, vcpu: usize, effect: Effect) -> Result<(), ExploreError> {
+    pub(crate) fn apply(&mut self, state: &mut State, vcpu: usize, effect: Effect) -> Result<(), ExploreError> {
         match effect {
             Effect::Store { address, size, value } => {
                 state.arena = self.arenas.store(state.arena, address, size, value);

@@ -7,6 +7,9 @@ use std::str::FromStr;
 /// object of 0x88 bytes makes one a byte.
 const BUFFER: usize = 256;
 
+/// Behind a model, where interrupts come at every instruction.
+const EVERY_INSN: &str = " irq=every-insn";
+
 /// What a search explores.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
@@ -16,11 +19,22 @@ pub struct Settings {
     pub passages: Passages,
     /// Where interrupts and NMIs are delivered.
     pub irq: Irq,
-    /// A store that is held back comes to memory at any time, not just when somebody is about to meet it there. What is found is the
-    /// same; a test compares the two.
-    pub flushes_any_time: bool,
-    /// Interrupts come to vCPUs that halt, and to no others: not all schedules. For a test that sees what is missing then.
-    pub only_halted_take_interrupts: bool,
+    /// What is done otherwise than a search does it that says something: for tests alone.
+    pub varied: Varied,
+}
+
+/// What a test has done otherwise, to see that it makes a difference, or none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Varied {
+    /// Nothing: all schedules.
+    #[default]
+    Nothing,
+    /// A store that is held back comes to memory at any time, not just when somebody is about to meet it there: what is found is the same.
+    FlushesAnyTime,
+    /// No store is held back, whatever the model says: not all schedules.
+    NoFlush,
+    /// Interrupts come to vCPUs that halt, and to no others: not all schedules.
+    OnlyHaltedTakeInterrupts,
 }
 
 /// Where interrupts and NMIs are delivered.
@@ -70,7 +84,7 @@ pub enum Icr {
     /// Before stores that are still held back.
     #[default]
     Buffer,
-    /// Before all that its vCPU does in front of it, but for a serialising instruction, or MFENCE with LFENCE. No search follows that.
+    /// Before all that its vCPU does in front of it, up to a serialising instruction, or MFENCE with LFENCE.
     Early,
 }
 
@@ -93,8 +107,21 @@ impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.irq {
             Irq::Visible => self.model.fmt(f),
-            Irq::EveryInsn => write!(f, "{} irq=every-insn", self.model),
+            Irq::EveryInsn => write!(f, "{}{EVERY_INSN}", self.model),
         }
+    }
+}
+
+impl FromStr for Settings {
+    type Err = &'static str;
+
+    /// Reads what its [`Display`](fmt::Display) writes.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (model, irq) = match text.strip_suffix(EVERY_INSN) {
+            Some(model) => (model, Irq::EveryInsn),
+            None => (text, Irq::Visible),
+        };
+        Ok(Self { model: model.parse()?, irq, ..Self::default() })
     }
 }
 
@@ -110,14 +137,14 @@ impl fmt::Display for Model {
 impl FromStr for Model {
     type Err = &'static str;
 
-    /// Reads what its [`Display`](fmt::Display) writes, of models that are explored: `early` is none.
+    /// Reads what its [`Display`](fmt::Display) writes.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = "expected sc, or tso icr=ordered|buffer buffer=N";
+        let wrong = "expected sc, or tso icr=ordered|buffer|early buffer=N";
         if text == "sc" {
             return Ok(Self::Sc);
         }
         let (icr, buffer) = text.strip_prefix("tso icr=").and_then(|rest| rest.split_once(" buffer=")).ok_or(wrong)?;
-        let icr = [Icr::Ordered, Icr::Buffer].into_iter().find(|one| one.to_string() == icr);
+        let icr = [Icr::Ordered, Icr::Buffer, Icr::Early].into_iter().find(|one| one.to_string() == icr);
         let buffer = buffer.bytes().all(|byte| byte.is_ascii_digit()).then(|| buffer.parse().ok()).flatten();
         Ok(Self::Tso { icr: icr.ok_or(wrong)?, buffer: buffer.filter(|buffer| *buffer > 0).ok_or(wrong)? })
     }
@@ -138,11 +165,22 @@ mod test {
     use super::*;
 
     #[test]
+    fn settings_are_read_as_they_are_written() {
+        for irq in [Irq::Visible, Irq::EveryInsn] {
+            let settings = Settings { irq, ..Settings::under(Model::Sc) };
+            let read: Settings = settings.to_string().parse().expect("what was written");
+            assert_eq!((read.model, read.irq), (Model::Sc, irq));
+        }
+        assert!("sc irq=always".parse::<Settings>().is_err());
+    }
+
+    #[test]
     fn model_is_read_as_it_is_written_and_nothing_else_is() {
-        for model in [Model::Sc, Model::tso(), Model::Tso { icr: Icr::Ordered, buffer: 3 }] {
+        let of = |icr| Model::Tso { icr, buffer: 3 };
+        for model in [Model::Sc, Model::tso(), of(Icr::Ordered), of(Icr::Early)] {
             assert_eq!(model.to_string().parse(), Ok(model));
         }
-        for wrong in ["", "tso", "tso icr=early buffer=3", "tso icr=buffer buffer=0", "tso icr=buffer buffer=+3"] {
+        for wrong in ["", "tso", "tso icr=late buffer=3", "tso icr=buffer buffer=0", "tso icr=buffer buffer=+3"] {
             assert!(wrong.parse::<Model>().is_err(), "{wrong}");
         }
     }

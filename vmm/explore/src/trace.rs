@@ -19,7 +19,7 @@ use std::str::FromStr;
 use stallbench_core::controlled::Inject;
 use thiserror::Error;
 
-use crate::event::Event;
+use crate::event::{Deed, Event, Place};
 use crate::graph::Choice;
 use crate::hash::StateHash;
 
@@ -65,7 +65,7 @@ pub struct Subject {
 pub struct Step {
     /// What was chosen.
     pub choice: Choice,
-    /// What was delivered: `0xfb`; empty where nothing was.
+    /// What was delivered, `0xfb`, or is sent before its time, `0xc40fb`; empty where nothing was.
     pub takes: String,
     /// What the vCPU did.
     pub does: String,
@@ -101,11 +101,36 @@ pub enum TraceError {
     },
 }
 
+impl Subject {
+    /// Adds the instructions between two stops in front of which interrupts come, by vCPU.
+    pub fn deliver_at(&mut self, places: &[(usize, Place)]) {
+        let option = |(vcpu, place): &(usize, Place)| (PLACE.to_owned(), format!("{vcpu} {place}"));
+        self.options.extend(places.iter().map(option));
+    }
+
+    /// These instructions: vCPU, `function+0x12`, address, each as it was written.
+    pub(crate) fn places(&self) -> impl Iterator<Item = (&str, Option<(usize, &str, u64)>)> {
+        let all = self.options.iter().filter(|(key, _)| key == PLACE);
+        all.map(|(_, text)| (text.as_str(), place(text)))
+    }
+}
+
+/// Key of the lines that say where interrupts come between two stops.
+const PLACE: &str = "place";
+
+/// Reads `1 function+0x12 (0x10234)`.
+fn place(text: &str) -> Option<(usize, &str, u64)> {
+    let (vcpu, place) = text.split_once(' ')?;
+    let (name, address) = place.rsplit_once(" (0x")?;
+    Some((number(vcpu)?, name, u64::from_str_radix(address.strip_suffix(')')?, 16).ok()?))
+}
+
 impl From<&Event> for Step {
     fn from(event: &Event) -> Self {
-        let takes = match event.takes {
-            Some(Inject::Vector(vector)) => format!("{vector:#x}"),
-            Some(Inject::Nmi) | None => String::new(),
+        let takes = match (event.takes, event.does.first()) {
+            (Some(Inject::Vector(vector)), _) => format!("{vector:#x}"),
+            (None, Some(Deed::Early { icr, .. })) => format!("{icr:#x}"),
+            _ => String::new(),
         };
         let does: Vec<_> = event.does.iter().map(ToString::to_string).collect();
         Self {
@@ -125,6 +150,18 @@ impl Trace {
     /// One hash for all states on the way.
     pub fn chain(&self) -> StateHash {
         chain(self.start, self.steps.iter().map(|step| step.hash))
+    }
+
+    /// What is sent on it before its time, each once.
+    pub(crate) fn early(&self) -> Vec<u64> {
+        let mut icrs = Vec::new();
+        let early = self.steps.iter().filter(|step| matches!(step.choice, Choice::Early(..)));
+        for icr in early.filter_map(|step| hexadecimal(&step.takes)) {
+            if !icrs.contains(&icr) {
+                icrs.push(icr);
+            }
+        }
+        icrs
     }
 
     /// Reads a trace.
@@ -160,7 +197,23 @@ impl Trace {
             }
         }
         let verdict = verdict.ok_or(TraceError::CutOff)?.to_owned();
-        Ok(Self { of, start, steps, verdict })
+        let mut trace = Self { of, start, steps, verdict };
+        trace.number_early();
+        Ok(trace)
+    }
+}
+
+impl Trace {
+    /// Numbers what is sent before its time as [`early`](Self::early) has it.
+    fn number_early(&mut self) {
+        let icrs = self.early();
+        for step in &mut self.steps {
+            if let Choice::Early(_, number) = &mut step.choice {
+                let place = icrs.iter().position(|icr| hexadecimal(&step.takes) == Some(*icr));
+                // A number that none has is no choice that there is.
+                *number = place.and_then(|place| u8::try_from(place).ok()).unwrap_or(u8::MAX);
+            }
+        }
     }
 }
 
@@ -211,6 +264,7 @@ impl fmt::Display for Choice {
             Self::Interrupt(vcpu) => write!(f, "interrupt {vcpu}"),
             Self::Nmi(vcpu) => write!(f, "nmi {vcpu}"),
             Self::Flush(vcpu) => write!(f, "flush {vcpu}"),
+            Self::Early(vcpu, _) => write!(f, "early {vcpu}"),
         }
     }
 }
@@ -219,7 +273,7 @@ impl FromStr for Choice {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = "expected run, interrupt, nmi or flush, and a vCPU behind it";
+        let wrong = "expected run, interrupt, nmi, flush or early, and a vCPU behind it";
         let (what, vcpu) = text.split_once(' ').ok_or(wrong)?;
         let vcpu = number::<u8>(vcpu).ok_or(wrong)?;
         match what {
@@ -227,9 +281,16 @@ impl FromStr for Choice {
             "interrupt" => Ok(Self::Interrupt(vcpu)),
             "nmi" => Ok(Self::Nmi(vcpu)),
             "flush" => Ok(Self::Flush(vcpu)),
+            "early" => Ok(Self::Early(vcpu, 0)),
             _ => Err(wrong),
         }
     }
+}
+
+/// `0xc40fb`.
+fn hexadecimal(text: &str) -> Option<u64> {
+    let digits = text.strip_prefix("0x")?;
+    digits.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| u64::from_str_radix(digits, 16).ok()).flatten()
 }
 
 /// Digits alone: no sign.
@@ -337,6 +398,9 @@ mod test {
             step(Choice::Interrupt(1), "0xfb", "-"),
             step(Choice::Nmi(1), "", "-"),
             step(Choice::Flush(1), "", "land 0x400010 4 =0x1 gate"),
+            step(Choice::Early(0, 0), "0xc40fb", "send early vector 0xfb to vcpu1"),
+            step(Choice::Early(1, 1), "0xc40fc", "send early vector 0xfc to vcpu0"),
+            step(Choice::Early(1, 0), "0xc40fb", "send early vector 0xfb to vcpu0"),
         ];
         Trace { of, start: StateHash::of(b"start"), steps, verdict: "stall not-accepting".to_owned() }
     }
@@ -347,6 +411,18 @@ mod test {
         assert_eq!(Trace::parse(&trace.to_string()), Ok(trace.clone()));
         let empty = Trace { steps: Vec::new(), verdict: String::new(), ..trace };
         assert_eq!(Trace::parse(&empty.to_string()), Ok(empty));
+    }
+
+    #[test]
+    fn place_of_delivery_is_read_as_it_was_written() {
+        let mut trace = sample();
+        trace.of.deliver_at(&[(1, Place { address: Some(0x1_0001), name: "<A as B>::f+0x1".to_owned() })]);
+        let read = Trace::parse(&trace.to_string()).expect("a trace");
+        let places: Vec<_> = read.of.places().map(|(_, place)| place).collect();
+        assert_eq!(places, [Some((1, "<A as B>::f+0x1", 0x1_0001))]);
+        for wrong in ["", "1", "1 f+0x1", "x f+0x1 (0x1)", "1 f+0x1 (0xx)", "1 f+0x1 (0x1"] {
+            assert_eq!(place(wrong), None, "{wrong}");
+        }
     }
 
     #[test]
@@ -378,13 +454,16 @@ mod test {
         assert_eq!(body("trace 1", "trace 2"), "is a trace of version 2, and this stallbench reads version 1");
         assert_eq!(body("trace 1", "trace x"), "is no trace: its first line is not 'stallbench-trace 1'");
         assert_eq!(body("1 run 0", "1 run 2"), "line 10: names a vCPU that there is not");
-        assert_eq!(body("1 run 0", "1 runs 0"), "line 10: expected run, interrupt, nmi or flush, and a vCPU behind it");
+        assert_eq!(
+            body("1 run 0", "1 runs 0"),
+            "line 10: expected run, interrupt, nmi, flush or early, and a vCPU behind it"
+        );
         assert_eq!(
             body("2 interrupt", "3 interrupt"),
             "line 11: expected the number that follows that of the line before"
         );
         assert_eq!(body("vcpus 2", "vcpus 256"), "line 6: expected 1 to 255 vCPUs");
-        assert_eq!(body("end 4", "end 2"), "line 14: expected the number of steps behind 'end'");
+        assert_eq!(body("end 7", "end 2"), "line 17: expected the number of steps behind 'end'");
         assert_eq!(body("start ", "begin "), "line 2: expected payload, scenario, vcpus, model and start below it");
     }
 

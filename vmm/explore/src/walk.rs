@@ -10,9 +10,11 @@
 //! would never end.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 
 use crate::graph::{Choice, State};
 use crate::local::Parked;
+use crate::minimise::Minimised;
 use crate::reach::Path;
 use crate::search::{ExploreError, Search, Way};
 
@@ -57,12 +59,14 @@ pub struct Walks {
     pub steps: usize,
     /// The first of them to the end of the run, as they were made.
     pub ends: Vec<Way>,
+    /// How the one was made shorter that came to where no schedule leads to the end.
+    pub minimised: Option<Minimised>,
 }
 
 impl Walks {
     /// None yet. The same seed makes the same walks.
     pub fn new(walking: Walking, seed: u64) -> Self {
-        Self { walking, seed, walks: 0, endless: 0, agents: 0, steps: 0, ends: Vec::new() }
+        Self { walking, seed, walks: 0, endless: 0, agents: 0, steps: 0, ends: Vec::new(), minimised: None }
     }
 
     /// With which probability a walk finds a bug of that depth at least; none where nothing is known of it.
@@ -78,7 +82,7 @@ impl Walks {
 
 /// How a walk ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ended {
+pub(crate) enum Ended {
     /// The run is over.
     Over,
     /// A vCPU has died, or nobody gets anything done.
@@ -89,11 +93,15 @@ enum Ended {
 
 impl Search<'_> {
     /// Makes one walk more: whether it came to something that [findings](Self::findings) may show. So many walks to the end are kept.
+    /// One that did is made shorter, until somebody stops that.
     ///
     /// # Errors
     ///
     /// The guest does something that cannot be explored.
-    pub fn wander(&mut self, walks: &mut Walks, most_ends: usize) -> Result<bool, ExploreError> {
+    pub fn wander(&mut self, walks: &mut Walks, most_ends: usize, stop: &AtomicBool) -> Result<bool, ExploreError> {
+        if self.foretold.is_some() {
+            return Err(ExploreError::Walks(self.buffers.model()));
+        }
         let mut chooser = Chooser::of(walks);
         let (mut way, mut choices) = (vec![self.graph.state(0)], Vec::new());
         let ended = self.go(&mut way, &mut choices, &mut chooser)?;
@@ -104,28 +112,34 @@ impl Search<'_> {
             return Ok(false);
         }
         walks.steps = walks.steps.max(way.len() - 1);
-        if ended == Ended::Over && walks.ends.len() < most_ends {
-            let states = self.keep(&way)?;
-            walks.ends.push(Way(Path::of(&self.graph, choices, states)));
-        } else if ended == Ended::Suspect || self.graph.len() < MOST_KEPT {
-            // What must hold while it runs is judged in all states that are kept.
-            self.keep(&way)?;
-        }
         let is_lost = ended == Ended::Suspect && self.is_lost(way.last().unwrap_or(&State::default()))?;
+        let is_end = ended == Ended::Over && walks.ends.len() < most_ends;
+        if is_end || ended == Ended::Suspect || self.graph.len() < MOST_KEPT {
+            // What must hold while it runs is judged in all states that are kept.
+            let states = self.keep(&way)?;
+            if is_lost {
+                walks.minimised = self.minimise(&Path::of(&self.graph, choices, states), stop)?;
+                // It may have begun anew, with other numbers.
+                walks.ends.clear();
+            } else if is_end {
+                walks.ends.push(Way(Path::of(&self.graph, choices, states)));
+            }
+        }
         if self.stage.has_new_places() {
             // Interrupts come at more places than there were on this walk, and on those before.
             self.begin_anew();
             walks.ends.clear();
             return Ok(false);
         }
-        Ok(is_lost)
+        Ok(walks.minimised.is_some())
     }
 
-    fn go(
+    /// Goes a way from its last state on, and adds to it.
+    pub(crate) fn go(
         &mut self,
         way: &mut Vec<State>,
         made: &mut Vec<Choice>,
-        chooser: &mut Chooser,
+        chooser: &mut impl Choose,
     ) -> Result<Ended, ExploreError> {
         let mut turn: Vec<State> = Vec::new();
         let mut state = way[0].clone();
@@ -139,12 +153,11 @@ impl Search<'_> {
             }
             let choice = chooser.choose(step, &choices);
             let next = self.follow(&state, choice)?;
-            if chooser.last != Some(choice) || turn.len() > TURN {
+            if chooser.last().replace(choice) != Some(choice) || turn.len() > TURN {
                 turn.clear();
             }
             let spins = turn.contains(&next);
             turn.push(std::mem::replace(&mut state, next));
-            chooser.last = Some(choice);
             way.push(state.clone());
             made.push(choice);
             if spins {
@@ -158,7 +171,7 @@ impl Search<'_> {
         Ok(Ended::Endless)
     }
 
-    fn is_dead(&self, state: &State) -> bool {
+    pub(crate) fn is_dead(&self, state: &State) -> bool {
         let dead = |vcpu: usize| matches!(self.stage.local(vcpu, state.locals[vcpu]).parked, Parked::Dead(_));
         (0..state.locals.len()).any(dead)
     }
@@ -188,7 +201,7 @@ impl Search<'_> {
     }
 
     /// Takes the states of a way into the graph, with all that leads from them.
-    fn keep(&mut self, way: &[State]) -> Result<Vec<u32>, ExploreError> {
+    pub(crate) fn keep(&mut self, way: &[State]) -> Result<Vec<u32>, ExploreError> {
         let mut numbers = Vec::with_capacity(way.len());
         for state in way {
             let number = self.graph.number(state);
@@ -201,7 +214,7 @@ impl Search<'_> {
     }
 
     /// Follows all that leads from a state: whether none of it is an end of the run.
-    fn is_lost(&mut self, state: &State) -> Result<bool, ExploreError> {
+    pub(crate) fn is_lost(&mut self, state: &State) -> Result<bool, ExploreError> {
         if self.graph.len() > MOST_FOLLOWED {
             return Ok(false);
         }
@@ -220,6 +233,16 @@ impl Search<'_> {
         }
         Ok(true)
     }
+}
+
+/// Who chooses on a way.
+pub(crate) trait Choose {
+    /// One of these, at a step from 1 on.
+    fn choose(&mut self, step: usize, choices: &[Choice]) -> Choice;
+    /// Whoever that is spins: it comes after all others from now on.
+    fn yields(&mut self, choice: Choice);
+    /// What was chosen last.
+    fn last(&mut self) -> &mut Option<Choice>;
 }
 
 /// What a walk chooses by.
@@ -248,7 +271,9 @@ impl Chooser {
         let changes = (0..changes).filter(|_| steps > 0).map(|_| 1 + random.below(steps) as usize).collect();
         Self { walking: walks.walking, random, priorities: BTreeMap::new(), lowest: 0, changes, last: None }
     }
+}
 
+impl Choose for Chooser {
     fn choose(&mut self, step: usize, choices: &[Choice]) -> Choice {
         for choice in choices {
             // Positive: above all that became the lowest.
@@ -265,10 +290,13 @@ impl Chooser {
         *highest.unwrap_or(&choices[0])
     }
 
-    /// Whoever that is comes after all others from now on.
     fn yields(&mut self, choice: Choice) {
         self.lowest -= 1;
         self.priorities.insert(choice, self.lowest);
+    }
+
+    fn last(&mut self) -> &mut Option<Choice> {
+        &mut self.last
     }
 }
 

@@ -23,7 +23,7 @@ use crate::dump::{Asked, Keep, Moment};
 use crate::layout::Layout;
 use crate::oracle::order::Mode;
 use crate::outcome::RunOutcome;
-use crate::scenario::Injected;
+use crate::scenario::{Injected, Run};
 
 mod cpu_time;
 mod ending;
@@ -65,6 +65,24 @@ pub struct RunPlan {
     pub keep: Keep,
     /// The door for who looks into it, where there is one.
     pub control: Option<Controlled>,
+}
+
+impl RunPlan {
+    /// Of a run that was selected, with nobody looking into it.
+    pub fn of(run: &Run, budget: Duration) -> Self {
+        Self {
+            case: run.case,
+            vcpus: run.vcpus,
+            knobs: run.knobs,
+            seed: run.seed,
+            injected: Arc::clone(&run.injected),
+            layout: run.layout.clone(),
+            order: run.order,
+            budget,
+            keep: Keep::default(),
+            control: None,
+        }
+    }
 }
 
 /// Interval of the polls of a machine's progress words; longer with more than a hundred vCPUs.

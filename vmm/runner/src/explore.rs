@@ -4,10 +4,10 @@
 //! What that comes to is the verdict: a stall is proved there as any other, an end is judged by the same oracles.
 
 pub mod checkpoint;
-mod death;
+pub(crate) mod death;
 mod livelock;
 mod pace;
-mod safety;
+pub(crate) mod safety;
 mod turning;
 mod walks;
 
@@ -187,7 +187,13 @@ impl Free<'_> {
         let findings = search.findings();
         (explored.complete, explored.stuck, explored.ends) = (findings.is_complete, findings.stuck, findings.ends);
         explored.full = findings.full;
-        let judged = self.judge(search, &findings, walked_ends, explored)?;
+        let mut judged = self.judge(search, &findings, walked_ends, explored)?;
+        if let (true, Ok(RunOutcome { verdict: Verdict::Budget { .. }, moment, .. })) =
+            (self.is_interrupted(), &mut judged)
+        {
+            // Of what is cut short nobody is told but where its checkpoint lies: it leaves nothing else.
+            (explored.recorded, *moment) = (None, None);
+        }
         if let (Some(cut @ (Cut::States | Cut::Memory)), Ok(RunOutcome { verdict: Verdict::Budget { .. }, .. })) =
             (cut, &judged)
         {
@@ -228,7 +234,8 @@ impl Free<'_> {
             self.show(search, explored, fault, None)?;
             let found = death::found(search, self.program, fault)?;
             // From the state before: it makes its fault anew.
-            return Ok(self.resume(search, fault, 1)?.map(|free| death::outcome(found, free)));
+            let short = search.before_fault(fault);
+            return Ok(self.resume(search, fault, short)?.map(|free| death::outcome(found, free)));
         }
         if let Some(Stuck { way, no_return, turning, .. }) = &findings.stall {
             self.show(search, explored, way, Some(*no_return))?;
@@ -284,10 +291,8 @@ impl Free<'_> {
         round_from: Option<usize>,
     ) -> Result<(), ExploreError> {
         let (start, boot) = (search.start_hash(), boot_hash(self.program, self.plan));
-        if search.stops_alone() {
-            let (vcpus, events) = (self.plan.vcpus, search.events(way)?);
-            explored.recorded = Some(Arc::new(Recorded { start, boot, vcpus, events, round_from }));
-        }
+        let (vcpus, events, places) = (self.plan.vcpus, search.events(way)?, search.places_between());
+        explored.recorded = Some(Arc::new(Recorded { start, boot, vcpus, events, round_from, places }));
         Ok(())
     }
 
@@ -399,13 +404,13 @@ fn schedule(search: &Search<'_>, way: &Way, no_return: Option<usize>) -> Schedul
     }
 }
 
-fn leg(Leg { vcpu, first, last, takes, lands, to }: Leg) -> LegOutcome {
+fn leg(Leg { vcpu, first, last, takes, lands, sends, to }: Leg) -> LegOutcome {
     let takes = takes.map(|takes| match takes {
         Inject::Vector(vector) => format!("vector {vector:#x}"),
         Inject::Nmi => "an NMI".to_owned(),
     });
     let lands = lands.map(|Landed { address, size, value }| format!("{value:#x} in {size} bytes at {address:#x}"));
-    LegOutcome { vcpu, first, last, takes, lands, to }
+    LegOutcome { vcpu, first, last, takes, lands, sends, to }
 }
 
 /// An error with its causes.

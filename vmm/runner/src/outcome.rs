@@ -10,6 +10,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
+use stallbench_explore::MOST_OWED;
 use stallbench_stall::code::Code;
 use stallbench_stall::proof::{Proof, Unproved};
 pub use stallbench_stall::report::{Address, Contradiction, Culprit, Member, Stall, StallKind, Strength, WaitReport};
@@ -303,6 +304,20 @@ pub struct WalksOutcome {
     /// With which probability each walk finds such a bug at least.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bound: Option<f64>,
+    /// How the way was made shorter that found something.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub minimised: Option<MinimisedOutcome>,
+}
+
+/// A walk that was made shorter: its schedule is what is left of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct MinimisedOutcome {
+    /// Its steps, as it was made.
+    pub steps: usize,
+    /// Its preemptions.
+    pub preemptions: usize,
+    /// Changes that were tried.
+    pub tried: u64,
 }
 
 impl fmt::Display for WalksOutcome {
@@ -337,7 +352,10 @@ impl ExploredOutcome {
     pub fn bound(&self) -> String {
         match self.preemptions {
             _ if self.full > 0 => {
-                format!("in {} of them a vcpu could hold back more stores than --buffer allows", self.full)
+                let is_early = self.model.contains("icr=early");
+                let early = is_early.then(|| format!(", or send more than {MOST_OWED} interrupts early"));
+                let early = early.unwrap_or_default();
+                format!("in {} of them a vcpu could hold back more stores than --buffer allows{early}", self.full)
             }
             None => "not complete even without preemptions".to_owned(),
             Some(0) => "complete without preemptions".to_owned(),
@@ -391,6 +409,9 @@ pub struct LegOutcome {
     /// A store of its own that others see from here on, which is then all that happens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lands: Option<String>,
+    /// What it sends before it writes it, which is then all that happens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sends: Option<String>,
     /// Where it stands then.
     pub to: String,
 }
@@ -429,6 +450,11 @@ fn is_no_number(states: &Option<u128>) -> bool {
 }
 
 impl RunOutcome {
+    /// Whether a free machine was looked at: of a search that ends undecided there is none.
+    pub fn is_looked_at(&self) -> bool {
+        self.explored.is_none() || !self.vcpu_states.is_empty()
+    }
+
     /// Of a run that no machine was watched in.
     pub fn unwatched(verdict: Verdict) -> Self {
         Self {

@@ -5,8 +5,7 @@ use std::sync::atomic::AtomicBool;
 use stallbench_core::HostKvm;
 use stallbench_core::controlled::{ControlError, Controlled};
 use stallbench_explore::{
-    Against, Difference, Event, ExploreError, Model, Replayed, Search, Settings, StateHash, Trace, chain,
-    missing_symbol,
+    Against, Difference, Event, ExploreError, Replayed, Search, Settings, StateHash, Trace, chain, missing_symbol,
 };
 use stallbench_state::certificate::Certificate;
 use stallbench_state::program::Program;
@@ -14,7 +13,7 @@ use thiserror::Error;
 
 use crate::dump::{Keep, Moment};
 use crate::execute::{self, ExecuteError, RunPlan, boot_block};
-use crate::explore::controlled;
+use crate::explore::{controlled, death, safety};
 use crate::outcome::RunOutcome;
 use crate::trace::boot_hash;
 
@@ -71,7 +70,11 @@ pub struct Replay<'p> {
     against: Against,
     plan: RunPlan,
     chain: StateHash,
+    expects_caches_off: bool,
 }
+
+/// The verdict of which a free machine knows nothing: it is looked at only when it stands still.
+const CACHES_OFF: &str = "breach cache-off";
 
 impl<'p> Replay<'p> {
     /// Makes the machine of a trace, and follows so many steps at most, up to the first difference.
@@ -87,18 +90,19 @@ impl<'p> Replay<'p> {
         most: usize,
     ) -> Result<Self, ReplayError> {
         let plan = RunPlan { keep: Keep::default(), ..controlled(plan) };
-        let model: Model =
-            trace.of.model.parse().map_err(|expected| ReplayError::Model { text: trace.of.model.clone(), expected })?;
+        let settings = trace.of.model.parse::<Settings>();
+        let settings = settings.map_err(|expected| ReplayError::Model { text: trace.of.model.clone(), expected })?;
         if plan.vcpus != trace.of.vcpus || boot_hash(program, &plan) != trace.of.boot {
             return Err(ReplayError::Boot);
         }
         let against = against(program, trace)?;
         let machine = Controlled::new(host, plan.vcpus, program.bytes(), &boot_block(&plan))?;
-        let mut search = Search::new(machine, program, Settings::under(model))?;
+        let mut search = Search::new(machine, program, settings)?;
         let start = search.start_hash();
         let replayed = search.replay(trace, against, most)?;
         let chain = chain(start, replayed.events.iter().map(|event| event.hash));
-        Ok(Self { search, replayed, against, plan, chain })
+        let expects_caches_off = trace.verdict == CACHES_OFF;
+        Ok(Self { search, replayed, against, plan, chain, expects_caches_off })
     }
 
     /// Whether it is of another payload, so that places are those of symbols, and hashes are not compared.
@@ -142,7 +146,8 @@ impl<'p> Replay<'p> {
         Ok(Moment { machine: moment.machine, memory: moment.memory })
     }
 
-    /// What a free machine comes to from the end of the trace.
+    /// What a free machine comes to from the end of the trace; where that has caches off on one vCPU alone, or a vCPU that has died, that it
+    /// has.
     ///
     /// # Errors
     ///
@@ -155,7 +160,16 @@ impl<'p> Replay<'p> {
     ) -> Result<RunOutcome, ReplayError> {
         let short = self.search.before_fault(&self.replayed.way);
         let moment = self.moment(self.replayed.way.steps() - short)?;
-        Ok(execute::resume(host, program, &self.plan, &moment, interrupt)?)
+        let free = execute::resume(host, program, &self.plan, &moment, interrupt)?;
+        if short > 0 {
+            let found = death::found(&mut self.search, program, &self.replayed.way)?;
+            return Ok(death::outcome(found, free));
+        }
+        let seen = self.expects_caches_off.then(|| self.search.caches_off_behind(&self.replayed.way)).flatten();
+        Ok(match seen {
+            Some(broken) => safety::outcome(&broken, free),
+            None => free,
+        })
     }
 }
 

@@ -27,6 +27,12 @@ impl RunResult {
         Self { run, outcome, differences }
     }
 
+    /// Compares what a free machine came to from a state that was explored under a memory model with what is expected of that.
+    pub fn of_explored(run: Run, model: &str, outcome: RunOutcome) -> Self {
+        let run = Run { expectation: Arc::clone(expected_under(&run, model)), ..run };
+        Self::new(run, outcome)
+    }
+
     /// Whether everything was as expected.
     pub fn is_as_expected(&self) -> bool {
         self.differences.is_empty()
@@ -35,8 +41,11 @@ impl RunResult {
 
 /// What is expected of an outcome: of one that was explored what its scenario says of that, if it does.
 fn expected<'r>(run: &'r Run, outcome: &RunOutcome) -> &'r Arc<Expectation> {
-    let Some(explored) = &outcome.explored else { return &run.expectation };
-    let of_model = run.explorations.iter().find(|exploration| exploration.is_of(&explored.model));
+    outcome.explored.as_ref().map_or(&run.expectation, |explored| expected_under(run, &explored.model))
+}
+
+fn expected_under<'r>(run: &'r Run, model: &str) -> &'r Arc<Expectation> {
+    let of_model = run.explorations.iter().find(|exploration| exploration.is_of(model));
     of_model.map_or(&run.expectation, |exploration| &exploration.expectation)
 }
 

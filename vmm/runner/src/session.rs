@@ -1,7 +1,7 @@
 //! Runs a selection on worker threads and hands the results over in order, as they come.
 //!
-//! The workers take runs off a shared counter, and a turnstile keeps guests of many vCPUs from running side by side; results that come early wait in a reorder buffer. The caller's thread reports.
-//! What a run does is a closure: nothing here knows KVM.
+//! The workers take runs off a shared counter, and a turnstile keeps guests of many vCPUs from running side by side; results that come
+//! early wait in a reorder buffer. The caller's thread reports. What a run does is a closure: nothing here knows KVM.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -134,12 +134,15 @@ fn deed(deed: &Deed) -> String {
         Deed::Write(access) => format!("writes {}", of(access)),
         Deed::Hold(access) => format!("stores {}, unseen", of(access)),
         Deed::Land(access) => format!("its store {} is seen", of(access)),
-        Deed::Send { what, to } => {
-            let to: Vec<_> = to.iter().map(|vcpu| format!("vcpu{vcpu}")).collect();
-            format!("sends {what} to {}", to.join(" "))
-        }
+        Deed::Send { what, to } => format!("sends {what} to {}", list(to)),
+        Deed::Early { what, to, .. } => format!("sends {what} to {}, before its time", list(to)),
+        Deed::Wrote { icr } => format!("writes {icr:#x} to its ICR, which was sent before"),
         Deed::EndOfInterrupt => "ends the interrupt".to_owned(),
     }
+}
+
+fn list(vcpus: &[usize]) -> String {
+    vcpus.iter().map(|vcpu| format!("vcpu{vcpu}")).collect::<Vec<_>>().join(" ")
 }
 
 /// `function+0x12` without its path.

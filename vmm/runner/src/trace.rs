@@ -34,6 +34,8 @@ pub struct Recorded {
     pub events: Vec<Event>,
     /// Its end is the state behind so many steps of it: from there it goes round.
     pub round_from: Option<usize>,
+    /// Instructions between two stops in front of which interrupts come, by vCPU.
+    pub places: Vec<(usize, stallbench_explore::Place)>,
 }
 
 /// A trace that could not be written.
@@ -107,7 +109,7 @@ impl Traces {
     fn subject(&self, run: &Run, model: String, recorded: &Recorded) -> Subject {
         let set = run.set.iter().map(|setting| ("set".to_owned(), format!("{}={}", setting.knob.name, setting.text)));
         let round = recorded.round_from.map(|step| (ROUND.to_owned(), step.to_string()));
-        Subject {
+        let mut subject = Subject {
             payload: self.payload.clone(),
             scenario: run.name.to_string(),
             vcpus: run.vcpus,
@@ -115,7 +117,9 @@ impl Traces {
             seed: run.seed,
             options: set.chain(self.options.iter().cloned()).chain(round).collect(),
             boot: recorded.boot,
-        }
+        };
+        subject.deliver_at(&recorded.places);
+        subject
     }
 
     fn write_to(&self, run: &Run, text: &str) -> Result<PathBuf, TraceWriteError> {

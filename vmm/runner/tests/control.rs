@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::panic::resume_unwind;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,7 +10,6 @@ use stallbench_core::HostKvm;
 use stallbench_debug::live::{How, Live, LiveError, State, Stop, Until, Why};
 use stallbench_image::program;
 use stallbench_runner::control::{Attached, Control, Taken};
-use stallbench_runner::dump::Keep;
 use stallbench_runner::execute::{RunPlan, execute};
 use stallbench_runner::outcome::RunOutcome;
 use stallbench_runner::scenario::{Case, Catalogue, Problem, Request, Run, Selection};
@@ -38,18 +36,7 @@ fn cell(name: &str) -> Run {
 
 fn plan(run: &Run, control: &Control) -> RunPlan {
     let about = About { run: run.name.to_string(), ..About::default() };
-    RunPlan {
-        case: run.case,
-        vcpus: run.vcpus,
-        knobs: run.knobs,
-        seed: run.seed,
-        injected: Arc::clone(&run.injected),
-        layout: run.layout.clone(),
-        order: run.order,
-        budget: Duration::from_secs(10),
-        keep: Keep::default(),
-        control: Some(control.of(run, about)),
-    }
+    RunPlan { control: Some(control.of(run, about)), ..RunPlan::of(run, Duration::from_secs(10)) }
 }
 
 /// Runs a cell on a thread of its own, held at its start, while somebody does something; gives what came out.

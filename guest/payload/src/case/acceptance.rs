@@ -18,7 +18,7 @@ use stallbench_abi::knob::{FIX, SIPIS, answer, sipis};
 use stallbench_rt::lock::SpinLock;
 use stallbench_rt::mask::Mask;
 use stallbench_rt::wait::Condition;
-use stallbench_rt::{apic, arena, boot, cpu, this, wait_bounded, wait_until, words as names};
+use stallbench_rt::{apic, arena, boot, cpu, this, wait_until, words as names};
 
 use super::case;
 use crate::call::{self, CallError};
@@ -26,13 +26,11 @@ use crate::root::root;
 
 /// The vCPU that the initiator, vCPU 0, meets.
 const PEER: usize = 1;
-/// Turns after which an NMI that was to wake a dead vCPU is sent again.
-const TURNS_TO_WAKE: u64 = 1000;
 
 /// Words that these cases share between vCPUs.
 #[repr(C)]
 pub(crate) struct Words {
-    /// The lock of `lock-and-call`.
+    /// The lock of `lock-and-call`; in `dying-cpu` what stop_machine() is for.
     lock: SpinLock,
     /// Callbacks that have run.
     ran: AtomicU32,
@@ -106,23 +104,15 @@ fn all() -> Mask {
 ///
 /// Only a run in which nothing stalls ends it ([`revive`]), since a run is over when all vCPUs rest, and this is no rest.
 fn play_dead() {
-    while words().revived.load(Ordering::SeqCst) == 0 {
-        cpu::halt();
-    }
+    cpu::halt_until_set(&words().revived);
     words().back.store(1, Ordering::SeqCst);
 }
 
-/// Has the dead vCPU come back, as hlt_play_dead() of Linux is woken: by an NMI, and a word that says what it means. One that
-/// comes before its HLT wakes nobody, so it is sent again.
+/// Has the dead vCPU come back, as hlt_play_dead() of Linux is woken: by an NMI, and a word that says what it means.
 fn revive() {
     words().revived.store(1, Ordering::SeqCst);
-    loop {
-        apic::send_nmi(PEER);
-        let back = Condition::of(&words().back, 1).any(Mask::one(PEER));
-        if wait_bounded!("revive", "", "vCPU back", BRING_UP, back, TURNS_TO_WAKE) {
-            return;
-        }
-    }
+    apic::send_nmi(PEER);
+    wait_until!("revive", "", "vCPU back", BRING_UP, Condition::of(&words().back, 1).any(Mask::one(PEER)), equal);
 }
 
 /// This vCPU is offline from here on: no call goes to it.

@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicU32, Ordering, compiler_fence};
 use stallbench_abi::knob::{FENCES, LITMUS, fences, litmus};
 use stallbench_rt::{boot, this, words};
 
-use super::{Declared, case};
+use super::case;
 use crate::root::root;
 
 case!(
@@ -58,11 +58,6 @@ const READS_OF_WRITES: &[&[Step]] =
     &[&[Store(X, 1)], &[Store(Y, 1)], &[Load(X, 0), Fence, Load(Y, 1)], &[Load(Y, 2), Fence, Load(X, 3)]];
 const FORWARDING: &[&[Step]] =
     &[&[Store(X, 1), Load(X, 0), Fence, Load(Y, 1)], &[Store(Y, 1), Load(Y, 2), Fence, Load(X, 3)]];
-
-/// Whether it is this case.
-pub(super) fn is(case: &Declared) -> bool {
-    core::ptr::eq(case, &raw const LITMUS_TEST)
-}
 
 fn threads() -> &'static [&'static [Step]] {
     match boot::word(&LITMUS) {

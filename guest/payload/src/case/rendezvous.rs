@@ -11,6 +11,7 @@ mod slow_member;
 mod stack_record;
 mod stopper;
 mod two_counts;
+mod two_initiators;
 mod unfenced;
 mod unserved_stopper;
 

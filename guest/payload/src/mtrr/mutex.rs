@@ -17,6 +17,11 @@ use crate::flip as flips;
 pub struct Mutex(AtomicU32);
 
 impl Mutex {
+    /// The word of the mutex, to be [named](stallbench_rt::words::name).
+    pub fn word(&self) -> &AtomicU32 {
+        &self.0
+    }
+
     /// Runs `work` with the mutex held.
     pub fn with(&self, work: impl FnOnce()) {
         if flips::is(flip::NO_MUTEX) {

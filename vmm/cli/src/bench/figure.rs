@@ -65,6 +65,7 @@ impl Figure {
             Samples::Times(times) => {
                 (time(median(times)), format!("{} – {}", time(times.first().copied()), time(times.last().copied())))
             }
+            Samples::Bytes(bytes @ ..10_000) => (format!("{bytes} B"), String::new()),
             Samples::Bytes(bytes) => (format!("{:.1} MB", *bytes as f64 / 1e6), String::new()),
         };
         let aim = self.aim.map_or_else(String::new, |aim| format!("≤ {aim}"));

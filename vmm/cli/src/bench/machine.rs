@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use stallbench_abi::port::Doorbell;
 use stallbench_core::{Capture, HostKvm, Machine, MachineConfig, MachineEvent};
-use stallbench_runner::execute::{boot_block, execute};
+use stallbench_runner::execute::{RunPlan, boot_block, execute};
 use stallbench_runner::oracle::order::Mode;
 use stallbench_runner::outcome::OrderOutcome;
 use stallbench_runner::scenario::{Catalogue, Request, Run, Selection};
@@ -15,7 +15,6 @@ use stallbench_runner::scenario::{Catalogue, Request, Run, Selection};
 use super::figure::Figure;
 use crate::exit::Failure;
 use crate::guest::Guest;
-use crate::run::run_plan;
 
 /// What any one step may take.
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
@@ -156,12 +155,12 @@ pub(super) fn the_run(guest: &Guest, name: &str, vcpus: Option<usize>) -> Result
 }
 
 fn outcome_of(host: &HostKvm, guest: &Guest, run: &Run) -> Result<stallbench_runner::outcome::RunOutcome, Failure> {
-    execute(host, guest.program(), &run_plan(run, DEADLINE), &AtomicBool::new(false))
+    execute(host, guest.program(), &RunPlan::of(run, DEADLINE), &AtomicBool::new(false))
         .map_err(|error| Failure::host(&error))
 }
 
 pub(super) fn machine(host: &HostKvm, guest: &Guest, run: &Run) -> Result<Machine, Failure> {
-    let boot = boot_block(&run_plan(run, DEADLINE));
+    let boot = boot_block(&RunPlan::of(run, DEADLINE));
     Machine::new(host, &MachineConfig::new(run.vcpus), guest.program().bytes(), &boot)
         .map_err(|error| Failure::host(&error))
 }

@@ -10,7 +10,7 @@ pub(super) struct MemoryModel {
     /// Memory model: in program order (sc), or with stores that others see later (x86-TSO)
     #[arg(long, value_enum, value_name = "MODEL", default_value_t = Name::Sc)]
     model: Name,
-    /// Under tso, when a write to the x2APIC's ICR is seen: behind the stores before it, or before those that are held back (early, as the manual lets it, is not followed)
+    /// Under tso, when a write to the x2APIC's ICR is seen: behind the stores before it; before those that are held back (the default); or early, before all since the last serialising instruction or MFENCE with LFENCE
     #[arg(long, value_enum, value_name = "WHEN")]
     icr: Option<When>,
     /// Under tso, stores that a vCPU holds back at most; where it could hold back more, no search is complete [default: 256]
@@ -35,11 +35,6 @@ impl MemoryModel {
     /// The model; an error where something is said of a store buffer that no vCPU has.
     pub(super) fn model(&self) -> Result<Model, Failure> {
         let Model::Tso { icr, buffer } = Model::tso() else { return Ok(Model::Sc) };
-        if matches!(self.icr, Some(When::Early)) {
-            return Err(Failure::usage(
-                "--icr early: interrupts that come before more than stores are not followed; ordered and buffer are",
-            ));
-        }
         if self.model == Name::Tso {
             let icr = self.icr.map_or(icr, When::icr);
             return Ok(Model::Tso { icr, buffer: self.buffer.map_or(buffer, usize::from) });

@@ -48,6 +48,11 @@ impl Schedules {
         Err(Failure::usage(why))
     }
 
+    /// Whether all schedules are tried.
+    pub(super) fn is_exhaustive(&self) -> bool {
+        self.strategy == Name::Exhaustive
+    }
+
     pub(super) fn strategy(&self, seed: u64) -> Strategy {
         let most = self.walks.unwrap_or(WALKS);
         match self.strategy {

@@ -4,10 +4,8 @@ use std::collections::HashSet;
 use std::fmt::Display;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use stallbench_runner::dump::{Dumps, Keep, Moment, OnRequest, Requests};
-use stallbench_runner::execute::RunPlan;
+use stallbench_runner::dump::{Dumps, Moment, OnRequest, Requests};
 use stallbench_runner::layout::Layout;
 use stallbench_runner::report::Kind;
 use stallbench_runner::scenario::{Catalogue, Request, Run, Selection};
@@ -167,25 +165,6 @@ pub(crate) fn trace_options(what: &What) -> Vec<(String, String)> {
     let files = what.names.iter().filter(|name| catalogue.is_path(name)).map(|file| path("file", Path::new(file)));
     let payload = what.payload.iter().map(|file| path("payload-file", file));
     files.chain(payload).chain(what.layout.iter().map(|file| path("layout", file))).collect()
-}
-
-/// What one run needs to know.
-pub(crate) fn run_plan(run: &Run, budget: Duration) -> RunPlan {
-    let injected = Arc::clone(&run.injected);
-    let layout = run.layout.clone();
-    let order = run.order;
-    RunPlan {
-        case: run.case,
-        vcpus: run.vcpus,
-        knobs: run.knobs,
-        seed: run.seed,
-        injected,
-        layout,
-        order,
-        budget,
-        keep: Keep::default(),
-        control: None,
-    }
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use stallbench_state::dump::Packed;
 use stallbench_state::program::PlainProgram;
 
 use super::plain::{self, Flags};
-use super::plan::{self, run_plan};
+use super::plan;
 use crate::exit::Failure;
 use crate::guest::{Guest, Subject};
 
@@ -141,7 +141,7 @@ impl Running {
     ) -> Result<RunOutcome, ExecuteError> {
         match self {
             Self::Image(guest) => {
-                let plan = RunPlan { keep, control, ..run_plan(run, budget) };
+                let plan = RunPlan { keep, control, ..RunPlan::of(run, budget) };
                 execute::execute(host, guest.program(), &plan, interrupted)
             }
             Self::Plain(program, options) => {

@@ -10,9 +10,11 @@
 
 mod processor;
 mod state;
+mod tape;
 #[cfg(test)]
 mod test;
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use kvm_bindings::{
@@ -27,6 +29,7 @@ use thiserror::Error;
 
 pub use processor::Stop;
 pub use state::{Inject, Moved, ProcessorState};
+pub use tape::Tape;
 
 use crate::CreateError;
 use crate::boot::{self, registers};
@@ -35,9 +38,10 @@ use crate::kick;
 use crate::machine::check_contract;
 use crate::memory::GuestMemory;
 use crate::mmu;
-use crate::probe::ProbeError;
+use crate::probe::{Driving, ProbeError};
 use crate::vcpu::alarm::Alarm;
 use processor::Processor;
+use tape::{Call, Entry};
 
 /// The model-specific register whose accesses stop no vCPU: IA32_EFER, without which none comes to 64-bit mode, and which is one of the
 /// registers that have to stay. All others KVM would keep where nobody looks.
@@ -67,7 +71,7 @@ pub enum ControlError {
         source: kvm_ioctls::Error,
     },
     /// The host could not be asked what it does.
-    #[error("ask the host whether it tells where a vcpu can be interrupted")]
+    #[error("ask the host what it does with a vcpu that is driven step by step")]
     Probe(#[source] ProbeError),
     /// The system gives no timer.
     #[error("bound how long a vcpu runs (timer_create)")]
@@ -79,14 +83,13 @@ pub enum ControlError {
 pub struct Controlled {
     processors: Vec<Processor>,
     memory: GuestMemory,
-    /// A vCPU stops at the first place at which it can be interrupted.
-    tells_windows: bool,
-    /// A step can leave a debug exception behind.
-    keeps_steps: bool,
+    host: Driving,
     vm: VmFd,
     /// Interrupts each `KVM_RUN` of this thread, from the first until it [rests](Self::rest).
     alarm: Alarm,
     is_bounded: bool,
+    /// What it is asked for, where somebody wants it to be kept.
+    tape: RefCell<Option<Vec<Call>>>,
 }
 
 impl Controlled {
@@ -106,10 +109,10 @@ impl Controlled {
         let entry = boot::prepare(&memory, image, boot_block, vcpus).map_err(CreateError::from)?;
         kick::install_handler();
         let alarm = Alarm::new().ok_or(ControlError::Alarm)?;
-        let tells_windows = host.tells_windows().map_err(ControlError::Probe)?;
-        let keeps_steps = host.fingerprint().vendor_module == "kvm_intel";
+        let driving = host.driving().map_err(ControlError::Probe)?;
         let processors = Vec::with_capacity(vcpus);
-        let mut machine = Self { processors, memory, tells_windows, keeps_steps, vm, alarm, is_bounded: false };
+        let tape = RefCell::default();
+        let mut machine = Self { processors, memory, host: driving, vm, alarm, is_bounded: false, tape };
         for vcpu in 0..vcpus {
             machine.add_vcpu(host, vcpu, vcpus, entry)?;
         }
@@ -124,7 +127,7 @@ impl Controlled {
         if vcpu == 0 {
             registers::enter(&fd, entry).map_err(not_prepared)?;
         }
-        self.processors.push(Processor::new(fd).map_err(failed)?);
+        self.processors.push(Processor::new(fd, self.host.loses_steps).map_err(failed)?);
         Ok(())
     }
 
@@ -141,34 +144,39 @@ impl Controlled {
     /// Writes guest memory; false where it is none.
     #[must_use]
     pub fn write(&self, address: u64, bytes: &[u8]) -> bool {
+        self.note(|| Call::Write { address, bytes: bytes.into() });
         self.memory.write(address, bytes)
     }
 
     /// Lets a vCPU run until its next stop. What it read before is what was [answered](Self::answer), else 0.
     pub fn run(&mut self, vcpu: usize) -> Stop {
         self.bound();
-        self.processors[vcpu].run()
+        let stop = self.processors[vcpu].run();
+        self.entered(vcpu, Entry::Run, stop)
     }
 
     /// Lets a vCPU get on, but not past the first place at which it can take an interrupt: to there or its next stop, where the host
     /// tells, else by one instruction ([`Stop::Stepped`]). By that TF can be in the RFLAGS that an interrupt pushes.
     pub fn get_on(&mut self, vcpu: usize) -> Stop {
         self.bound();
-        if self.tells_windows { self.processors[vcpu].run_to_window() } else { self.processors[vcpu].step() }
+        let processor = &mut self.processors[vcpu];
+        let stop = if self.host.tells_windows { processor.run_to_window() } else { processor.step() };
+        self.entered(vcpu, Entry::GetOn, stop)
     }
 
     /// Lets a vCPU execute one instruction ([`Stop::Stepped`]), or begin one that stops it. Hosts differ in what that does at some
     /// (docs/hosts.md).
     pub fn step(&mut self, vcpu: usize) -> Stop {
         self.bound();
-        self.processors[vcpu].step()
+        let stop = self.processors[vcpu].step();
+        self.entered(vcpu, Entry::Step, stop)
     }
 
     /// Has the debug exception that a step can leave behind come where nothing comes of it: in the state `aside`, in which the
-    /// next instruction has no effect; then the vCPU is put `back`. Where an access stops a vCPU in a step, Bochs' VMX holds that step's exception pending, and it would
-    /// come to the guest once nobody steps any more (docs/hosts.md). Of other hosts nothing is asked.
+    /// next instruction has no effect; then the vCPU is put `back`. Where an access stops a vCPU in a step, Bochs' VMX holds that step's
+    /// exception pending, and it would come to the guest once nobody steps any more (docs/hosts.md). Of other hosts nothing is asked.
     pub fn settle(&mut self, vcpu: usize, aside: &ProcessorState, back: &ProcessorState) {
-        if !self.keeps_steps {
+        if !self.host.keeps_steps {
             return;
         }
         self.load(vcpu, aside, None);
@@ -185,7 +193,8 @@ impl Controlled {
     /// the same one.
     pub fn complete(&mut self, vcpu: usize) -> Stop {
         self.bound();
-        self.processors[vcpu].complete()
+        let stop = self.processors[vcpu].complete();
+        self.entered(vcpu, Entry::Complete, stop)
     }
 
     /// Leaves the thread to others: nothing of it is interrupted until a vCPU goes on.
@@ -203,16 +212,19 @@ impl Controlled {
 
     /// Says what the access of a vCPU's last stop reads.
     pub fn answer(&mut self, vcpu: usize, value: u64) {
+        self.note(|| Call::Answer { vcpu, value });
         self.processors[vcpu].answer(value);
     }
 
     /// Lets the access to a model-specific register of a vCPU's last stop raise #GP.
     pub fn refuse(&mut self, vcpu: usize) {
+        self.note(|| Call::Refuse { vcpu });
         self.processors[vcpu].refuse();
     }
 
     /// Writes a model-specific register as KVM does: false where that refuses the value.
     pub fn takes_msr(&self, vcpu: usize, index: u32, value: u64) -> bool {
+        self.note(|| Call::TakeMsr { vcpu, index, value });
         self.processors[vcpu].takes_msr(index, value)
     }
 
@@ -240,6 +252,7 @@ impl Controlled {
     /// dropped.
     pub fn load(&mut self, vcpu: usize, state: &ProcessorState, inject: Option<Inject>) {
         self.bound();
+        self.note(|| Call::Load { vcpu, state: Box::new(*state), inject });
         self.processors[vcpu].load(state, inject);
     }
 }

@@ -88,18 +88,26 @@ pub(super) struct Processor {
     loaded: bool,
     /// It executes one instruction at a time.
     steps: bool,
+    /// It goes on to do so without being told again.
+    is_told: bool,
+    loses_steps: bool,
+    /// An NMI was delivered, or was being handled, where it was put last. By nothing else is another masked (SDM 3A 7.7.1); Bochs' VMX goes
+    /// on to say so of any vCPU that it enters after one of which it is true (docs/hosts.md).
+    can_mask_nmis: bool,
 }
 
 /// What `KVM_RUN` brings and takes.
 const PARTS: [SyncReg; 3] = [SyncReg::Register, SyncReg::SystemRegister, SyncReg::VcpuEvents];
 
 impl Processor {
-    pub(super) fn new(mut fd: VcpuFd) -> Result<Self, kvm_ioctls::Error> {
+    pub(super) fn new(mut fd: VcpuFd, loses_steps: bool) -> Result<Self, kvm_ioctls::Error> {
         PARTS.into_iter().for_each(|part| fd.set_sync_valid_reg(part));
-        Ok(Self { fd, tables: None, pending: false, loaded: false, steps: false })
+        let (pending, loaded, steps, is_told, can_mask_nmis) = (false, false, false, false, false);
+        Ok(Self { fd, tables: None, pending, loaded, steps, is_told, loses_steps, can_mask_nmis })
     }
 
     pub(super) fn run(&mut self) -> Stop {
+        self.is_told = false;
         if std::mem::take(&mut self.steps) {
             let off = kvm_guest_debug::default();
             if let Err(error) = self.fd.set_guest_debug(&off) {
@@ -119,8 +127,7 @@ impl Processor {
     pub(super) fn step(&mut self) -> Stop {
         // KVM steps from the RIP that it has when it is told to, and takes what lies in `kvm_run` later. It steps on until it is told
         // otherwise, as long as nobody gives it other registers.
-        let is_told = self.steps && !self.loaded;
-        let told = if is_told {
+        let told = if self.is_told && !self.loaded {
             Ok(())
         } else {
             self.put().and_then(|()| {
@@ -132,7 +139,10 @@ impl Processor {
             return Stop::Fault(Fault::Debug { errno: error.errno() });
         }
         self.steps = true;
-        self.until_stop()
+        let stop = self.until_stop();
+        // An access that stops it is emulated whole.
+        self.is_told = stop == Stop::Stepped && !self.loses_steps;
+        stop
     }
 
     /// Puts what was loaded into KVM.
@@ -211,7 +221,9 @@ impl Processor {
     }
 
     pub(super) fn state(&self) -> Result<ProcessorState, Moved> {
-        ProcessorState::of(&self.fd.sync_regs(), self.tables.as_ref())
+        let mut state = ProcessorState::of(&self.fd.sync_regs(), self.tables.as_ref())?;
+        state.nmi_masked &= self.can_mask_nmis;
+        Ok(state)
     }
 
     pub(super) fn system(&self, state: &ProcessorState) -> SystemRegisters {
@@ -229,6 +241,7 @@ impl Processor {
         *self.fd.sync_regs_mut() = state.into_sync(&tables, inject);
         PARTS.into_iter().for_each(|part| self.fd.set_sync_dirty_reg(part));
         self.loaded = true;
+        self.can_mask_nmis = state.nmi_masked || inject == Some(Inject::Nmi);
     }
 }
 

@@ -5,6 +5,7 @@ use stallbench_abi::layout::{ARENA, IMAGE, XAPIC};
 use stallbench_state::machine::RFLAGS_IF;
 
 use super::*;
+use crate::real_kvm::host;
 use crate::sample;
 
 /// mov esi, ARENA
@@ -22,14 +23,7 @@ const LOOP: &[u8] = &[0xf3, 0x90, 0xeb, 0xfc];
 
 /// A machine of one vCPU with this code, or a loud skip where there is no host; a failure under CI.
 fn machine(code: &[&[u8]]) -> Option<Controlled> {
-    let host = match HostKvm::open() {
-        Ok(host) => host,
-        Err(error) if std::env::var_os("CI").is_none() => {
-            eprintln!("skipped: {error}");
-            return None;
-        }
-        Err(error) => panic!("{error}"),
-    };
+    let host = host()?;
     let block = BootBlock { magic: MAGIC, version: stallbench_abi::VERSION, vcpus: 1, ..BootBlock::default() };
     let image = sample::elf(&[(IMAGE, &code.concat())]);
     Some(Controlled::new(&host, 1, &image, &block).expect("a machine"))
@@ -61,6 +55,28 @@ fn vcpu_that_is_put_back_does_the_same_again() {
         machine.load(0, &state, None);
         assert_eq!(machine.run(0), read);
     }
+}
+
+#[test]
+fn what_is_recorded_is_done_again_and_a_stop_that_differs_is_seen() {
+    let Some(mut machine) = machine(&[AT_ARENA, COPY, HLT]) else { return };
+    machine.run(0);
+    machine.keep_tables(0);
+    let state = machine.state(0).expect("registers");
+    let mut tape_of = |answer| {
+        machine.record();
+        machine.load(0, &state, None);
+        let read = machine.run(0);
+        machine.answer(0, answer);
+        (read, machine.run(0), machine.run(0), machine.recorded())
+    };
+    let (read, write, halt, tape) = tape_of(7);
+    assert_eq!((read, halt, tape.stops()), (Stop::Read { address: ARENA, size: 4 }, Stop::Halted, 3));
+    assert_eq!(write, Stop::Write { address: ARENA + 8, size: 4, value: 7 });
+    assert!(machine.play(&tape) && machine.play(&tape), "from the state that it loads");
+    // An instruction of it is another one now: the store is 4 bytes further on.
+    assert!(machine.write(state.general.rip + 4, &[0x0c]));
+    assert!(!machine.play(&tape), "it stores elsewhere");
 }
 
 #[test]
@@ -105,7 +121,7 @@ fn place_of_one_instruction_at_which_it_can_be_interrupted_is_not_missed() {
                 if state.general.rflags & RFLAGS_IF != 0 && !state.shadow {
                     places.push(state.general.rip - IMAGE);
                     // Where the host tells the first of them, it would tell the same for ever.
-                    if machine.tells_windows {
+                    if machine.host.tells_windows {
                         break;
                     }
                 }
@@ -121,4 +137,69 @@ fn place_of_one_instruction_at_which_it_can_be_interrupted_is_not_missed() {
 fn vcpu_that_shares_nothing_does_not_keep_its_caller_for_ever() {
     let Some(mut machine) = machine(&[LOOP]) else { return };
     assert_eq!(machine.run(0), Stop::Endless);
+}
+
+/// The places, from the beginning of the code on, in front of which a vCPU stands that is stepped until it comes to the last of them.
+fn stepped(machine: &mut Controlled, last: u64) -> Vec<u64> {
+    let mut places = vec![0];
+    while machine.step(0) == Stop::Stepped && places.last() != Some(&last) && places.len() < MOST_ENTRIES {
+        places.push(machine.state(0).expect("registers").general.rip - IMAGE);
+    }
+    // A step at the first touch of a page can end where it began.
+    places.dedup();
+    places
+}
+
+#[test]
+fn step_behind_an_access_to_a_control_register_is_no_longer_than_another() {
+    /// mov rax, cr0; mov cr0, rax; nop; nop; mov rax, cr4; mov cr4, rax; nop; nop
+    const CONTROL: &[u8] =
+        &[0x0f, 0x20, 0xc0, 0x0f, 0x22, 0xc0, 0x90, 0x90, 0x0f, 0x20, 0xe0, 0x0f, 0x22, 0xe0, 0x90, 0x90];
+    let Some(mut machine) = machine(&[CONTROL, HLT]) else { return };
+    assert_eq!(stepped(&mut machine, CONTROL.len() as u64), [0, 3, 6, 7, 8, 11, 14, 15, 16]);
+}
+
+#[test]
+fn what_a_step_leaves_behind_does_not_come_to_the_guest() {
+    /// pause; hlt
+    const ASIDE: &[u8] = &[0xf3, 0x90, 0xf4];
+    let Some(mut machine) = machine(&[AT_ARENA, COPY, HLT, ASIDE]) else { return };
+    let pause = IMAGE + [AT_ARENA, COPY, HLT].concat().len() as u64;
+    for access in [true, false] {
+        let mut stop = machine.step(0);
+        while stop == Stop::Stepped || matches!(stop, Stop::Read { .. }) && !access {
+            machine.answer(0, 7);
+            stop = machine.step(0);
+        }
+        assert_eq!(matches!(stop, Stop::Read { .. }), access, "{stop:?}");
+        machine.keep_tables(0);
+        let here = machine.state(0).expect("registers");
+        let mut aside = here;
+        (aside.general.rip, aside.general.rflags) = (pause, 2);
+        machine.settle(0, &aside, &here);
+        machine.load(0, &here, None);
+        if access {
+            assert_eq!(machine.run(0), stop);
+            machine.load(0, &here, None);
+        }
+    }
+    assert_eq!(machine.run(0), Stop::Halted);
+}
+
+#[test]
+fn nmi_is_masked_where_one_is_handled_and_nowhere_else() {
+    let code = [AT_ARENA, COPY, HLT];
+    let Some(mut machine) = machine(&code) else { return };
+    let read = machine.run(0);
+    machine.keep_tables(0);
+    let state = machine.state(0).expect("registers");
+    for nmi_masked in [false, true, false, true] {
+        machine.load(0, &ProcessorState { nmi_masked, ..state }, None);
+        assert_eq!(machine.run(0), read);
+        assert_eq!(machine.state(0).expect("registers").nmi_masked, nmi_masked);
+    }
+    // One that the same processor of the host enters next.
+    let mut other = self::machine(&code).expect("a second machine");
+    assert_eq!(other.run(0), read);
+    assert!(!other.state(0).expect("registers").nmi_masked);
 }

@@ -16,6 +16,7 @@ use stallbench_state::mtrr::MtrrState;
 
 use super::*;
 use crate::event::Fault;
+use crate::real_kvm::host;
 use crate::sample;
 use crate::{Capture, Counts};
 
@@ -53,18 +54,6 @@ mod code {
     pub(super) const UD2: &[u8] = &[0x0f, 0x0b];
     /// inc eax; jmp back to it, in real mode.
     pub(super) const COUNT_16: &[u8] = &[0x66, 0x40, 0xeb, 0xfc];
-}
-
-/// The host, or a loud skip where there is none; a failure under CI.
-fn host() -> Option<HostKvm> {
-    match HostKvm::open() {
-        Ok(host) => Some(host),
-        Err(error) if std::env::var_os("CI").is_none() => {
-            eprintln!("SKIPPED, this host cannot run guests: {error}; {}", error.remedy());
-            None
-        }
-        Err(error) => panic!("{error}; {}", error.remedy()),
-    }
 }
 
 fn machine(host: &HostKvm, vcpus: usize, code: &[&[u8]]) -> Machine {

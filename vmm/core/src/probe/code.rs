@@ -40,6 +40,9 @@ pub(super) const WINDOWS: usize = 16;
 /// Instructions that are more than plain integers: popcnt eax, eax; xorps xmm0, xmm0; fninit.
 pub(super) const BEYOND: [&[u8]; 3] = [&[0xf3, 0x0f, 0xb8, 0xc0], &[0x0f, 0x57, 0xc0], &[0xdb, 0xe3]];
 
+/// What some KVM emulates whole, and what follows: mov rax, cr4; mov cr4, rax; nop; nop.
+pub(super) const CONTROL: [&[u8]; 4] = [&[0x0f, 0x20, 0xe0], &[0x0f, 0x22, 0xe0], NOP, NOP];
+
 const CLI: &[u8] = &[0xfa];
 const STI: &[u8] = &[0xfb];
 pub(super) const NOP: &[u8] = &[0x90];
@@ -111,8 +114,12 @@ impl Code {
 
     /// Writes a byte: mov [WRITTEN], al; and the end.
     pub(super) fn write() -> Self {
-        let address = (WRITTEN as u32).to_le_bytes();
-        Self::one(&[&[0x88, 0x04, 0x25][..], &address].concat())
+        Self::one(&moves(0x88))
+    }
+
+    /// Reads it: mov al, [WRITTEN]; and the end.
+    pub(super) fn read() -> Self {
+        Self::one(&moves(0x8a))
     }
 
     /// Marks EBX, and shuts down by an exception that has no gate: mov ebx, MARK; ud2.
@@ -120,6 +127,11 @@ impl Code {
         let mark = (MARK as u32).to_le_bytes();
         Self::one(&[&[0xbb][..], &mark, &[0x0f, 0x0b]].concat())
     }
+}
+
+/// mov between AL and the byte at WRITTEN, in the direction of the opcode.
+fn moves(opcode: u8) -> Vec<u8> {
+    [&[opcode, 0x04, 0x25][..], &(WRITTEN as u32).to_le_bytes()].concat()
 }
 
 /// An interrupt gate of ring 0 (SDM 3A figure 7-8).

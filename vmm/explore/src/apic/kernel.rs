@@ -18,6 +18,7 @@ use super::{Apic, Message, command};
 use crate::arena::{self, Arenas};
 use crate::devices::{Devices, Served};
 use crate::moment::{self, Moment};
+use crate::real_kvm::host;
 use crate::settings::Settings;
 use crate::stage::Stage;
 use crate::start;
@@ -201,18 +202,6 @@ fn real(kernel: &Kernel, vcpu: &VcpuState, keeps_service: bool) -> Known {
         svr: apic.svr,
         destination: (!kernel.x2apic).then_some((apic.icr >> 32) as u32),
         nmi: (events.nmi_pending > 0, events.nmi_masked, kernel.word(guest::mailbox(vcpu.index) + guest::NMIS)),
-    }
-}
-
-/// The host, or a loud skip where there is none; a failure under CI.
-fn host() -> Option<HostKvm> {
-    match HostKvm::open() {
-        Ok(host) => Some(host),
-        Err(error) if std::env::var_os("CI").is_none() => {
-            eprintln!("SKIPPED, this host cannot run guests: {error}; {}", error.remedy());
-            None
-        }
-        Err(error) => panic!("{error}; {}", error.remedy()),
     }
 }
 

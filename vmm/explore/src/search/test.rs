@@ -3,26 +3,14 @@
 use stallbench_abi::boot::{BootBlock, MAGIC, Range};
 use stallbench_abi::knob::{self, apic};
 use stallbench_abi::layout::{ARENA, ARENA_SIZE, GHOST, PAGE};
-use stallbench_core::HostKvm;
 use stallbench_image::program;
 
 use super::*;
 use crate::passage::Passage;
+use crate::real_kvm::host;
 use crate::settings::Model;
 
 const VCPUS: usize = 2;
-
-/// The host, or a loud skip where there is none; a failure under CI.
-fn host() -> Option<HostKvm> {
-    match HostKvm::open() {
-        Ok(host) => Some(host),
-        Err(error) if std::env::var_os("CI").is_none() => {
-            eprintln!("SKIPPED, this host cannot run guests: {error}; {}", error.remedy());
-            None
-        }
-        Err(error) => panic!("{error}; {}", error.remedy()),
-    }
-}
 
 /// A case with two vCPUs and xAPICs, at its start line.
 fn search(case: &str, model: Model) -> Option<Search<'static>> {
@@ -72,6 +60,46 @@ fn interrupt_is_over_on_a_free_machine_where_its_end_cannot_be_begun_anew() {
     assert_ne!(in_service(&search, &state), [0; 8]);
     search.finish_stores(&mut state).expect("all is known");
     assert_eq!(in_service(&search, &state), [0; 8]);
+}
+
+#[test]
+fn nmi_comes_in_front_of_a_store_that_is_still_to_be_done() {
+    for model in [Model::Sc, Model::tso()] {
+        let Some(mut search) = search("mutual-calls", model) else { return };
+        search.run(Limits { states: 4_000, bytes: 1 << 30 }).expect("a search");
+        let begins = |number: u32| {
+            let of = |vcpu: &usize| {
+                let local = search.graph.local(number, *vcpu);
+                let is_off = !is_open(&search.stage.local(*vcpu, local).processor);
+                let begin = search.stage.begin_of(*vcpu, local).filter(|begin| *begin != local && is_off)?;
+                Some((number, *vcpu, local, begin))
+            };
+            (0..VCPUS).collect::<Vec<_>>().iter().find_map(of)
+        };
+        let found = (0..search.graph.len() as u32).find_map(begins);
+        let (number, vcpu, stands, begin) = found.expect("a store that is no plain move, with interrupts off");
+        let [behind, before] = [stands, begin].map(|local| search.stage.local(vcpu, local).processor.general.rip);
+        let it = crate::code::instruction(search.stage.machine().memory(), before).expect("an instruction");
+        assert!(behind == it.next_ip() || behind == it.ip(), "{it}");
+        let mut state = search.graph.state(number);
+        let [run, nmi] = [Choice::Run(vcpu as u8), Choice::Nmi(vcpu as u8)];
+        assert!(!search.choices(&state).contains(&nmi), "there is none");
+        search.change(&mut state, vcpu, |apic| apic.nmi = true);
+        assert!(search.choices(&state).contains(&nmi));
+        state = search.follow(&state, nmi).expect("its handler");
+        assert!(search.stage.local(vcpu, state.locals[vcpu]).processor.nmi_masked);
+        // Behind its handler it comes to the same store.
+        for _ in 0..100 {
+            if state.locals[vcpu] == stands {
+                break;
+            }
+            state = search.follow(&state, run).expect("the way back");
+        }
+        assert_eq!(
+            search.stage.local(vcpu, state.locals[vcpu]).identity(),
+            search.stage.local(vcpu, stands).identity()
+        );
+    }
 }
 
 #[test]

@@ -83,9 +83,7 @@ impl Stage<'_> {
             None => None,
         };
         let here = next.as_ref().map_or(&end.0, |(here, _)| here);
-        let is_missed =
-            !self.takes_interrupts(here) && !self.is_inside(&start, here) && self.can_open(&start, input, here);
-        if is_missed && looking.opens {
+        if looking.opens && self.is_missed(&start, input, here) {
             next = Some(self.up_to(vcpu, from, &start, input, Place::Open)?);
         }
         self.check(vcpu, from, &start, input, &end)?;

@@ -6,7 +6,9 @@
 //! A stop at a read is in front of its instruction, one at a write behind it with the store still to be done (KVM completes registers
 //! before it hands out a store). An interrupt can come where the vCPU stands, unless that is inside of an instruction. If it could take
 //! one on the way here and cannot any more, the passage ends on the way, at a place where it can ([`Parked::Open`]): what it does between
-//! two stops concerns itself alone, so that one place of delivery stands for all between them.
+//! two stops concerns itself alone, so that one place of delivery stands for all between them. An NMI comes with interrupts off too: one
+//! that comes behind a store that is still to be done, and whose beginning is not in its registers, comes in front of its instruction, where
+//! the vCPU [began](Stage::begin_of) it.
 
 mod drain;
 mod go;
@@ -63,6 +65,8 @@ struct Vcpu {
     /// States from which a passage leads on which something was seen that safety is judged by.
     shows: FxHashSet<u32>,
     private: Private,
+    /// Where the instruction begins of which a state is the store, as a state: where an NMI can come in front of it and nowhere else.
+    begins: FxHashMap<u32, u32>,
     /// Instructions between two stops in front of which it matters whether something comes.
     places: Rc<FxHashSet<u64>>,
     /// The state at whose stop KVM's vCPU stands.
@@ -99,6 +103,7 @@ impl<'p> Stage<'p> {
         }
         let vcpu = |(vcpu, base)| Vcpu {
             private: Private::of(vcpu),
+            begins: FxHashMap::default(),
             places: Rc::default(),
             base,
             locals: Locals::default(),
@@ -251,7 +256,7 @@ impl<'p> Stage<'p> {
         if !here.has_stack() {
             return Err(self.unknown(vcpu, "uses memory as a stack that is none of its stacks"));
         }
-        if self.takes_interrupts(&here) || self.is_inside(&start, &here) || !self.can_open(&start, input, &here) {
+        if !self.is_missed(&start, input, &here) {
             return Ok(self.arrived(vcpu, here, way.effects));
         }
         self.vcpus[vcpu].at = None;

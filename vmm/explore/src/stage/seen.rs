@@ -80,9 +80,19 @@ impl Stage<'_> {
         promises
     }
 
+    /// An address, for people.
+    pub(crate) fn name_of(&self, address: u64) -> String {
+        self.code.place(address)
+    }
+
+    /// The address of `function+0x12`.
+    pub(crate) fn address(&self, name: &str) -> Option<u64> {
+        self.code.address(name)
+    }
+
     /// The function of an address, for people.
     pub(crate) fn function(&self, address: u64) -> String {
-        let place = self.code.place(address);
+        let place = self.name_of(address);
         place.split('+').next().unwrap_or_default().to_owned()
     }
 }

@@ -48,7 +48,7 @@ impl Stage<'_> {
             return Ok(self.ended(vcpu, start.halted(), Vec::new()));
         }
         let (here, effects) = self.by_steps(vcpu, from, &start, input, &mut |_| None)?;
-        if self.takes_interrupts(&here) || self.is_inside(&start, &here) || !self.can_open(&start, input, &here) {
+        if !self.is_missed(&start, input, &here) {
             return Ok(self.ended(vcpu, here, effects));
         }
         let is_place = |step: &Step<'_>| is_open(step.before) && step.instruction.mnemonic() != Mnemonic::Hlt;

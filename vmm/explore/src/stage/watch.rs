@@ -7,8 +7,9 @@ use rustc_hash::FxHashSet;
 use stallbench_state::machine::Registers;
 
 use super::steps::Step;
-use super::{Stage, is_open};
+use super::{Stage, Vcpu, is_open};
 use crate::apic::Apic;
+use crate::graph::Choice;
 use crate::local::{Local, Parked};
 use crate::passage::{Comes, Effect, Input, Passage, Refusal};
 use crate::private::Meeting;
@@ -70,14 +71,27 @@ impl Stage<'_> {
         Ok((here.parked, effects))
     }
 
-    /// Whether nothing comes between two stops.
-    pub(crate) fn stops_alone(&self) -> bool {
-        self.irq == Irq::Visible && self.vcpus.iter().all(|vcpu| vcpu.places.is_empty())
+    /// The instructions in front of which interrupts come between two stops, by vCPU and address, in order.
+    pub(crate) fn places(&self) -> Vec<(usize, u64)> {
+        let of = |(vcpu, all): (usize, &Vcpu)| all.places.iter().map(|at| (vcpu, *at)).collect::<Vec<_>>();
+        let mut places: Vec<_> = self.vcpus.iter().enumerate().flat_map(of).collect();
+        places.sort_unstable();
+        places
+    }
+
+    /// Has interrupts come there too, as if it had been found to matter.
+    pub(crate) fn deliver_at(&mut self, vcpu: usize, at: u64) {
+        Rc::make_mut(&mut self.vcpus[vcpu].places).insert(at);
     }
 
     /// Whether more places matter than did at the last look.
     pub(crate) fn has_new_places(&mut self) -> bool {
         std::mem::take(&mut self.new_places)
+    }
+
+    /// The same, and they still do at the next look.
+    pub(crate) fn is_new_place_known(&self) -> bool {
+        self.new_places
     }
 
     /// Looks at all instructions of a passage to a state, for what handlers and what they interrupt have in common.
@@ -88,10 +102,12 @@ impl Stage<'_> {
             Input::Go(_) | Input::Creep(..) => None,
         };
         let mut looker = self.vcpus[vcpu].private.looker(from, delivered);
+        let mut steps = 0;
         if start.parked != Parked::Halting || delivered.is_some() {
             let mut is_over = ends_at(&start, input, self.local(vcpu, to));
             let mut look = |step: &Step<'_>| {
                 let over = is_over(step);
+                steps += usize::from(!over);
                 (!over).then(|| looker.look(step.memory, step.before, step.instruction));
                 over.then_some(Parked::Open)
             };
@@ -111,7 +127,57 @@ impl Stage<'_> {
                 Irq::EveryInsn => {}
             }
         }
+        if self.has_begun(&start, input, self.local(vcpu, to)) {
+            self.begin(vcpu, (from, to), &start, input, steps)?;
+        }
         self.shares(vcpu)
+    }
+
+    /// Whether an NMI can come in front of the store at which a passage has ended, and there is no state from which it could.
+    fn has_begun(&self, start: &Local, input: Input, here: &Local) -> bool {
+        let is_store = matches!(here.parked, Parked::Write { before: None, .. });
+        is_store
+            && !here.processor.nmi_masked
+            && !matches!(input, Input::Creep(..))
+            && self.is_missed(start, input, here)
+    }
+
+    /// Keeps where the last instruction of a passage of so many begins.
+    fn begin(
+        &mut self,
+        vcpu: usize,
+        (from, to): (u32, u32),
+        start: &Local,
+        input: Input,
+        steps: usize,
+    ) -> Result<(), Refusal> {
+        let mut left = steps;
+        let mut look = |step: &Step<'_>| {
+            left = left.wrapping_sub(1);
+            (left == 0 && !step.before.shadow).then_some(Parked::Open)
+        };
+        let (here, _) = self.by_steps(vcpu, from, start, input, &mut look)?;
+        if here.parked == Parked::Open {
+            let here = self.ended(vcpu, here, Vec::new()).to;
+            let of = &mut self.vcpus[vcpu];
+            of.begins.entry(to).or_insert(here);
+            of.private.stands_as(here, to);
+        }
+        Ok(())
+    }
+
+    /// The state from which a choice has a vCPU go on that stands in another.
+    pub(crate) fn from(&self, choice: Choice, number: u32) -> u32 {
+        match choice {
+            Choice::Nmi(vcpu) => self.begin_of(vcpu.into(), number).unwrap_or(number),
+            _ => number,
+        }
+    }
+
+    /// Where a vCPU is when an NMI comes to it: where it stands, or where its instruction began. None where none can come.
+    pub(crate) fn begin_of(&self, vcpu: usize, number: u32) -> Option<u32> {
+        let parked = &self.local(vcpu, number).parked;
+        if parked.is_between() { Some(number) } else { self.vcpus[vcpu].begins.get(&number).copied() }
     }
 
     fn meets(&self, vcpu: usize, Meeting { at, handler: (who, rip), interrupted }: &Meeting) -> Refusal {

@@ -1,6 +1,6 @@
 //! To the first place on the way at which an interrupt can come.
 
-use stallbench_abi::layout::{private, private_area};
+use stallbench_abi::layout::{CODE_SELECTOR, private, private_area};
 use stallbench_core::controlled::{Inject, Stop};
 use stallbench_state::memory::Memory;
 
@@ -15,21 +15,26 @@ const RF: u64 = 1 << 16;
 
 impl Stage<'_> {
     /// Whether an interrupt can come where a vCPU is parked.
-    pub(crate) fn takes_interrupts(&self, here: &Local) -> bool {
+    fn takes_interrupts(&self, here: &Local) -> bool {
         is_open(&here.processor) && here.parked.is_between()
     }
 
     /// Whether a vCPU came from one access to another of the same instruction: nothing can come in between.
-    pub(super) fn is_inside(&self, start: &Local, here: &Local) -> bool {
+    fn is_inside(&self, start: &Local, here: &Local) -> bool {
         let reads = matches!(start.parked, Parked::Read { .. }) && matches!(here.parked, Parked::Write { .. });
         let end = || instruction(self.machine.memory(), start.processor.general.rip).map(|it| it.next_ip());
         reads && end() == Some(here.processor.general.rip)
     }
 
     /// Whether it can have taken an interrupt on its way to where it can take none.
-    pub(super) fn can_open(&self, start: &Local, input: Input, here: &Local) -> bool {
+    fn can_open(&self, start: &Local, input: Input, here: &Local) -> bool {
         let was_open = start.parked == Parked::Open && !matches!(input, Input::Deliver(_));
         !was_open && !matches!(here.parked, Parked::Dead(_))
+    }
+
+    /// Whether a vCPU can have passed a place where it takes an interrupt, and stands where it does not.
+    pub(super) fn is_missed(&self, start: &Local, input: Input, here: &Local) -> bool {
+        !self.takes_interrupts(here) && !self.is_inside(start, here) && self.can_open(start, input, here)
     }
 
     /// Goes on from where it stands to the first place at which it can take an interrupt, one instruction at a time; none where
@@ -52,7 +57,6 @@ impl Stage<'_> {
             // Before its delivery it stands where it was interrupted, and executes nothing there.
             let delivered = frame.is_none();
             if delivered && !is_shadow && is_open(&before) {
-                self.clear_resume_flag(vcpu, start, input);
                 self.clear_resume_flag(vcpu, start, input);
                 return Ok(Some(self.leave(vcpu, Parked::Open, before, way.devices.clone())));
             }
@@ -92,15 +96,12 @@ impl Stage<'_> {
     /// RF says nothing in the flags that a delivery pushes between two instructions, and QEMU's SVM sets it there (docs/hosts.md).
     pub(super) fn clear_resume_flag(&self, vcpu: usize, start: &Local, input: Input) {
         let Some(flags) = pushed_flags(vcpu, start, input) else { return };
-        let rip = match start.parked {
-            Parked::Write { before: Some(before), .. } => before,
-            _ => start.processor.general.rip,
-        };
         let memory = self.machine.memory();
-        let frame = [flags.wrapping_sub(16), flags, flags.wrapping_add(8)].map(|at| memory.read_u64(at));
-        // What is pushed is RIP, CS, RFLAGS, RSP, SS (SDM 3A 7.14.2); a handler that has returned may have left something else there.
-        if let [Some(return_to), Some(pushed), Some(rsp)] = frame
-            && (return_to, rsp) == (rip, start.processor.general.rsp)
+        let frame = [flags.wrapping_sub(8), flags, flags.wrapping_add(8)].map(|at| memory.read_u64(at));
+        // What is pushed is RIP, CS, RFLAGS, RSP, SS (SDM 3A 7.14.2). A handler that has returned may have left something else there; one
+        // that returns elsewhere has changed RIP.
+        if let [Some(code), Some(pushed), Some(rsp)] = frame
+            && (code, rsp) == (CODE_SELECTOR.into(), start.processor.general.rsp)
         {
             let written = self.machine.write(flags, &(pushed & !RF).to_le_bytes());
             debug_assert!(written, "the private areas of all vCPUs are memory");

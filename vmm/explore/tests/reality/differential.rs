@@ -3,17 +3,20 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::AtomicBool;
 
+use stallbench_abi::event::EventKind;
 use stallbench_abi::layout::{ARENA, ARENA_SIZE, GHOST};
 use stallbench_abi::shared::GhostPage;
 use stallbench_core::HostKvm;
-use stallbench_explore::{End, Settings};
+use stallbench_explore::{End, Settings, Varied};
 use stallbench_image::program;
 use stallbench_runner::dump::{AtEnd, Keep};
 use stallbench_runner::execute::execute;
 use stallbench_runner::outcome::Verdict;
 use stallbench_state::memory::{Memory, read_plain};
+use stallbench_state::published::{events, merged_events};
 
-use crate::cell::{host, plan, plan_with_holds, searched};
+use crate::cell::{plan, plan_with_holds, searched};
+use crate::real_kvm::host;
 
 /// Cells that pass, that stall always, and that stall in some schedules.
 const CELLS: [&str; 5] = [
@@ -26,8 +29,20 @@ const CELLS: [&str; 5] = [
 /// Free runs of each, half of them held up as the scenario has it.
 const RUNS: u64 = 20;
 
-/// Whether it stalls, and the words that the case has named: address, value.
-type Outcome = (bool, Vec<(u64, u64)>);
+/// More states with orders of returns no cell here has.
+const MOST_ORDERS: usize = 2_000_000;
+
+/// What a machine comes to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Outcome {
+    stalls: bool,
+    /// The words that the case has named: address, value.
+    words: Vec<(u64, u64)>,
+    /// MTRRs and IA32_PAT of each vCPU.
+    mtrrs: Vec<Vec<(u32, u64)>>,
+    /// Whose calls have returned, in that order.
+    returned: Vec<u8>,
+}
 
 /// What free machines come to.
 fn free(host: &HostKvm, name: &str) -> BTreeSet<Outcome> {
@@ -42,10 +57,24 @@ fn free(host: &HostKvm, name: &str) -> BTreeSet<Outcome> {
             Verdict::Stall(_) => true,
             other => panic!("{name}: {other:?}"),
         };
-        let memory = &outcome.moment.as_ref().expect("what is asked for is kept").memory;
-        seen.insert((stalls, named(memory)));
+        let moment = outcome.moment.as_ref().expect("what is asked for is kept");
+        let mtrrs = moment.machine.vcpus.iter().map(|vcpu| vcpu.mtrr.as_ref().unwrap().as_ref().unwrap());
+        seen.insert(Outcome {
+            stalls,
+            words: named(&moment.memory),
+            mtrrs: mtrrs.map(|mtrrs| mtrrs.msrs().collect()).collect(),
+            returned: returned(&moment.memory, plan.vcpus),
+        });
     }
     seen
+}
+
+/// Whose calls have returned, as the events say.
+fn returned(memory: &dyn Memory, vcpus: usize) -> Vec<u8> {
+    let rings = (0..vcpus).map(|vcpu| events(memory, vcpu));
+    assert_eq!(rings.map(|ring| ring.lost).sum::<u64>(), 0, "no event is missing");
+    let returns = merged_events(memory, vcpus).into_iter().filter(|(_, event)| event.kind == EventKind::CALL_RETURN);
+    returns.map(|(vcpu, _)| vcpu as u8).collect()
 }
 
 /// Words of the arena that have names, of 4 bytes.
@@ -56,17 +85,20 @@ fn named(memory: &dyn Memory) -> Vec<(u64, u64)> {
     in_arena.map(|address| (address, memory.read_u32(address).map_or(0, u64::from))).collect()
 }
 
-/// Whether an explored state has these words.
-fn has(end: &End<'_>, words: &[(u64, u64)]) -> bool {
-    words.iter().all(|(address, value)| end.read(*address, 4) == Some(*value))
-}
-
 /// The outcomes of free machines that were not explored.
 fn missing(host: &HostKvm, name: &str, settings: Settings) -> Vec<Outcome> {
     let search = searched(host, name, settings);
-    let is_known = |(stalls, words): &Outcome| match stalls {
-        true => search.stuck_states().any(|state| has(&state, words)),
-        false => search.ends().any(|end| has(&end, words)),
+    let orders = search.orders_of_returns(MOST_ORDERS).expect("few calls");
+    let [ends, stuck]: [Vec<_>; 2] = [search.ends().collect(), search.stuck_states().collect()];
+    let is_it = |outcome: &Outcome, end: &End<'_>| {
+        let mtrrs = |vcpu: usize| end.mtrrs(vcpu).msrs().eq(outcome.mtrrs[vcpu].iter().copied());
+        outcome.words.iter().all(|(address, value)| end.read(*address, 4) == Some(*value))
+            && (0..outcome.mtrrs.len()).all(mtrrs)
+            && orders.contains(&(end.number(), outcome.returned.clone()))
+    };
+    let is_known = |outcome: &Outcome| {
+        let states = if outcome.stalls { &stuck } else { &ends };
+        states.iter().any(|end| is_it(outcome, end))
     };
     free(host, name).into_iter().filter(|outcome| !is_known(outcome)).collect()
 }
@@ -82,6 +114,6 @@ fn free_machines_come_to_nothing_that_was_not_explored() {
 #[test]
 fn free_machines_come_to_what_is_not_explored_where_interrupts_come_to_halted_vcpus_alone() {
     let Some(host) = host() else { return };
-    let settings = Settings { only_halted_take_interrupts: true, ..Settings::default() };
+    let settings = Settings { varied: Varied::OnlyHaltedTakeInterrupts, ..Settings::default() };
     assert_ne!(missing(&host, "acceptance/mutual-calls@vcpus=2", settings), [], "deliveries are missing");
 }

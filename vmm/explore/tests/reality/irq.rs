@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use stallbench_explore::{Irq, Settings};
 
-use crate::cell::{host, searched};
+use crate::cell::searched;
+use crate::real_kvm::host;
 
 /// Cells in which an interrupt or NMI comes where it matters; in the last one also at private memory and registers that its handler and
 /// what it interrupts have in common.

@@ -5,6 +5,11 @@
 mod buffers;
 mod cell;
 mod differential;
+mod early;
 mod irq;
 mod litmus;
 mod passages;
+#[path = "../../../../tests/real_kvm.rs"]
+mod real_kvm;
+
+use stallbench_core::HostKvm;

@@ -2,7 +2,8 @@
 
 use stallbench_explore::{Passages, Settings};
 
-use crate::cell::{host, searched};
+use crate::cell::searched;
+use crate::real_kvm::host;
 
 /// Cells with the interrupts, NMIs, halts, locked instructions and devices that the payload has.
 const CELLS: [&str; 5] = [

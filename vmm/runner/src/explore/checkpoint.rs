@@ -21,7 +21,7 @@ use crate::repeat::file_name;
 use crate::scenario::Run;
 
 /// The version of what is written here.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 /// Bytes of the line at most.
 const LONGEST_LINE: usize = 1 << 16;
 /// Files at most that nobody asked for and gave no directory for: they lie in the current one.
@@ -110,7 +110,7 @@ impl Identity {
             run: run.to_owned(),
             payload: Certificate::digest(program.bytes()),
             guest: Certificate::digest(format!("{guest:?}").as_bytes()),
-            settings: format!("{settings:?}"),
+            settings: settings.to_string(),
         }
     }
 
@@ -143,7 +143,9 @@ pub struct Saved {
 impl Saved {
     /// Reads that of a search.
     pub fn read(path: &Path, wanted: &Identity) -> Result<Self, CheckpointError> {
-        let is_file = |path: &Path| fs::metadata(path).and_then(|it| it.is_file().then_some(()).ok_or(NO_FILE.into()));
+        let is_file = |path: &Path| {
+            fs::metadata(path).and_then(|it| if it.is_file() { Ok(()) } else { Err(io::Error::other(NO_FILE)) })
+        };
         let bytes = is_file(path).and_then(|()| fs::read(path));
         let bytes = bytes.map_err(|source| CheckpointError::Read { path: path.to_owned(), source })?;
         let foreign = || CheckpointError::Foreign(path.to_owned());
@@ -169,7 +171,7 @@ impl Saved {
     }
 }
 
-const NO_FILE: io::ErrorKind = io::ErrorKind::InvalidInput;
+const NO_FILE: &str = "no regular file";
 
 /// Where the searches of a session leave their checkpoints.
 #[derive(Debug, Default)]

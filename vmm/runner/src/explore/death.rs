@@ -10,14 +10,14 @@ use crate::execute::fault;
 use crate::outcome::{GuestFault, RunOutcome, Verdict};
 
 /// How the vCPU died that did at the end of a way.
-pub(super) fn found(search: &mut Search<'_>, program: &Program, way: &Way) -> Result<GuestFault, ExploreError> {
+pub(crate) fn found(search: &mut Search<'_>, program: &Program, way: &Way) -> Result<GuestFault, ExploreError> {
     let moment = search.moment(way, 0)?;
     let dead = search.dead(way).unwrap_or_default();
     Ok(fault::found(program, &moment.machine, &moment.memory, dead))
 }
 
 /// The verdict, beside what a free machine came to.
-pub(super) fn outcome(found: GuestFault, free: RunOutcome) -> RunOutcome {
+pub(crate) fn outcome(found: GuestFault, free: RunOutcome) -> RunOutcome {
     match &free.verdict {
         Verdict::GuestFault(same) if (same.vcpu, &same.text) == (found.vcpu, &found.text) => free,
         _ => RunOutcome::unwatched(Verdict::GuestFault(found)),

@@ -10,7 +10,7 @@ use crate::oracle::cache_off::CacheOff;
 use crate::outcome::{Breach, BreachKind, RunOutcome, Verdict};
 
 /// What it is, from what a free machine comes to behind it.
-pub(super) fn outcome(broken: &Broken, free: RunOutcome) -> RunOutcome {
+pub(crate) fn outcome(broken: &Broken, free: RunOutcome) -> RunOutcome {
     match breach(&broken.what) {
         Err(what) => unconfirmed(free, what),
         Ok(_) if !matches!(free.verdict, Verdict::Pass | Verdict::Breach(_)) => free,

@@ -11,11 +11,13 @@ pub(super) fn in_words(turning: &Turning) -> TurningOutcome {
         Choice::Run(vcpu) => format!("vcpu{vcpu} goes on"),
         Choice::Interrupt(vcpu) | Choice::Nmi(vcpu) => format!("vcpu{vcpu} takes {}", what(*takes)),
         Choice::Flush(vcpu) => format!("the oldest store of vcpu{vcpu} is seen"),
+        Choice::Early(vcpu, _) => format!("vcpu{vcpu} sends before its time"),
     };
     let instead = |(choice, takes): &(Choice, Option<Inject>)| match choice {
         Choice::Run(vcpu) => format!("vcpu{vcpu} went on"),
         Choice::Interrupt(vcpu) | Choice::Nmi(vcpu) => format!("vcpu{vcpu} took {}", what(*takes)),
         Choice::Flush(vcpu) => format!("the oldest store of vcpu{vcpu} were seen"),
+        Choice::Early(vcpu, _) => format!("vcpu{vcpu} sent before its time"),
     };
     TurningOutcome { took: took(&turning.took), instead: turning.instead.iter().map(instead).collect() }
 }

@@ -1,10 +1,10 @@
 //! Walks in place of a search of all schedules.
 
-use stallbench_explore::{ExploreError, Search, Walking, Walks};
+use stallbench_explore::{ExploreError, Minimised, Search, Walking, Walks};
 
 use super::pace::Timer;
 use super::{Exploring, Free, MOST_ENDS};
-use crate::outcome::WalksOutcome;
+use crate::outcome::{MinimisedOutcome, WalksOutcome};
 
 /// Walks between two looks at whoever interrupts.
 const SLICE: u64 = 64;
@@ -38,7 +38,7 @@ impl Free<'_> {
         let mut timer = Timer::default();
         while walks.walks < most && !self.is_interrupted() {
             for _ in 0..SLICE.min(most - walks.walks) {
-                let is_found = search.wander(&mut walks, MOST_ENDS);
+                let is_found = search.wander(&mut walks, MOST_ENDS, self.interrupt);
                 if is_found.inspect_err(|_| search.rest())? {
                     search.rest();
                     return Ok(walks);
@@ -57,6 +57,8 @@ pub(super) fn outcome(walking: Walking, walks: &Walks) -> WalksOutcome {
         Walking::Random => ("random", None),
         Walking::Pct { depth } => ("pct", Some(depth)),
     };
-    let Walks { walks: made, endless, agents, steps, .. } = *walks;
-    WalksOutcome { strategy, walks: made, endless, agents, steps, depth, bound: walks.bound() }
+    let Walks { walks: made, endless, agents, steps, minimised, .. } = *walks;
+    let shorter = |Minimised { steps, preemptions, tried }| MinimisedOutcome { steps, preemptions, tried };
+    let minimised = minimised.map(shorter);
+    WalksOutcome { strategy, walks: made, endless, agents, steps, depth, bound: walks.bound(), minimised }
 }

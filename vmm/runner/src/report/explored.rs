@@ -3,7 +3,9 @@
 use std::fmt::Write;
 
 use super::human::{plain, time};
-use crate::outcome::{ExploredOutcome, GoOn, LegOutcome, RunOutcome, ScheduleOutcome, TurningOutcome};
+use crate::outcome::{
+    ExploredOutcome, GoOn, LegOutcome, MinimisedOutcome, RunOutcome, ScheduleOutcome, TurningOutcome,
+};
 use crate::story::Story;
 
 /// Legs of a schedule that are shown: the first and the last.
@@ -37,6 +39,11 @@ pub(super) fn tell(text: &mut String, outcome: &RunOutcome) {
     if let Some(schedule) = &explored.schedule {
         self::schedule(text, schedule);
     }
+    if let Some(walk) = explored.walks.as_ref().and_then(|walks| walks.minimised) {
+        let MinimisedOutcome { steps, preemptions, tried } = walk;
+        let _ =
+            writeln!(text, "  minimised: the walk had {steps} steps, {}; {tried} changes tried", times(preemptions));
+    }
     if let Some(recorded) = explored.recorded.as_ref().filter(|_| explored.explain) {
         let story = Story::of(String::new(), recorded.vcpus, &recorded.events, outcome);
         story.text().lines().for_each(|line| _ = writeln!(text, "  {}", plain(line)));
@@ -51,8 +58,7 @@ pub(super) fn tell(text: &mut String, outcome: &RunOutcome) {
 
 fn schedule(text: &mut String, schedule: &ScheduleOutcome) {
     let ScheduleOutcome { preemptions, steps, no_return, turning, round_from, legs } = schedule;
-    let times = if *preemptions == 1 { "preemption" } else { "preemptions" };
-    let _ = write!(text, "  schedule: {steps} steps, {preemptions} {times}");
+    let _ = write!(text, "  schedule: {steps} steps, {}", times(*preemptions));
     match no_return {
         Some(0) => text.push_str("; every schedule stalls"),
         Some(step) => _ = write!(text, "; every schedule stalls behind step {step}"),
@@ -76,6 +82,10 @@ fn schedule(text: &mut String, schedule: &ScheduleOutcome) {
     }
 }
 
+fn times(preemptions: usize) -> String {
+    format!("{preemptions} {}", if preemptions == 1 { "preemption" } else { "preemptions" })
+}
+
 /// `step 45: vcpu1 goes on; the run could still have come to its end if vcpu1 took vector 0xfb then`.
 pub(crate) fn turning(step: usize, TurningOutcome { took, instead }: &TurningOutcome) -> String {
     let instead = instead.join(", or ");
@@ -83,10 +93,13 @@ pub(crate) fn turning(step: usize, TurningOutcome { took, instead }: &TurningOut
 }
 
 fn leg(leg: &LegOutcome) -> String {
-    let LegOutcome { vcpu, first, last, takes, lands, to } = leg;
+    let LegOutcome { vcpu, first, last, takes, lands, sends, to } = leg;
     let steps = if first == last { first.to_string() } else { format!("{first}–{last}") };
     if let Some(lands) = lands {
         return format!("{steps:<9} vcpu{vcpu:<3} its store is seen: {}", plain(lands));
+    }
+    if let Some(sends) = sends {
+        return format!("{steps:<9} vcpu{vcpu:<3} sends before its time: {}", plain(sends));
     }
     let takes = takes.as_ref().map_or_else(String::new, |takes| format!("takes {takes}, "));
     format!("{steps:<9} vcpu{vcpu:<3} {takes}goes on to {}", plain(to))

@@ -419,8 +419,7 @@ fn oracles(text: &mut String, outcome: &RunOutcome) {
     }
     order(text, outcome);
     // Where no machine was looked at, no events were lost.
-    let is_looked_at = outcome.explored.is_none() || !outcome.vcpu_states.is_empty();
-    if outcome.wait0 == Wait0Outcome::NotObserved && is_looked_at {
+    if outcome.wait0 == Wait0Outcome::NotObserved && outcome.is_looked_at() {
         text.push_str("  wait=0 contract: not observed, events were lost\n");
     }
     let is_verdict = |breach: &Breach| matches!(&outcome.verdict, Verdict::Breach(verdict) if verdict == breach);

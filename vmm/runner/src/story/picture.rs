@@ -31,9 +31,10 @@ impl Story<'_> {
     /// An SVG file.
     pub fn svg(&self) -> String {
         let placed = self.placed();
-        let column = (self.width() + 2) * LETTER;
+        let (column, width) = (self.column(), self.whole_width());
         let bottom = placed.last().map_or(TOP, |last| last.top + last.height + PAD);
-        let (width, height) = (MARGIN + self.vcpus * (column + PAD) + PAD, bottom + (self.end.len() + 1) * LINE + PAD);
+        let end: Vec<_> = self.end.iter().flat_map(|line| wrapped(line, fitting(width - MARGIN - PAD))).collect();
+        let height = bottom + (end.len() + 1) * LINE + PAD;
         let mut svg = format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\">\n\
              <style>{STYLE}</style>\n<defs><marker id=\"a\" viewBox=\"0 0 8 8\" refX=\"7\" refY=\"4\" markerWidth=\"8\" \
@@ -49,11 +50,25 @@ impl Story<'_> {
         }
         placed.iter().for_each(|placed| self.draw(&mut svg, placed, left(placed.cell.vcpu), column, width));
         messages(&mut svg, self.events, &placed, &left, column);
-        for (number, line) in self.end.iter().enumerate() {
+        for (number, line) in end.iter().enumerate() {
             let y = bottom + (number + 1) * LINE;
             let _ = writeln!(svg, "<text class=\"e\" x=\"{MARGIN}\" y=\"{y}\">{}</text>", escaped(line));
         }
         svg + "</svg>\n"
+    }
+
+    fn column(&self) -> usize {
+        (self.width() + 2) * LETTER
+    }
+
+    fn whole_width(&self) -> usize {
+        MARGIN + self.vcpus * (self.column() + PAD) + PAD
+    }
+
+    /// Why no schedule leads to the end behind a cell, in lines.
+    fn why(&self, cell: &Cell) -> Option<Vec<String>> {
+        let (_, why) = self.no_return.as_ref().filter(|(step, _)| *step == cell.step)?;
+        Some(wrapped(why, fitting(self.whole_width() - 2 * PAD)))
     }
 
     /// A page with the picture and the same as text.
@@ -68,9 +83,7 @@ impl Story<'_> {
     fn placed(&self) -> Vec<Placed> {
         let mut top = TOP;
         let place = |cell: Cell| {
-            if self.no_return.as_ref().is_some_and(|(step, _)| *step == cell.step) {
-                top += 2 * LINE;
-            }
+            top += self.why(&cell).map_or(0, |why| (why.len() + 1) * LINE);
             let lines = wrapped(&cell.text, self.width());
             let placed = Placed { top, height: lines.len() * LINE + PAD, lines, cell };
             top += placed.height + PAD;
@@ -81,10 +94,17 @@ impl Story<'_> {
 
     fn draw(&self, svg: &mut String, placed: &Placed, x: usize, column: usize, width: usize) {
         let Placed { cell, top, height, lines } = placed;
-        if let Some((_, why)) = self.no_return.as_ref().filter(|(step, _)| *step == cell.step) {
+        if let Some(why) = self.why(cell) {
             let y = top - LINE;
             let _ = writeln!(svg, "<path class=\"n\" d=\"M0 {y}H{width}\"/>");
-            let _ = writeln!(svg, "<text class=\"e\" x=\"{PAD}\" y=\"{}\">{}</text>", y - 4, escaped(why));
+            for (above, line) in why.iter().rev().enumerate() {
+                let y = y - 4 - above * LINE;
+                let _ = writeln!(
+                    svg,
+                    "<text class=\"e\" x=\"{PAD}\" y=\"{y}\" xml:space=\"preserve\">{}</text>",
+                    escaped(line)
+                );
+            }
         }
         if !cell.is_own {
             let class = if self.events[cell.step - 1].takes.is_some() { "i" } else { "b" };
@@ -106,6 +126,11 @@ impl Story<'_> {
     }
 }
 
+/// How many letters there is room for. One of ui-monospace has 7.2 px, one of others somewhat more.
+fn fitting(width: usize) -> usize {
+    width * 10 / 75
+}
+
 /// An arrow from where an interrupt is sent to where it is taken.
 fn messages(svg: &mut String, events: &[Event], placed: &[Placed], left: &dyn Fn(usize) -> usize, column: usize) {
     // Who sent what to whom last: column and height.
@@ -125,7 +150,7 @@ fn messages(svg: &mut String, events: &[Event], placed: &[Placed], left: &dyn Fn
             let _ = writeln!(svg, "<path class=\"m\" d=\"M{begin} {y}L{end} {}\"/>", top + height / 2);
         }
         for deed in &event.does {
-            if let Deed::Send { what, to } = deed {
+            if let Deed::Send { what, to } | Deed::Early { what, to, .. } = deed {
                 to.iter().for_each(|to| _ = sent.insert((*to, what.clone()), (cell.vcpu, top + height / 2)));
             }
         }
@@ -165,5 +190,16 @@ mod test {
             assert_eq!(text.matches("<text").count(), text.matches("</text>").count());
             assert!(text.contains("no way back") && text.contains("class=\"m\""), "the interrupt has an arrow: {text}");
         }
+    }
+
+    #[test]
+    fn no_line_is_longer_than_the_picture_is_wide() {
+        let (events, long) = (events(), "a line that nothing stops from being long ".repeat(9));
+        let story = Story { no_return: Some((4, long.clone())), end: vec![long], ..story(&events) };
+        let svg = story.svg();
+        assert_eq!(svg.matches("nothing").count(), 18, "all of it is there");
+        let texts = svg.split("<text").skip(1).filter_map(|text| text.split_once('>')?.1.split("</text>").next());
+        let longest = texts.map(|text| text.chars().count()).max();
+        assert!(longest <= Some(fitting(story.whole_width())), "{longest:?}: {svg}");
     }
 }
