@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use kvm_bindings as kvm;
-use kvm_ioctls::Kvm;
+use kvm_ioctls::{Kvm, VmFd};
 use stallbench_abi::layout::MAX_VCPUS;
 use stallbench_state::host::{Capability, HostFingerprint, known_of};
 use thiserror::Error as ThisError;
@@ -51,6 +51,9 @@ const WANTED: &[Wanted] = &[
 
 /// The version of KVM's API, frozen since Linux 2.6.22 (KVM api.rst 4.1).
 const API_VERSION: i32 = 12;
+
+/// How often signals may interrupt the making of a VM.
+const MOST_INTERRUPTED: usize = 100;
 
 /// An opened `/dev/kvm` that has everything that is required.
 #[derive(Debug)]
@@ -198,6 +201,24 @@ impl HostKvm {
     /// The device, for VMs that are no [`crate::Machine`].
     pub fn kvm(&self) -> &Kvm {
         &self.kvm
+    }
+
+    /// A VM with nothing in it.
+    ///
+    /// `KVM_CREATE_VM` gives up with EINTR where a signal is pending (`mm_take_all_locks` of Linux, by which KVM registers with the
+    /// memory of its process). Ours ask nothing of it, and one that comes again and again leaves time between two of them.
+    ///
+    /// # Errors
+    ///
+    /// That of KVM; EINTR where signals leave no time for it.
+    pub fn create_vm(&self) -> Result<VmFd, kvm_ioctls::Error> {
+        for _ in 1..MOST_INTERRUPTED {
+            match self.kvm.create_vm() {
+                Err(error) if error.errno() == libc::EINTR => {}
+                done => return done,
+            }
+        }
+        self.kvm.create_vm()
     }
 }
 

@@ -217,7 +217,7 @@ impl Asker {
 
     /// The same as it would be driven: no local APIC in the kernel, and no memory where vCPUs share some.
     fn driven(host: &HostKvm, code: &Code) -> Result<Self, ProbeError> {
-        let (vm, memory) = (host.kvm().create_vm().map_err(CreateError::Vm)?, GuestMemory::new(1)?);
+        let (vm, memory) = (host.create_vm().map_err(CreateError::Vm)?, GuestMemory::new(1)?);
         memory.attach_all_but(&vm, ARENA)?;
         Self::of(vm, memory, code)
     }

@@ -35,7 +35,7 @@ const NAMED_MSR: u32 = 0x10;
 ///
 /// The memory has to outlive all vCPUs of the VM.
 pub(crate) fn create(host: &HostKvm, memory: &Memory, holds: &[Holds], vcpus: usize) -> Result<VmFd, HostFailure> {
-    let vm = host.kvm().create_vm().map_err(failed("KVM_CREATE_VM"))?;
+    let vm = host.create_vm().map_err(failed("KVM_CREATE_VM"))?;
     let msrs = kvm_enable_cap { cap: KVM_CAP_X86_USER_SPACE_MSR, args: [ALL_REASONS, 0, 0, 0], ..Default::default() };
     vm.enable_cap(&msrs).map_err(failed("KVM_ENABLE_CAP (x86-user-space-msr)"))?;
     deny_msrs(&vm)?;

@@ -101,7 +101,7 @@ impl Controlled {
             return Err(ControlError::Missing(missing));
         }
         check_contract(host, vcpus, boot_block)?;
-        let vm = host.kvm().create_vm().map_err(CreateError::Vm)?;
+        let vm = host.create_vm().map_err(CreateError::Vm)?;
         filter_msrs(&vm)?;
         let memory = GuestMemory::new(vcpus).map_err(CreateError::from)?;
         memory.attach_all_but(&vm, ARENA).map_err(CreateError::from)?;

@@ -377,7 +377,7 @@ fn check_vcpus(host: &HostKvm, asked: usize) -> Result<(), CreateError> {
 
 /// A VM with local APICs in the kernel and nothing else of an irqchip: the whole one costs 6 to 12 ms (KVM api.rst 7.5).
 pub(crate) fn create_vm(host: &HostKvm) -> Result<VmFd, CreateError> {
-    let vm = host.kvm().create_vm().map_err(CreateError::Vm)?;
+    let vm = host.create_vm().map_err(CreateError::Vm)?;
     let split = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, args: [IOAPIC_PINS, 0, 0, 0], ..Default::default() };
     vm.enable_cap(&split).map_err(CreateError::Irqchip)?;
     Ok(vm)
