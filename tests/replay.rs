@@ -205,6 +205,25 @@ fn trace_that_cannot_be_followed_is_refused_in_one_line() {
 }
 
 #[test]
+fn traces_are_followed_one_after_another_whatever_the_others_are() {
+    let altered = changed("lock-and-call", |trace| trace.steps[6].hash = StateHash::of(b"another state"));
+    let files = [altered.path(), Path::new("/nonexistent"), &golden("early-done"), &golden("unfenced")];
+    let files = files.map(|file| file.to_str().unwrap());
+    let (code, said, errors) = stallbench(&[&["replay"], &files[..]].concat());
+    // A file that cannot be read is told before any is followed, and the code is that of the first that is told.
+    assert_eq!(code, Some(2), "{errors}");
+    let told: Vec<_> = errors.lines().collect();
+    assert!(
+        matches!(told[..], [none, differs] if none.contains("/nonexistent") && differs.contains("step 7")),
+        "{errors}"
+    );
+    assert!(said.contains(GOLDEN[2].1) && said.contains(GOLDEN[4].1) && !said.contains(GOLDEN[0].1), "{said}");
+    let (code, _, error) = stallbench(&["replay", files[2], files[3], "--stop-at", "1"]);
+    assert_eq!((code, error.lines().count()), (Some(2), 1), "{error}");
+    assert!(error.contains("--stop-at is about one trace, and there are 2"), "{error}");
+}
+
+#[test]
 fn trace_of_another_payload_is_followed_by_symbols_or_refused_by_name() {
     let other = |trace: &mut Trace| trace.of.payload = "00".repeat(32);
     let rebased = changed("lock-and-call", |trace| {

@@ -28,6 +28,13 @@ pub(crate) enum Exit {
     Interrupted = 130,
 }
 
+impl Exit {
+    /// That of several things: of the first that was not as expected.
+    pub(crate) fn or(self, next: Self) -> Self {
+        if self == Self::Success { next } else { self }
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)

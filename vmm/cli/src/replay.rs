@@ -1,6 +1,7 @@
 //! `stallbench replay`: the way of a trace once more, every step on KVM.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 use stallbench_core::HostKvm;
@@ -22,8 +23,9 @@ use crate::{debug, gdb, interrupt, output};
     after_help = "docs/explore.md says what a trace holds, and what is compared; `stallbench debug --trace FILE` looks at each step"
 )]
 pub(crate) struct Arguments {
-    /// The trace, as `stallbench explore` writes it
-    file: PathBuf,
+    /// The traces, as `stallbench explore` writes them
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
     /// Go no further than behind this step, and tell where the vCPUs stand then
     #[arg(long, value_name = "STEP")]
     stop_at: Option<usize>,
@@ -46,8 +48,56 @@ pub(crate) struct Arguments {
 /// What a trace ends in whose search did not know all states.
 const NO_VERDICT: &str = "budget";
 
+/// Goes the ways of all files. One that is none, or differs, keeps nobody from the next.
 pub(crate) fn replay(arguments: &Arguments) -> Result<Exit, Failure> {
-    let file = &arguments.file;
+    if let [file] = &arguments.files[..] {
+        return one(arguments, file);
+    }
+    only_of_one(arguments)?;
+    let opened = arguments.files.iter().map(|file| (file, Traced::open(file, &arguments.with)));
+    let (mut first, mut ways) = (Exit::Success, Vec::new());
+    for (file, traced) in opened {
+        match traced {
+            Ok(traced) => ways.push((file, traced)),
+            Err(failure) => first = first.or(told_of(&failure)),
+        }
+    }
+    if ways.is_empty() {
+        return Ok(first);
+    }
+    let (host, interrupted) = (HostKvm::open()?, interrupt::flag_on_signal()?);
+    for (file, traced) in &ways {
+        match follow(arguments, file, traced, &host, &interrupted) {
+            Ok(Exit::Interrupted) => return Ok(Exit::Interrupted),
+            Ok(exit) => first = first.or(exit),
+            Err(failure) => first = first.or(told_of(&failure)),
+        }
+    }
+    Ok(first)
+}
+
+/// What cannot be asked for of several traces.
+fn only_of_one(arguments: &Arguments) -> Result<(), Failure> {
+    let asked = [
+        ("--stop-at", arguments.stop_at.is_some()),
+        ("--gdb", arguments.gdb.is_some()),
+        ("--timeline", arguments.timeline.is_some()),
+    ];
+    match asked.into_iter().find(|(_, is_asked)| *is_asked) {
+        Some((option, _)) => {
+            let files = arguments.files.len();
+            Err(Failure::usage(format!("{option} is about one trace, and there are {files}: give it one of them")))
+        }
+        None => Ok(()),
+    }
+}
+
+fn told_of(failure: &Failure) -> Exit {
+    output::diagnostic(&format!("error: {failure}"));
+    failure.exit
+}
+
+fn one(arguments: &Arguments, file: &Path) -> Result<Exit, Failure> {
     let traced = Traced::open(file, &arguments.with)?;
     arguments.timeline.as_ref().map_or(Ok(()), |timeline| timeline.check(1))?;
     let most = arguments.stop_at.unwrap_or(usize::MAX);
@@ -58,24 +108,34 @@ pub(crate) fn replay(arguments: &Arguments) -> Result<Exit, Failure> {
     if let Some(address) = &arguments.gdb {
         return gdb::look_at(address, &mut debug::stepping(traced, file, most)?);
     }
-    let host = HostKvm::open()?;
-    let interrupted = interrupt::flag_on_signal()?;
-    let mut replay = once(&host, &traced, file, most)?;
+    let (host, interrupted) = (HostKvm::open()?, interrupt::flag_on_signal()?);
+    follow(arguments, file, &traced, &host, &interrupted)
+}
+
+fn follow(
+    arguments: &Arguments,
+    file: &Path,
+    traced: &Traced,
+    host: &HostKvm,
+    interrupted: &AtomicBool,
+) -> Result<Exit, Failure> {
+    let most = arguments.stop_at.unwrap_or(usize::MAX);
+    let mut replay = once(host, traced, file, most)?;
     let chain = replay.chain();
     for number in 2..=arguments.repeat {
-        if interrupted.load(std::sync::atomic::Ordering::Relaxed) {
+        if interrupted.load(Ordering::Relaxed) {
             return Ok(Exit::Interrupted);
         }
-        same(chain, once(&host, &traced, file, most)?.chain(), number, file)?;
+        same(chain, once(host, traced, file, most)?.chain(), number, file)?;
     }
-    output::print(&told(&traced, &replay, arguments))?;
+    output::print(&told(traced, &replay, arguments))?;
     if arguments.stop_at.is_some() {
         return output::print(&standing(&replay));
     }
     if let Some(step) = traced.round_from() {
         return round(&replay, step, file);
     }
-    let outcome = replay.verdict(&host, traced.program()?, &interrupted).map_err(|error| failure(&error, file))?;
+    let outcome = replay.verdict(host, traced.program()?, interrupted).map_err(|error| failure(&error, file))?;
     let now = words(&outcome.verdict);
     let story = Story::of(traced.run.name.to_string(), traced.run.vcpus, replay.events(), &outcome);
     let (told, text) = (arguments.explain.then(|| story.text()), arguments.timeline.as_ref());
