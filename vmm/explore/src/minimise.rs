@@ -4,8 +4,8 @@
 //! read from it; else the walk's choices are cut, dropped and put together, one change after another, as long as it becomes shorter: fewer
 //! preemptions, and of those fewer steps (delta debugging, Zeller, Hildebrandt 2002; the changes are those of Jalbert, Sen 2010 and the
 //! deliveries). A change is tried by going that way: what cannot be chosen any more is passed over, and from the end of it on each vCPU goes on
-//! until it spins. It is taken if that comes to where vCPUs stand for ever in the functions in which they stood before, or where the same
-//! one dies with the same words. All of it is executed, and what a machine does from its end on is followed in all directions.
+//! until it spins. It is taken if that comes to where vCPUs stand for ever in the functions in which they stood before, at accesses to the
+//! same words, or where the same one dies with the same words. All of it is executed, and what a machine does from its end on is followed in all directions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -35,11 +35,19 @@ pub struct Minimised {
     pub tried: u64,
 }
 
-/// What a way comes to: the functions in which vCPUs stand for ever, or what one says that dies.
+/// What a way comes to: where vCPUs stand for ever, or what one says that dies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Outcome {
-    Stands(BTreeSet<(usize, String)>),
+    Stands(BTreeSet<Stand>),
     Dies(usize, String),
+}
+
+/// Where a vCPU stands: in which function, and at an access to which address of what is shared, if at one.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Stand {
+    vcpu: usize,
+    function: String,
+    address: Option<u64>,
 }
 
 impl Search<'_> {
@@ -126,9 +134,13 @@ impl Search<'_> {
         (0..of.locals.len()).find_map(says).unwrap_or_else(|| Outcome::Stands(stays().collect()))
     }
 
-    fn stands_in(&self, vcpu: usize, state: &State) -> (usize, String) {
+    fn stands_in(&self, vcpu: usize, state: &State) -> Stand {
         let at = self.stage.next(vcpu, state.locals[vcpu]);
-        (vcpu, at.map_or_else(String::new, |at| self.stage.function(at)))
+        let address = match self.stage.local(vcpu, state.locals[vcpu]).parked {
+            Parked::Read { address, .. } | Parked::Write { address, .. } => Some(address),
+            _ => None,
+        };
+        Stand { vcpu, function: at.map_or_else(String::new, |at| self.stage.function(at)), address }
     }
 }
 

@@ -208,7 +208,8 @@ impl<'p> Search<'p> {
         graph.number(&state);
         let order = Order::new(&graph);
         let (ends, faults, full) = (Vec::new(), Vec::new(), Vec::new());
-        let foretold = matches!(settings.model, Model::Tso { icr: Icr::Early, .. }).then(Foretold::default);
+        let foretold = matches!(settings.model, Model::Tso { icr: Icr::Early, .. })
+            .then(|| Foretold::of(&stage, graph.vcpus(), 0));
         Ok(Self {
             stage,
             arenas,

@@ -14,6 +14,10 @@ const VCPUS: usize = 2;
 
 /// A case with two vCPUs and xAPICs, at its start line.
 fn search(case: &str, model: Model) -> Option<Search<'static>> {
+    search_with(case, model, apic::XAPIC)
+}
+
+fn search_with(case: &str, model: Model, apic: u8) -> Option<Search<'static>> {
     let host = host()?;
     let (index, _) = program().case(case).expect("a case of the payload");
     let mut block = BootBlock {
@@ -25,7 +29,7 @@ fn search(case: &str, model: Model) -> Option<Search<'static>> {
         ghost: Range { base: GHOST, size: PAGE },
         ..BootBlock::default()
     };
-    block.knobs[knob::APIC.number as usize] = apic::XAPIC.into();
+    block.knobs[knob::APIC.number as usize] = apic.into();
     let machine = Controlled::new(&host, VCPUS, program().bytes(), &block).expect("a machine");
     Some(Search::new(machine, program(), Settings::under(model)).expect("the start line"))
 }
@@ -123,4 +127,27 @@ fn state_is_the_same_again_in_all_of_it_and_not_just_where_it_stands() {
     assert_eq!(stage.once_more(vcpu, from, input, &known), Ok(()));
     let differs = stage.once_more(vcpu, from, input, &Passage { to: wrong, ..known });
     assert!(matches!(differs, Err(Refusal::Differs { .. })), "{differs:?}");
+}
+
+/// A vCPU that owes what it never writes has never sent it.
+#[test]
+fn state_in_which_what_is_owed_is_never_written_is_void_and_no_stall() {
+    let Model::Tso { buffer, .. } = Model::tso() else { unreachable!("it is no other") };
+    let model = Model::Tso { icr: Icr::Early, buffer };
+    let Some(mut search) = search_with("unfenced-rendezvous", model, apic::X2APIC) else { return };
+    assert!(search.run(Limits { states: 20_000, bytes: 1 << 30 }).expect("a search"));
+    let (stuck, known) = (search.findings().stuck, search.graph.len() as u32);
+    let mut state = search.graph.state(*search.ends.first().expect("an end"));
+    search.send_early(&mut state, 0, 0).expect("a message");
+    assert!(search.buffers.anyone_owes(&state), "it is known what is sent");
+    search.graph.number(&state);
+    let mut next = known;
+    while next < search.graph.len() as u32 {
+        search.expand(next).expect("what the other does then");
+        next += 1;
+    }
+    search.sound.take();
+    let void: Vec<_> = search.void().filter(|number| *number >= known).collect();
+    assert_eq!(void, (known..next).collect::<Vec<_>>(), "nobody pays in any of them");
+    assert_eq!(search.findings().stuck, stuck);
 }
