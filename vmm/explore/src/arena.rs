@@ -2,12 +2,15 @@
 //!
 //! States of it are kept by the words that were ever written since the start line, and each once.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::rc::Rc;
 
 use stallbench_abi::layout::{ARENA, ARENA_SIZE};
 use stallbench_state::memory::Memory;
+
+use crate::hash::StateHash;
 
 /// Bytes of a word.
 const WORD: u64 = 8;
@@ -19,6 +22,8 @@ const STORE: usize = 3 * size_of::<((u32, u64, u8, u64), u32)>() / 2;
 pub(crate) struct Arenas {
     /// All of it at the start line.
     base: Vec<u8>,
+    /// The hash of that, once somebody asked: it is megabytes.
+    base_hash: OnceCell<StateHash>,
     /// The words that were written since: their addresses.
     written: Vec<u64>,
     /// Where a word is among those.
@@ -38,6 +43,7 @@ impl Arenas {
         let first: Rc<[u64]> = Rc::new([]);
         Self {
             base,
+            base_hash: OnceCell::new(),
             written: Vec::new(),
             places: HashMap::new(),
             states: vec![Rc::clone(&first)],
@@ -119,6 +125,11 @@ impl Arenas {
     /// All of the arena at the start line.
     pub(crate) fn base(&self) -> &[u8] {
         &self.base
+    }
+
+    /// The hash of all of it at the start line.
+    pub(crate) fn base_hash(&self) -> StateHash {
+        *self.base_hash.get_or_init(|| StateHash::of(&self.base))
     }
 
     /// How many states there are.

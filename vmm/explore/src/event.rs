@@ -165,7 +165,7 @@ impl Search<'_> {
     pub fn start_hash(&self) -> StateHash {
         let mut content = Content::default();
         let first = self.hash(&self.graph.state(0), &mut Hashes::default());
-        content.hash(first).hash(StateHash::of(self.arenas.base()));
+        content.hash(first).hash(self.arenas.base_hash());
         content.end()
     }
 
