@@ -43,6 +43,8 @@ pub(crate) enum Message {
     Nmi,
     Init,
     StartUp(u8),
+    /// The end of the level of an INIT: no processor since the Pentium 4 does anything by it (SDM 3A 11.6.1).
+    EndOfInit,
     /// A delivery or destination mode that no payload uses: the value.
     Other(u64),
 }
@@ -50,14 +52,21 @@ pub(crate) enum Message {
 impl Message {
     /// Whether what it does to those that it comes to is known here: else nobody knows who that is, either.
     pub(crate) fn is_known(self) -> bool {
-        matches!(self, Self::Fixed(_) | Self::Nmi)
+        !matches!(self, Self::Other(_))
+    }
+
+    /// Whether it resets a processor, or starts one.
+    pub(crate) fn restarts(self) -> bool {
+        matches!(self, Self::Init | Self::StartUp(_))
     }
 }
 
 /// What a write to the interrupt command register sends (SDM 3A 11.6.1). In xAPIC mode the destination has 8 bits.
 pub(crate) fn command(icr: u64, x2apic: bool) -> (Message, Target) {
     const LOGICAL: u64 = 1 << 11;
+    const ASSERT: u64 = 1 << 14;
     const LEVEL: u64 = 1 << 15;
+    const INIT: u64 = 0b101;
     let destination = (icr >> 32) as u32;
     let target = match icr >> 18 & 0b11 {
         0b01 => Target::Itself,
@@ -69,12 +78,16 @@ pub(crate) fn command(icr: u64, x2apic: bool) -> (Message, Target) {
     };
     let vector = icr as u8;
     let message = match icr >> 8 & 0b111 {
-        _ if icr & LOGICAL != 0 && icr >> 18 & 0b11 == 0 || icr & LEVEL != 0 => Message::Other(icr),
+        _ if icr & LOGICAL != 0 && icr >> 18 & 0b11 == 0 => Message::Other(icr),
+        INIT if icr & LEVEL != 0 && icr & ASSERT == 0 => Message::EndOfInit,
+        // To whoever sends it, by a shorthand: no such command (SDM 3A table 11-3).
+        INIT | 0b110 if matches!(target, Target::Itself | Target::All) => Message::Other(icr),
+        INIT => Message::Init,
+        _ if icr & LEVEL != 0 => Message::Other(icr),
         // An illegal vector: an error in the ESR (SDM 3A 11.5.3).
         0b000 if vector < 16 => Message::Other(icr),
         0b000 => Message::Fixed(vector),
         0b100 => Message::Nmi,
-        0b101 => Message::Init,
         0b110 => Message::StartUp(vector),
         _ => Message::Other(icr),
     };
@@ -90,17 +103,29 @@ pub(crate) struct Apic {
     pub(crate) isr: VectorSet,
     /// An NMI is pending: further ones merge.
     pub(crate) nmi: bool,
+    /// An INIT is pending.
+    pub(crate) init: bool,
+    /// A start-up interrupt that came behind that, or to a processor that waits for one: its vector. The last one counts.
+    pub(crate) start_up: Option<u8>,
 }
 
 impl Apic {
-    /// A message [that is known](Message::is_known) arrives at a local APIC with this SVR. One that is not enabled takes no interrupt
-    /// (SDM 3A 11.4.7.2).
-    pub(crate) fn receive(&mut self, message: Message, svr: u32) {
+    /// A message [that is known](Message::is_known) arrives at a local APIC with this SVR, of a processor that `waits` for a start-up
+    /// interrupt or not. One that is not enabled takes no interrupt (SDM 3A 11.4.7.2). A start-up interrupt is lost on whoever does not wait,
+    /// but stays behind an INIT that is pending, as with KVM (`kvm_apic_accept_events`).
+    pub(crate) fn receive(&mut self, message: Message, svr: u32, waits: bool) {
         match message {
             Message::Fixed(vector) if svr & SVR_ENABLED != 0 => self.request(vector),
             Message::Nmi => self.nmi = true,
-            Message::Fixed(_) | Message::Init | Message::StartUp(_) | Message::Other(_) => {}
+            Message::Init => (self.init, self.start_up) = (true, None),
+            Message::StartUp(vector) if self.init || waits => self.start_up = Some(vector),
+            Message::Fixed(_) | Message::StartUp(_) | Message::EndOfInit | Message::Other(_) => {}
         }
+    }
+
+    /// The processor takes its INIT: nothing that was requested before is left (SDM 3A 11.4.7.3; of an NMI, KVM's `kvm_vcpu_reset`).
+    pub(crate) fn reset(&mut self) {
+        *self = Self { start_up: self.start_up, ..Self::default() };
     }
 
     /// Requests a vector.
@@ -161,6 +186,33 @@ mod test {
     }
 
     #[test]
+    fn start_up_interrupt_is_lost_on_whoever_does_not_wait() {
+        let mut apic = Apic::default();
+        apic.receive(Message::StartUp(8), 0x1ff, false);
+        assert_eq!(apic, Apic::default());
+        apic.receive(Message::StartUp(8), 0xff, true);
+        apic.receive(Message::StartUp(9), 0xff, true);
+        assert_eq!(apic.start_up, Some(9), "the last one");
+    }
+
+    #[test]
+    fn init_drops_all_that_was_requested_before_it_and_nothing_behind() {
+        let mut apic = Apic::default();
+        [Message::Fixed(0xfb), Message::Nmi].into_iter().for_each(|message| apic.receive(message, 0x1ff, false));
+        apic.accept(0xfb);
+        apic.receive(Message::Init, 0x1ff, false);
+        apic.receive(Message::EndOfInit, 0x1ff, false);
+        apic.receive(Message::StartUp(8), 0x1ff, false);
+        assert_eq!((apic.init, apic.start_up), (true, Some(8)), "it is pending, and the other stays behind it");
+        apic.reset();
+        assert_eq!(apic, Apic { start_up: Some(8), ..Apic::default() });
+        apic.receive(Message::Init, 0xff, true);
+        assert_eq!((apic.init, apic.start_up), (true, None), "a further one takes it away");
+        apic.reset();
+        assert_eq!(apic, Apic::default());
+    }
+
+    #[test]
     fn commands_are_those_of_the_manual() {
         assert_eq!(command(0x0300_0000_0000_40fb, false), (Message::Fixed(0xfb), Target::One(3)));
         assert_eq!(command(0x0000_0003_0000_40fb, true), (Message::Fixed(0xfb), Target::One(3)));
@@ -172,7 +224,12 @@ mod test {
         assert_eq!(command(0xff00_0000_0000_40fb, true).1, Target::One(0xff00_0000));
         assert!(matches!(command(0x0100_0000_0000_48fb, false).0, Message::Other(_)), "logical destination");
         assert!(matches!(command(0x0100_0000_0000_400f, false).0, Message::Other(_)), "illegal vector");
-        assert!(matches!(command(0x0100_0000_0000_8500, false).0, Message::Other(_)), "the end of an INIT");
+        assert_eq!(command(0x0100_0000_0000_c500, false), (Message::Init, Target::One(1)), "its level");
+        assert_eq!(command(0x0100_0000_0000_8500, false).0, Message::EndOfInit);
+        assert_eq!(command(0x000c_c500, false), (Message::Init, Target::Others));
+        assert!(matches!(command(0x0008_4500, false).0, Message::Other(_)), "an INIT to all, itself included");
+        assert!(matches!(command(0x0004_4608, false).0, Message::Other(_)), "a start-up interrupt to itself");
+        assert!(matches!(command(0x0100_0000_0000_c0fb, false).0, Message::Other(_)), "a level that is no INIT's");
         assert!(command(0x000c_40fc, false).0.is_known() && !command(0x0200_0000_0000_48fb, false).0.is_known());
     }
 }

@@ -254,8 +254,12 @@ impl Out<'_> {
             Input::Go(read) => (0, read),
             Input::Deliver(Inject::Vector(vector)) => (1, vector.into()),
             Input::Deliver(Inject::Nmi) => (2, 0),
-            // 3 for none of the two, which is nobody's.
-            Input::Creep(read, Comes { vector, nmi }) => (3 + u64::from(vector) + 2 * u64::from(nmi), read),
+            Input::Deliver(Inject::Init) => (3, 0),
+            Input::Deliver(Inject::StartUp(vector)) => (4, vector.into()),
+            // 8 for none of the three, which is nobody's.
+            Input::Creep(read, Comes { vector, nmi, init }) => {
+                (8 | u64::from(vector) | u64::from(nmi) << 1 | u64::from(init) << 2, read)
+            }
         };
         self.put(kind)?;
         self.put(value)
@@ -301,7 +305,12 @@ impl In<'_> {
             (0, _) => Input::Go(value),
             (1, Ok(vector)) => Input::Deliver(Inject::Vector(vector)),
             (2, Ok(0)) => Input::Deliver(Inject::Nmi),
-            (4..=6, _) => Input::Creep(value, Comes { vector: kind != 5, nmi: kind != 4 }),
+            (3, Ok(0)) => Input::Deliver(Inject::Init),
+            (4, Ok(vector)) => Input::Deliver(Inject::StartUp(vector)),
+            (9..=15, _) => {
+                let [vector, nmi, init] = [1, 2, 4].map(|bit| kind & bit != 0);
+                Input::Creep(value, Comes { vector, nmi, init })
+            }
             _ => return Err(RestoreError::Damaged("what a vcpu goes on with")),
         })
     }
@@ -319,10 +328,11 @@ mod test {
         out.list(numbers.into_iter()).expect("memory takes all");
         let pairs = [(0, 0), (7, 9), (u32::MAX, 0), (0, u32::MAX)];
         pairs.into_iter().for_each(|(number, than)| out.difference(number, than).expect("memory takes all"));
-        let inputs = [Input::Go(u64::MAX), Input::Deliver(Inject::Vector(0xfb)), Input::Deliver(Inject::Nmi)];
-        let comes = [(true, false), (false, true), (true, true)].map(|(vector, nmi)| Comes { vector, nmi });
-        let creeps = comes.map(|comes| Input::Creep(5, comes));
-        inputs.into_iter().chain(creeps).for_each(|input| out.input(input).expect("memory takes all"));
+        let delivered = [Inject::Vector(0xfb), Inject::Nmi, Inject::Init, Inject::StartUp(8)].map(Input::Deliver);
+        let inputs = [Input::Go(u64::MAX)].into_iter().chain(delivered).collect::<Vec<_>>();
+        let of = |kind: u8| Comes { vector: kind & 1 != 0, nmi: kind & 2 != 0, init: kind & 4 != 0 };
+        let creeps = [1, 2, 3, 4, 5, 6, 7].map(|kind| Input::Creep(5, of(kind)));
+        inputs.iter().copied().chain(creeps).for_each(|input| out.input(input).expect("memory takes all"));
         let mut from = In(&bytes);
         assert_eq!(from.list().expect("a list"), numbers);
         pairs.into_iter().for_each(|(number, than)| assert_eq!(from.difference(than).expect("a number"), number));

@@ -11,6 +11,8 @@ use stallbench_state::mtrr::MtrrState;
 pub(crate) const X2APIC: std::ops::Range<u32> = 0x800..0x900;
 /// The interrupt command register among them.
 pub(crate) const SEND: u32 = X2APIC.start + (register::ICR_LOW >> 4);
+/// The spurious-interrupt vector register.
+pub(crate) const ENABLE: u32 = X2APIC.start + (register::SVR >> 4);
 const APIC_BASE: u32 = 0x1b;
 /// IA32_TIME_STAMP_COUNTER.
 const TSC: u32 = 0x10;
@@ -18,6 +20,8 @@ const TSC: u32 = 0x10;
 const APIC_BASE_AT_RESET: u64 = XAPIC | 1 << 11;
 const BSP: u64 = 1 << 8;
 const X2APIC_ENABLED: u64 = 1 << 10;
+/// The spurious-interrupt vector register after a reset: the APIC is off (SDM 3A 11.4.7.1).
+const SVR_AT_RESET: u32 = 0xff;
 
 /// Registers of the local APIC, by their offset in xAPIC mode (SDM 3A table 11-1).
 mod register {
@@ -66,11 +70,17 @@ impl Devices {
         Self {
             apic_base: APIC_BASE_AT_RESET | bsp,
             icr_high: 0,
-            svr: 0xff,
+            svr: SVR_AT_RESET,
             tpr: 0,
             msrs: MtrrState::at_start().msrs().collect(),
             calls: 0,
         }
+    }
+
+    /// As an INIT leaves it: the local APIC as a reset does, but for its id and its mode (SDM 3A 11.4.7.3, 11.12.5.1); MTRRs and IA32_PAT as
+    /// they were (SDM 3A table 10-1).
+    pub(crate) fn after_init(&self) -> Self {
+        Self { icr_high: 0, svr: SVR_AT_RESET, tpr: 0, ..self.clone() }
     }
 
     /// Whether the local APIC is in x2APIC mode.
@@ -87,17 +97,29 @@ impl Devices {
     /// Why a stop is none that a passage can contain, though it concerns the vCPU's own APIC: others' interrupts could come before it or
     /// behind it, and its registers are no stop where it writes them by an MSR. A fragment behind "vcpu 1".
     pub(crate) fn forbids(&self, stop: &Stop, is_open: bool) -> Option<&'static str> {
-        let (offset, value, by_msr) = match *stop {
-            Stop::Write { address, value, .. } if is_xapic(address) => ((address - XAPIC) as u32, value, false),
-            Stop::WriteMsr { index, value } if X2APIC.contains(&index) && self.x2apic() => {
-                ((index - X2APIC.start) << 4, value, true)
-            }
-            _ => return None,
-        };
+        let (offset, _, by_msr) = self.written(stop)?;
         match offset {
-            register::SVR if value as u32 != self.svr => Some("changes the spurious-interrupt register of its APIC"),
             register::TPR if by_msr && is_open => Some("changes its priority with interrupts on, by an msr"),
             register::EOI if by_msr && is_open => Some("ends an interrupt in service with interrupts on, by an msr"),
+            _ => None,
+        }
+    }
+
+    /// What a stop writes to its spurious-interrupt vector register, where that is not what it holds: interrupts that others send are lost
+    /// before it, and are not behind it.
+    pub(crate) fn enables(&self, stop: &Stop) -> Option<u32> {
+        let (offset, value, _) = self.written(stop)?;
+        // A register of 32 bits.
+        (offset == register::SVR && value as u32 != self.svr).then_some(value as u32)
+    }
+
+    /// The register of the local APIC that a stop writes, by its offset in xAPIC mode; what; whether by an MSR.
+    fn written(&self, stop: &Stop) -> Option<(u32, u64, bool)> {
+        match *stop {
+            Stop::Write { address, value, .. } if is_xapic(address) => Some(((address - XAPIC) as u32, value, false)),
+            Stop::WriteMsr { index, value } if X2APIC.contains(&index) && self.x2apic() => {
+                Some(((index - X2APIC.start) << 4, value, true))
+            }
             _ => None,
         }
     }
@@ -224,19 +246,30 @@ mod test {
     use super::*;
 
     #[test]
+    fn init_leaves_mode_and_mtrrs() {
+        let mut devices = Devices::at_reset(1);
+        devices.apic_base |= X2APIC_ENABLED;
+        (devices.icr_high, devices.svr, devices.tpr, devices.calls) = (1 << 24, 0x1ff, 0x20, 3);
+        Rc::make_mut(&mut devices.msrs)[0].1 ^= 1;
+        let after = devices.after_init();
+        assert!(after.x2apic() && after.msrs == devices.msrs && after.calls == 3);
+        assert_eq!((after.icr_high, after.svr, after.tpr), (0, 0xff, 0));
+    }
+
+    #[test]
     fn register_that_decides_what_comes_is_not_written_unseen() {
         let mut devices = Devices::at_reset(1);
         let xapic = |offset: u32, value| Stop::Write { address: XAPIC + u64::from(offset), size: 4, value };
         assert_eq!(devices.forbids(&xapic(register::TPR, 0x20), true), None, "a stop of its own");
-        assert_eq!(devices.forbids(&xapic(register::SVR, 0xff), true), None, "what it is");
-        assert!(devices.forbids(&xapic(register::SVR, 0x1ff), false).is_some());
+        assert_eq!(devices.enables(&xapic(register::SVR, 0xff)), None, "what it is");
+        assert_eq!(devices.enables(&xapic(register::SVR, 0x1ff)), Some(0x1ff));
         devices.apic_base |= X2APIC_ENABLED;
         let msr = |offset: u32, value| Stop::WriteMsr { index: X2APIC.start + (offset >> 4), value };
         for register in [register::TPR, register::EOI] {
             let said = [true, false].map(|is_open| devices.forbids(&msr(register, 0), is_open).is_some());
             assert_eq!(said, [true, false], "{register:#x}");
         }
-        assert!(devices.forbids(&msr(register::SVR, 0x1ff), false).is_some());
+        assert_eq!(devices.enables(&msr(register::SVR, 0x1ff)), Some(0x1ff));
         assert_eq!(devices.forbids(&msr(register::ICR_LOW, 0), true), None);
     }
 }

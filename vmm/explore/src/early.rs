@@ -199,7 +199,7 @@ impl Search<'_> {
         let Choice::Early(vcpu, number) = choice else { return false };
         let vcpu = usize::from(vcpu);
         let parked = &self.stage.local(vcpu, state.locals[vcpu]).parked;
-        let goes_on = !matches!(parked, Parked::Halted | Parked::Off | Parked::Dead(_));
+        let goes_on = parked.is_up() && *parked != Parked::Halted;
         goes_on && self.early_icr(number).is_some() && self.buffers.owed(state, vcpu).len() < MOST_OWED
     }
 

@@ -295,7 +295,8 @@ fn message(icr: u64, x2apic: bool, vcpu: usize, vcpus: usize) -> (String, Vec<us
         Message::Fixed(vector) => format!("vector {vector:#x}"),
         Message::Nmi => "nmi".to_owned(),
         Message::Init => "init".to_owned(),
-        Message::StartUp(vector) => format!("start-up {vector:#x}"),
+        Message::StartUp(vector) => format!("sipi {vector:#x}"),
+        Message::EndOfInit => "end of init".to_owned(),
         Message::Other(icr) => format!("icr {icr:#x}"),
     };
     (what, (0..vcpus).filter(|&other| target.holds(other, vcpu)).collect())

@@ -57,7 +57,7 @@ fn slice(events: &[Event], members: &[usize]) -> Vec<bool> {
 /// Whether a step cannot change places with a later one.
 fn is_before(one: &Event, later: &Event) -> bool {
     let (from, to) = (one.choice.vcpu(), later.choice.vcpu());
-    let takes = matches!(later.choice, Choice::Interrupt(_) | Choice::Nmi(_));
+    let takes = matches!(later.choice, Choice::Interrupt(_) | Choice::Nmi(_) | Choice::Init(_) | Choice::StartUp(_));
     let gets = |deed: &Deed| matches!(deed, Deed::Send { to: receivers, .. } | Deed::Early { to: receivers, .. } if receivers.contains(&to));
     let sends = one.does.iter().any(gets);
     from == to || takes && sends || meet(one, later)

@@ -22,6 +22,10 @@ pub enum Choice {
     Interrupt(u8),
     /// It takes its NMI first.
     Nmi(u8),
+    /// It takes its INIT, and waits.
+    Init(u8),
+    /// It takes its start-up interrupt, and begins.
+    StartUp(u8),
     /// Its oldest store that others do not see yet comes to memory.
     Flush(u8),
     /// It sends an interrupt now that it writes later: which, by its number among those that the search knows.
@@ -32,9 +36,13 @@ impl Choice {
     /// Whose it is.
     pub fn vcpu(self) -> usize {
         match self {
-            Self::Run(vcpu) | Self::Interrupt(vcpu) | Self::Nmi(vcpu) | Self::Flush(vcpu) | Self::Early(vcpu, _) => {
-                vcpu.into()
-            }
+            Self::Run(vcpu)
+            | Self::Interrupt(vcpu)
+            | Self::Nmi(vcpu)
+            | Self::Init(vcpu)
+            | Self::StartUp(vcpu)
+            | Self::Flush(vcpu)
+            | Self::Early(vcpu, _) => vcpu.into(),
         }
     }
 
@@ -115,7 +123,9 @@ impl Apics {
     pub(crate) fn words(&self) -> impl ExactSizeIterator<Item = u64> {
         let words = self.apics.iter().flat_map(|apic| {
             let registers = apic.irr.into_iter().chain(apic.isr).map(u64::from);
-            registers.chain([apic.nmi.into()])
+            // One more than the vector: 0 is none.
+            let start_up = apic.start_up.map_or(0, |vector| u64::from(vector) + 1);
+            registers.chain([apic.nmi.into(), apic.init.into(), start_up])
         });
         words.collect::<Vec<_>>().into_iter()
     }
@@ -123,13 +133,15 @@ impl Apics {
     /// From these numbers. None where they are no local APICs, each once.
     pub(crate) fn of(words: &[u64]) -> Option<Self> {
         let mut apics = Self::default();
-        for words in words.chunks(2 * VECTOR_WORDS + 1) {
+        for words in words.chunks(2 * VECTOR_WORDS + 3) {
             let set = |at: usize| -> Option<[u32; VECTOR_WORDS]> {
                 let words = words.get(at..at + VECTOR_WORDS)?.iter().map(|word| u32::try_from(*word).ok());
                 words.collect::<Option<Vec<_>>>()?.try_into().ok()
             };
-            let nmi = *words.get(2 * VECTOR_WORDS)? != 0;
-            let (next, apic) = (apics.len(), Apic { irr: set(0)?, isr: set(VECTOR_WORDS)?, nmi });
+            let &[nmi, init, start_up] = words.get(2 * VECTOR_WORDS..)? else { return None };
+            let start_up = start_up.checked_sub(1).map(u8::try_from).transpose().ok()?;
+            let (irr, isr) = (set(0)?, set(VECTOR_WORDS)?);
+            let (next, apic) = (apics.len(), Apic { irr, isr, nmi: nmi != 0, init: init != 0, start_up });
             (apics.number(apic) as usize == next).then_some(())?;
         }
         Some(apics)
@@ -303,6 +315,8 @@ pub(crate) fn injected(choice: Choice, apic: &Apic, tpr: u8) -> Option<Inject> {
         Choice::Run(_) | Choice::Flush(_) | Choice::Early(..) => None,
         Choice::Interrupt(_) => apic.deliverable(tpr).map(Inject::Vector),
         Choice::Nmi(_) => Some(Inject::Nmi),
+        Choice::Init(_) => Some(Inject::Init),
+        Choice::StartUp(_) => apic.start_up.map(Inject::StartUp),
     }
 }
 

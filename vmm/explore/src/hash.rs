@@ -92,8 +92,12 @@ pub(crate) fn of_vcpu(identity: &Identity) -> StateHash {
 
 /// What a local APIC adds.
 pub(crate) fn feed_apic(content: &mut Content, apic: &Apic) {
-    let Apic { irr, isr, nmi } = apic;
+    let Apic { irr, isr, nmi, init, start_up } = apic;
     content.words(irr.iter().chain(isr).map(|word| u64::from(*word))).word((*nmi).into());
+    // Nothing where none is pending: so it was before there was any, and traces of that time are followed.
+    if *init || start_up.is_some() {
+        content.words([(*init).into(), start_up.map_or(u64::MAX, u64::from)]).bytes(b"init");
+    }
 }
 
 fn feed_parked(content: &mut Content, parked: &Parked) {
@@ -109,6 +113,8 @@ fn feed_parked(content: &mut Content, parked: &Parked) {
         Parked::Halted => content.word(6),
         Parked::Off => content.word(7),
         Parked::Dead(why) => content.word(8).bytes(why.as_bytes()),
+        Parked::Enable { svr } => content.words([10, (*svr).into()]),
+        Parked::Waits => content.word(11),
         Parked::Drain { all } => content.words([9, (*all).into()]),
     };
 }

@@ -92,6 +92,7 @@ pub use replay::{Against, Difference, Replayed, missing_symbol};
 pub use safety::{Broken, Invariant, TooManyCalls};
 pub use search::{Counts, ExploreError, Findings, Landed, Leg, Limits, Livelock, Search, Stuck, Turning, Way};
 pub use settings::{Icr, Irq, Model, Passages, Settings, Varied};
+pub use stage::WAITS;
 pub use start::StartError;
 pub use trace::{Step, Subject, Trace, TraceError, VERSION as TRACE_VERSION, chain};
 pub use walk::{Walking, Walks};

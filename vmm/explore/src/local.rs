@@ -30,6 +30,8 @@ pub(crate) enum Parked {
     Write { address: u64, size: u8, value: u64, before: Option<u64> },
     /// It is about to send an interrupt by the x2APIC.
     Send { icr: u64 },
+    /// It is about to write the spurious-interrupt vector register of its x2APIC, which enables that or turns it off.
+    Enable { svr: u32 },
     /// It can take an interrupt here, and where it stops next it cannot.
     Open,
     /// It is about to execute what waits until others see all that it has stored; with `all`, nothing behind that begins before it.
@@ -38,8 +40,10 @@ pub(crate) enum Parked {
     Halting,
     /// It halted.
     Halted,
-    /// It waits for a start-up interrupt.
+    /// It was never started.
     Off,
+    /// It has got an INIT, and waits for a start-up interrupt.
+    Waits,
     /// It cannot go on: why.
     Dead(Rc<str>),
 }
@@ -62,12 +66,21 @@ impl Parked {
     /// Whether it is between two instructions, of which the second has not begun.
     pub(crate) fn is_between(&self) -> bool {
         match self {
-            Self::Read { .. } | Self::Send { .. } | Self::Open | Self::Drain { .. } | Self::Halting | Self::Halted => {
-                true
-            }
+            Self::Read { .. }
+            | Self::Send { .. }
+            | Self::Enable { .. }
+            | Self::Open
+            | Self::Drain { .. }
+            | Self::Halting
+            | Self::Halted => true,
             Self::Write { before, .. } => before.is_some(),
-            Self::Off | Self::Dead(_) => false,
+            Self::Off | Self::Waits | Self::Dead(_) => false,
         }
+    }
+
+    /// Whether it was started and executes instructions, or halts after some.
+    pub(crate) fn is_up(&self) -> bool {
+        !matches!(self, Self::Off | Self::Waits | Self::Dead(_))
     }
 }
 
@@ -164,18 +177,16 @@ impl Local {
 
     /// Whether its caches are off, but for what a case sets up.
     pub(crate) fn has_caches_off(&self) -> bool {
-        self.is_up() && self.processor.cr0 & CACHE_DISABLE != 0 && self.word(offset_of!(VcpuPage, set_up)) == Some(0)
+        self.parked.is_up()
+            && self.processor.cr0 & CACHE_DISABLE != 0
+            && self.word(offset_of!(VcpuPage, set_up)) == Some(0)
     }
 
     /// Whether it is up, and says that it is not inside the rendezvous.
     pub(crate) fn is_elsewhere(&self) -> bool {
         let phase = self.word(offset_of!(VcpuPage, phase)).map(Phase);
         let is_online = matches!(phase, Some(Phase::ONLINE | Phase::CASE | Phase::FINISHED));
-        self.is_up() && is_online && self.word(offset_of!(VcpuPage, rendezvous)) == Some(0)
-    }
-
-    fn is_up(&self) -> bool {
-        !matches!(self.parked, Parked::Off | Parked::Dead(_))
+        self.parked.is_up() && is_online && self.word(offset_of!(VcpuPage, rendezvous)) == Some(0)
     }
 
     /// A word of the publication page.
@@ -195,6 +206,12 @@ impl Local {
         halted.processor.general.rip = halted.processor.general.rip.wrapping_add(1);
         halted.processor.shadow = false;
         halted
+    }
+
+    /// The same with these registers and devices, waiting for a start-up interrupt: whatever it was about to do, it does not. Its stacks are
+    /// nobody's any more.
+    pub(crate) fn waiting(&self, processor: ProcessorState, devices: Devices) -> Self {
+        Self { parked: Parked::Waits, processor, devices, stacks: Vec::new(), ..self.clone() }
     }
 
     /// What it takes to put this state into memory: each piece with its address.
@@ -262,6 +279,26 @@ fn live_stacks(memory: &dyn Memory, area: u64, mut rsp: u64) -> Vec<(u64, Box<[u
         rsp = memory.read_u64(end - 16).unwrap_or_default();
     }
     stacks
+}
+
+/// Whether an address lies on one of the stacks of a vCPU.
+pub(crate) fn on_a_stack(vcpu: usize, address: u64) -> bool {
+    STACKS.into_iter().any(|(low, top)| (private(vcpu) + low..=private(vcpu) + top).contains(&address))
+}
+
+/// Whether an INIT leaves what is written there: memory of a vCPU that is part of its state, and on none of its stacks.
+pub(crate) fn lasts(vcpu: usize, address: u64, size: u64) -> bool {
+    let page = private(vcpu) + area::PAGE_PUBLISHED;
+    let contexts = page + offset_of!(VcpuPage, contexts) as u64;
+    let left_out = COUNTERS.map(|at| (page + at as u64, 8)).into_iter().chain([
+        (contexts, (CONTEXTS * size_of::<Context>()) as u64),
+        (page + offset_of!(VcpuPage, log) as u64, PAGE - offset_of!(VcpuPage, log) as u64),
+        (private(vcpu) + area::RING, area::END - area::RING),
+    ]);
+    let stacks = STACKS.map(|(low, top)| (private(vcpu) + low, top - low));
+    let end = address.saturating_add(size);
+    let is_own = address < private(vcpu) + area::END && end > private(vcpu);
+    is_own && !left_out.chain(stacks).any(|(from, length)| address >= from && end <= from + length)
 }
 
 fn first_difference(address: u64, one: &[u8], other: &[u8]) -> Option<String> {

@@ -61,11 +61,16 @@ fn vcpu(stage: &mut Stage<'_>, index: usize, local: &Local, apic: &Apic) -> Vcpu
         devices.write_xapic(address, value);
     }
     let x2apic = devices.x2apic();
-    let mut system = stage.machine().system(index, &local.processor);
+    let machine = stage.machine();
+    let mut system = match local.parked {
+        Parked::Waits => machine.system_at_reset(index, &local.processor),
+        _ => machine.system(index, &local.processor),
+    };
     system.apic_base = devices.apic_base;
     let mp_state = match local.parked {
         Parked::Halted => MpState::Halted,
         Parked::Off => MpState::Uninitialized,
+        Parked::Waits => MpState::InitReceived,
         _ => MpState::Runnable,
     };
     let lapic = LocalApic {

@@ -14,8 +14,15 @@ pub(crate) enum Input {
     Go(u64),
     /// The same, but no farther than to the next place where one of these can come, of those that matter.
     Creep(u64, Comes),
-    /// An interrupt or NMI is delivered where it stands.
+    /// An interrupt, NMI, INIT or start-up interrupt is delivered where it stands.
     Deliver(Inject),
+}
+
+impl Input {
+    /// Whether it is none by which the vCPU goes on where it stands, nor interrupts that.
+    pub(crate) fn restarts(self) -> bool {
+        matches!(self, Self::Deliver(Inject::Init | Inject::StartUp(_)))
+    }
 }
 
 /// What is requested of a vCPU that goes on.
@@ -25,6 +32,8 @@ pub(crate) struct Comes {
     pub(crate) vector: bool,
     /// An NMI: it comes where those are not masked.
     pub(crate) nmi: bool,
+    /// An INIT: it comes anywhere.
+    pub(crate) init: bool,
 }
 
 /// What a vCPU does that others can see, in order.

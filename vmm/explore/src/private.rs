@@ -19,7 +19,7 @@ use stallbench_state::machine::RFLAGS_IF;
 use stallbench_state::memory::Memory;
 
 use crate::devices::SEND;
-use crate::local::STACKS;
+use crate::local::{self, STACKS};
 
 /// Contexts below a handler that are told apart: a task, and handlers of it.
 const MOST_BELOW: usize = 4;
@@ -219,6 +219,15 @@ impl Private {
         meetings
     }
 
+    /// What the host maps for all vCPUs outside of the arena, and has not declared, that it writes: the address and the instruction. It is
+    /// part of no state.
+    pub(crate) fn writes_outside(&self) -> Option<(u64, u64)> {
+        self.outside.iter().find_map(|access| match access.at {
+            Location::Memory(address) => access.writes.then_some((address, access.rip)),
+            Location::Msr(_) | Location::Control(_) => None,
+        })
+    }
+
     /// What the host maps for all vCPUs outside of the arena, and has not declared, that two of them access, one of them writing: the
     /// address and both instructions.
     pub(crate) fn shares(&self, other: &Self) -> Option<(u64, [u64; 2])> {
@@ -238,6 +247,8 @@ fn meet(handler: &Access, interrupted: &Access) -> Option<Meeting> {
     let comes = match inject {
         Inject::Vector(_) => interrupted.open[0],
         Inject::Nmi => interrupted.open[1],
+        // None of them comes back to it.
+        Inject::Init | Inject::StartUp(_) => false,
     };
     let at = common(handler, interrupted)?;
     let interrupts = handler.below.contains(&Some(interrupted.context));
@@ -288,6 +299,19 @@ fn is_declared(vcpu: usize, access: &Access) -> bool {
     }
 }
 
+/// Whether an instruction changes what an INIT leaves of its vCPU: memory that [lasts](local::lasts), a model-specific register, or CR0, of
+/// which CD and NW stay.
+pub(crate) fn changes_what_lasts(vcpu: usize, before: &ProcessorState, it: &Instruction) -> bool {
+    let mut looker =
+        Looker { frames: Vec::new(), delivered: None, factory: InstructionInfoFactory::new(), found: Vec::new() };
+    looker.accesses(before, it);
+    looker.found.iter().filter(|access| access.writes).any(|access| match access.at {
+        Location::Memory(address) => local::lasts(vcpu, address, access.size),
+        Location::Msr(index) => index != SEND,
+        Location::Control(number) => number == 0,
+    })
+}
+
 fn reads(access: OpAccess) -> bool {
     matches!(access, OpAccess::Read | OpAccess::CondRead | OpAccess::ReadWrite | OpAccess::ReadCondWrite)
 }
@@ -312,6 +336,7 @@ impl fmt::Display for Context {
             Self::Task => f.write_str("the task"),
             Self::Handler(Inject::Vector(vector)) => write!(f, "the handler of vector {vector:#x}"),
             Self::Handler(Inject::Nmi) => f.write_str("the handler of NMIs"),
+            Self::Handler(Inject::Init | Inject::StartUp(_)) => f.write_str("the start"),
         }
     }
 }

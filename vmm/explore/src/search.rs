@@ -1,5 +1,7 @@
 //! All states that a machine can come to.
 
+mod restart;
+
 use std::cell::OnceCell;
 
 use stallbench_core::controlled::{Controlled, Inject};
@@ -416,7 +418,7 @@ impl<'p> Search<'p> {
     ///
     /// KVM did not do on that way what it did before.
     pub fn moment(&mut self, way: &Way, short: usize) -> Result<Moment, ExploreError> {
-        let mut state = self.walk(&way.0.choices[..way.0.choices.len().saturating_sub(short)])?;
+        let mut state = self.walk_on(&way.0.choices[..way.0.choices.len().saturating_sub(short)])?;
         (0..state.buffers.len()).for_each(|vcpu| while self.flush(&mut state, vcpu) {});
         self.finish_stores(&mut state)?;
         let apics: Vec<_> = state.apics.iter().map(|apic| self.apics.get(*apic)).collect();
@@ -526,8 +528,8 @@ impl<'p> Search<'p> {
             // At most 255 vCPUs.
             let number = vcpu as u8;
             let local = self.stage.local(vcpu, state.locals[vcpu]);
-            let is_up = !matches!(local.parked, Parked::Halted | Parked::Off | Parked::Dead(_));
-            if is_up && self.buffers.leave(state, vcpu, &local.parked) == Leave::Given {
+            let goes_on = local.parked.is_up() && local.parked != Parked::Halted;
+            if goes_on && self.buffers.leave(state, vcpu, &local.parked) == Leave::Given {
                 choices.push(Choice::Run(number));
             }
             let apic = self.apics.get(state.apics[vcpu]);
@@ -543,6 +545,7 @@ impl<'p> Search<'p> {
             if apic.nmi && is_free && !owes && self.stage.begin_of(vcpu, state.locals[vcpu]).is_some() {
                 choices.push(Choice::Nmi(number));
             }
+            choices.extend(restart(number, &local.parked, &apic));
             if !self.buffers.stores(state, vcpu).is_empty() {
                 let parked = |vcpu: usize| &self.stage.local(vcpu, state.locals[vcpu]).parked;
                 if self.varied == Varied::FlushesAnyTime || self.buffers.is_wanted(state, vcpu, parked) {
@@ -597,6 +600,7 @@ impl<'p> Search<'p> {
             return Ok(next);
         }
         let input = self.input(state, choice);
+        self.expect_no_other(state, vcpu, input)?;
         let passage = self.stage.passage(vcpu, self.from(state, choice), input)?;
         let mut next = state.clone();
         next.locals[vcpu] = passage.to;
@@ -606,6 +610,8 @@ impl<'p> Search<'p> {
             self.change(&mut next, vcpu, |apic| match inject {
                 Inject::Vector(vector) => apic.accept(vector),
                 Inject::Nmi => apic.nmi = false,
+                Inject::Init => apic.reset(),
+                Inject::StartUp(_) => apic.start_up = None,
             });
         }
         for effect in passage.effects.iter() {
@@ -666,12 +672,15 @@ impl<'p> Search<'p> {
             Effect::Send { icr, x2apic } => {
                 let (message, target) = command(icr, x2apic);
                 if !message.is_known() {
-                    let place = self.stage.place(vcpu, state.locals[vcpu]);
-                    return Err(Refusal::Unknown { vcpu, what: format!("sends {message:?}"), place }.into());
+                    return Err(self.refused(state, vcpu, format!("sends {message:?}")));
                 }
                 for receiver in (0..state.locals.len()).filter(|&other| target.holds(other, vcpu)) {
-                    let svr = self.stage.local(receiver, state.locals[receiver]).devices.svr;
-                    self.change(state, receiver, |apic| apic.receive(message, svr));
+                    let local = self.stage.local(receiver, state.locals[receiver]);
+                    let (svr, waits) = (local.devices.svr, local.parked == Parked::Waits);
+                    if message.restarts() {
+                        self.expect_restartable(state, vcpu, receiver, message)?;
+                    }
+                    self.change(state, receiver, |apic| apic.receive(message, svr, waits));
                 }
             }
         }
@@ -691,9 +700,19 @@ impl<'p> Search<'p> {
                 let local = self.stage.local(vcpu, state.locals[vcpu]);
                 let apic = self.apics.get(state.apics[vcpu]);
                 let at_rest = local.parked == Parked::Halted && is_open(&local.processor) && local.is_through();
-                local.parked == Parked::Off || at_rest && !apic.nmi && apic.deliverable(local.devices.tpr).is_none()
+                let is_off = matches!(local.parked, Parked::Off | Parked::Waits);
+                let rests = is_off || at_rest && !apic.nmi && apic.deliverable(local.devices.tpr).is_none();
+                rests && restart(0, &local.parked, &apic).is_none()
             })
     }
+}
+
+/// What an INIT or a start-up interrupt can do with a vCPU that is parked so. An INIT comes wherever it executes instructions, and in front
+/// of a store that it is about to make; what comes behind it waits for it.
+fn restart(vcpu: u8, parked: &Parked, apic: &Apic) -> Option<Choice> {
+    let takes_init = apic.init && (parked.is_up() || *parked == Parked::Waits);
+    let begins = *parked == Parked::Waits && apic.start_up.is_some();
+    if takes_init { Some(Choice::Init(vcpu)) } else { begins.then_some(Choice::StartUp(vcpu)) }
 }
 
 #[cfg(test)]

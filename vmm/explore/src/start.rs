@@ -48,8 +48,10 @@ pub enum StartError {
 /// Where a vCPU is on its way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Standing {
-    /// It waits for a start-up interrupt.
+    /// It was not started.
     Off,
+    /// It has got an INIT, and waits for a start-up interrupt.
+    Waits,
     /// It runs.
     On,
     /// It is up, and stands at this access.
@@ -73,9 +75,12 @@ pub(crate) fn bring_up(machine: &mut Controlled) -> Result<Vec<(Option<Stop>, De
     if let Some(vcpu) = way.standing.iter().position(|standing| *standing == Standing::On) {
         return Err(StartError::Astray { vcpu, what: "was started, and is not up".to_owned() });
     }
+    if let Some(vcpu) = way.standing.iter().position(|standing| *standing == Standing::Waits) {
+        return Err(StartError::Astray { vcpu, what: "has got an init, and was not started".to_owned() });
+    }
     let stops = way.standing.into_iter().map(|standing| match standing {
         Standing::Up(stop) => Some(stop),
-        Standing::Off | Standing::On => None,
+        Standing::Off | Standing::Waits | Standing::On => None,
     });
     Ok(stops.zip(way.devices).collect())
 }
@@ -158,8 +163,11 @@ impl Way {
         }
         for vcpu in (0..machine.vcpus()).filter(|&vcpu| target.holds(vcpu, sender)) {
             match (message, &self.standing[vcpu]) {
-                (Message::Init, Standing::Off) | (Message::StartUp(_), Standing::On | Standing::Up(_)) => {}
-                (Message::StartUp(vector), Standing::Off) => {
+                (Message::EndOfInit, _) => {}
+                (Message::Init, Standing::Off | Standing::Waits) => self.standing[vcpu] = Standing::Waits,
+                // Lost on whoever does not wait for one.
+                (Message::StartUp(_), Standing::Off | Standing::On | Standing::Up(_)) => {}
+                (Message::StartUp(vector), Standing::Waits) => {
                     machine
                         .start_up(vcpu, vector)
                         .map_err(|source| StartError::StartUp { vcpu, source: source.into() })?;

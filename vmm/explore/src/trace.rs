@@ -128,7 +128,7 @@ fn place(text: &str) -> Option<(usize, &str, u64)> {
 impl From<&Event> for Step {
     fn from(event: &Event) -> Self {
         let takes = match (event.takes, event.does.first()) {
-            (Some(Inject::Vector(vector)), _) => format!("{vector:#x}"),
+            (Some(Inject::Vector(vector) | Inject::StartUp(vector)), _) => format!("{vector:#x}"),
             (None, Some(Deed::Early { icr, .. })) => format!("{icr:#x}"),
             _ => String::new(),
         };
@@ -263,6 +263,8 @@ impl fmt::Display for Choice {
             Self::Run(vcpu) => write!(f, "run {vcpu}"),
             Self::Interrupt(vcpu) => write!(f, "interrupt {vcpu}"),
             Self::Nmi(vcpu) => write!(f, "nmi {vcpu}"),
+            Self::Init(vcpu) => write!(f, "init {vcpu}"),
+            Self::StartUp(vcpu) => write!(f, "sipi {vcpu}"),
             Self::Flush(vcpu) => write!(f, "flush {vcpu}"),
             Self::Early(vcpu, _) => write!(f, "early {vcpu}"),
         }
@@ -273,13 +275,15 @@ impl FromStr for Choice {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = "expected run, interrupt, nmi, flush or early, and a vCPU behind it";
+        let wrong = "expected run, interrupt, nmi, init, sipi, flush or early, and a vCPU behind it";
         let (what, vcpu) = text.split_once(' ').ok_or(wrong)?;
         let vcpu = number::<u8>(vcpu).ok_or(wrong)?;
         match what {
             "run" => Ok(Self::Run(vcpu)),
             "interrupt" => Ok(Self::Interrupt(vcpu)),
             "nmi" => Ok(Self::Nmi(vcpu)),
+            "init" => Ok(Self::Init(vcpu)),
+            "sipi" => Ok(Self::StartUp(vcpu)),
             "flush" => Ok(Self::Flush(vcpu)),
             "early" => Ok(Self::Early(vcpu, 0)),
             _ => Err(wrong),
@@ -456,7 +460,7 @@ mod test {
         assert_eq!(body("1 run 0", "1 run 2"), "line 10: names a vCPU that there is not");
         assert_eq!(
             body("1 run 0", "1 runs 0"),
-            "line 10: expected run, interrupt, nmi, flush or early, and a vCPU behind it"
+            "line 10: expected run, interrupt, nmi, init, sipi, flush or early, and a vCPU behind it"
         );
         assert_eq!(
             body("2 interrupt", "3 interrupt"),

@@ -102,8 +102,8 @@ pub fn explore(
     plan: &RunPlan,
     exploring: Exploring<'_>,
 ) -> Result<RunOutcome, ExploreRunError> {
-    if let Some((what, _)) = plan.injected.faults.first() {
-        let reason = format!("the injected fault '{what}' is no part of what can be explored");
+    if let Some((what, why)) = plan.injected.unexplored() {
+        let reason = format!("the injected fault '{what}' {why}");
         return Ok(RunOutcome::unwatched(Verdict::Budget { reason }));
     }
     let left_out = plan.injected.holds.iter().map(|(what, _)| what.clone()).collect();
@@ -115,6 +115,9 @@ pub fn explore(
         ExploredOutcome { model: exploring.settings.to_string(), left_out, ..ExploredOutcome::default() };
     let mut search = match Search::new(machine, program, exploring.settings.clone()) {
         Ok(search) => search,
+        Err(ExploreError::Start(error)) if !plan.injected.faults.is_empty() => {
+            return Ok(not_up(&error, &plan.injected, explored, began));
+        }
         Err(error) => return refused(error, explored, began),
     };
     if let Some(saved) = exploring.resume {
@@ -138,9 +141,18 @@ fn refused(error: ExploreError, explored: ExploredOutcome, began: Instant) -> Re
     Ok(RunOutcome { explored: Some(explored), wall: began.elapsed(), ..outcome })
 }
 
-/// The plan of a machine that is driven: nobody is held up, nothing goes wrong, nobody looks in.
+/// Of a guest that does not come up, with what was injected.
+fn not_up(error: &StartError, injected: &Injected, explored: ExploredOutcome, began: Instant) -> RunOutcome {
+    let faults: Vec<_> = injected.faults.iter().map(|(what, _)| format!("'{what}'")).collect();
+    let reason = format!("with {} it does not come to where exploring begins: {}", faults.join(", "), chain(error));
+    let outcome = RunOutcome::unwatched(Verdict::Budget { reason });
+    RunOutcome { explored: Some(explored), wall: began.elapsed(), ..outcome }
+}
+
+/// The plan of a machine that is driven: nobody is held up, nobody looks in. What goes wrong in it is over when all vCPUs are up.
 pub(crate) fn controlled(plan: &RunPlan) -> RunPlan {
-    RunPlan { injected: Arc::new(Injected::default()), order: Mode::Off, control: None, ..plan.clone() }
+    let injected = Injected { holds: Vec::new(), ..(*plan.injected).clone() };
+    RunPlan { injected: Arc::new(injected), order: Mode::Off, control: None, ..plan.clone() }
 }
 
 /// Free machines.
@@ -408,6 +420,8 @@ fn leg(Leg { vcpu, first, last, takes, lands, sends, to }: Leg) -> LegOutcome {
     let takes = takes.map(|takes| match takes {
         Inject::Vector(vector) => format!("vector {vector:#x}"),
         Inject::Nmi => "an NMI".to_owned(),
+        Inject::Init => "an INIT".to_owned(),
+        Inject::StartUp(vector) => format!("SIPI {vector:#x}"),
     });
     let lands = lands.map(|Landed { address, size, value }| format!("{value:#x} in {size} bytes at {address:#x}"));
     LegOutcome { vcpu, first, last, takes, lands, sends, to }

@@ -119,6 +119,8 @@ fn told(event: &Event) -> String {
     let takes = event.takes.map(|takes| match takes {
         Inject::Vector(vector) => format!("takes vector {vector:#x}"),
         Inject::Nmi => "takes an NMI".to_owned(),
+        Inject::Init => "takes an INIT and waits".to_owned(),
+        Inject::StartUp(vector) => format!("is started by SIPI {vector:#x}"),
     });
     let does: Vec<_> = takes.into_iter().chain(event.does.iter().map(deed)).collect();
     let does = if does.is_empty() { format!("goes on to {}", short(&event.to.name)) } else { does.join(", ") };

@@ -27,7 +27,8 @@ pub enum PlaceError {
 /// Puts a vCPU into a state. KVM takes the mode of the local APIC from IA32_APIC_BASE, so system registers come before it.
 pub(crate) fn place(fd: &VcpuFd, state: &VcpuState) -> Result<(), PlaceError> {
     let mp_state = state.mp_state.clone()?;
-    if !mp_state.is_up() {
+    // One that has got an INIT keeps its MTRRs and the mode of its local APIC, and waits.
+    if !mp_state.is_up() && mp_state != MpState::InitReceived {
         return Ok(());
     }
     let sregs = system(&state.system.clone()?);

@@ -245,11 +245,21 @@ impl Controlled {
 
     /// All system registers of a vCPU in that state, but for IA32_APIC_BASE, of which KVM knows nothing here.
     pub fn system(&self, vcpu: usize, state: &ProcessorState) -> SystemRegisters {
-        self.processors[vcpu].system(state)
+        self.processors[vcpu].system(state, false)
     }
 
-    /// Puts a vCPU into a state, and has an interrupt or NMI delivered before its next instruction. An access that it stands at is
-    /// dropped.
+    /// The same of a vCPU that was reset, and not started since.
+    pub fn system_at_reset(&self, vcpu: usize, state: &ProcessorState) -> SystemRegisters {
+        self.processors[vcpu].system(state, true)
+    }
+
+    /// The state in which an INIT leaves a vCPU other than the first: none of its tables is left then, either.
+    pub fn after_init(&self, vcpu: usize, state: &ProcessorState) -> ProcessorState {
+        self.processors[vcpu].after_init(state)
+    }
+
+    /// Puts a vCPU into a state, and has an interrupt or NMI delivered before its next instruction, or starts it in the state that an INIT has
+    /// left. An access that it stands at is dropped.
     pub fn load(&mut self, vcpu: usize, state: &ProcessorState, inject: Option<Inject>) {
         self.bound();
         self.note(|| Call::Load { vcpu, state: Box::new(*state), inject });

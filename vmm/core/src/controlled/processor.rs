@@ -7,7 +7,7 @@ use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
 
 use stallbench_state::machine::SystemRegisters;
 
-use super::state::{Inject, Moved, ProcessorState};
+use super::state::{Inject, Moved, ProcessorState, Reset};
 use crate::breakpoint::STEP_ALONE;
 use crate::clock::CpuClock;
 use crate::event::Fault;
@@ -80,6 +80,8 @@ pub enum Stop {
 #[derive(Debug)]
 pub(super) struct Processor {
     fd: VcpuFd,
+    /// As it was made: of all but the first, as it was reset.
+    reset: Reset,
     /// Segments and tables, from the start line on.
     tables: Option<kvm_sregs>,
     /// KVM has still to complete an access (KVM api.rst 5).
@@ -103,7 +105,8 @@ impl Processor {
     pub(super) fn new(mut fd: VcpuFd, loses_steps: bool) -> Result<Self, kvm_ioctls::Error> {
         PARTS.into_iter().for_each(|part| fd.set_sync_valid_reg(part));
         let (pending, loaded, steps, is_told, can_mask_nmis) = (false, false, false, false, false);
-        Ok(Self { fd, tables: None, pending, loaded, steps, is_told, loses_steps, can_mask_nmis })
+        let reset = Reset { regs: fd.get_regs()?, sregs: fd.get_sregs()? };
+        Ok(Self { fd, reset, tables: None, pending, loaded, steps, is_told, loses_steps, can_mask_nmis })
     }
 
     pub(super) fn run(&mut self) -> Stop {
@@ -208,11 +211,8 @@ impl Processor {
     }
 
     pub(super) fn start_up(&mut self, vector: u8) -> Result<(), kvm_ioctls::Error> {
-        let mut sregs = self.fd.get_sregs()?;
-        (sregs.cs.selector, sregs.cs.base) = (u16::from(vector) << 8, u64::from(vector) << 12);
+        let Reset { regs, sregs } = self.reset.started(vector);
         self.fd.set_sregs(&sregs)?;
-        let mut regs = self.fd.get_regs()?;
-        regs.rip = 0;
         self.fd.set_regs(&regs)
     }
 
@@ -226,9 +226,14 @@ impl Processor {
         Ok(state)
     }
 
-    pub(super) fn system(&self, state: &ProcessorState) -> SystemRegisters {
-        let tables = self.tables.unwrap_or_else(|| self.fd.sync_regs().sregs);
+    pub(super) fn system(&self, state: &ProcessorState, was_reset: bool) -> SystemRegisters {
+        let kept = if was_reset { Some(self.reset.sregs) } else { self.tables };
+        let tables = kept.unwrap_or_else(|| self.fd.sync_regs().sregs);
         capture::system_registers(&state.into_sync(&tables, None).sregs)
+    }
+
+    pub(super) fn after_init(&self, state: &ProcessorState) -> ProcessorState {
+        self.reset.after_init(state)
     }
 
     pub(super) fn load(&mut self, state: &ProcessorState, inject: Option<Inject>) {
@@ -237,8 +242,16 @@ impl Processor {
                 break;
             }
         }
-        let tables = self.tables.unwrap_or_else(|| self.fd.sync_regs().sregs);
-        *self.fd.sync_regs_mut() = state.into_sync(&tables, inject);
+        let tables = match inject {
+            // Real mode, and none of the tables that it had.
+            Some(Inject::StartUp(vector)) => self.reset.started(vector).sregs,
+            _ => self.tables.unwrap_or_else(|| self.fd.sync_regs().sregs),
+        };
+        let mut sync = state.into_sync(&tables, inject);
+        if let Some(Inject::StartUp(_)) = inject {
+            sync.regs.rip = 0;
+        }
+        *self.fd.sync_regs_mut() = sync;
         PARTS.into_iter().for_each(|part| self.fd.set_sync_dirty_reg(part));
         self.loaded = true;
         self.can_mask_nmis = state.nmi_masked || inject == Some(Inject::Nmi);

@@ -1,8 +1,8 @@
 //! What of a processor differs from one moment of a controlled run to another.
 
 use kvm_bindings::{
-    KVM_VCPUEVENT_VALID_NMI_PENDING, KVM_VCPUEVENT_VALID_SHADOW, KVM_X86_SHADOW_INT_STI, kvm_segment, kvm_sregs,
-    kvm_sync_regs, kvm_vcpu_events,
+    KVM_VCPUEVENT_VALID_NMI_PENDING, KVM_VCPUEVENT_VALID_SHADOW, KVM_X86_SHADOW_INT_STI, kvm_regs, kvm_segment,
+    kvm_sregs, kvm_sync_regs, kvm_vcpu_events,
 };
 use stallbench_state::machine::Registers;
 use thiserror::Error;
@@ -32,6 +32,16 @@ pub struct ProcessorState {
     pub shadow: bool,
 }
 
+/// CR0.CD and CR0.NW.
+const CACHE_CONTROL: u64 = 0b11 << 29;
+
+/// The registers of a processor that was reset.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reset {
+    pub(super) regs: kvm_regs,
+    pub(super) sregs: kvm_sregs,
+}
+
 /// What is delivered before the next instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Inject {
@@ -39,6 +49,10 @@ pub enum Inject {
     Vector(u8),
     /// An NMI.
     Nmi,
+    /// An INIT: there is no next instruction until a start-up interrupt comes.
+    Init,
+    /// A start-up interrupt of this vector, to a processor that waits for one.
+    StartUp(u8),
 }
 
 /// A register has changed that no guest of the contract changes once it is up.
@@ -83,9 +97,32 @@ impl ProcessorState {
         match inject {
             Some(Inject::Vector(vector)) => (events.interrupt.injected, events.interrupt.nr) = (1, vector),
             Some(Inject::Nmi) => events.nmi.injected = 1,
-            None => {}
+            Some(Inject::Init | Inject::StartUp(_)) | None => {}
         }
         events
+    }
+}
+
+impl Reset {
+    /// As an INIT leaves a processor in that state: as a reset does, but for CR0.CD and CR0.NW, which stay (SDM 3A table 10-1 and its
+    /// note 2).
+    pub(super) fn after_init(&self, state: &ProcessorState) -> ProcessorState {
+        ProcessorState {
+            general: capture::general(&self.regs),
+            cr0: self.sregs.cr0 & !CACHE_CONTROL | state.cr0 & CACHE_CONTROL,
+            cr2: self.sregs.cr2,
+            cr4: self.sregs.cr4,
+            nmi_masked: false,
+            shadow: false,
+        }
+    }
+
+    /// As a start-up interrupt has it begin (SDM 3A 9.4.4).
+    pub(super) fn started(&self, vector: u8) -> Self {
+        let mut started = *self;
+        (started.sregs.cs.selector, started.sregs.cs.base) = (u16::from(vector) << 8, u64::from(vector) << 12);
+        started.regs.rip = 0;
+        started
     }
 }
 

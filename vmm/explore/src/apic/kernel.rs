@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use stallbench_abi::boot::{BootBlock, MAGIC, Range};
 use stallbench_abi::knob::{self, apic};
-use stallbench_abi::layout::{ARENA, ARENA_SIZE, GHOST, IMAGE, PAGE, vector};
+use stallbench_abi::layout::{ARENA, ARENA_SIZE, GHOST, IMAGE, PAGE, SIPI_VECTOR, TRAMPOLINE, vector};
 use stallbench_core::controlled::Controlled;
 use stallbench_core::{Capture, HostKvm, Machine, MachineConfig};
-use stallbench_state::machine::VcpuState;
+use stallbench_state::machine::{MpState, VcpuState};
 use stallbench_state::memory::Memory;
 
 use super::{Apic, Message, command};
@@ -41,6 +41,10 @@ const ICR_LOW: u32 = 0x300;
 /// Of the ICR: an NMI, and the shorthands (SDM 3A 11.6.1).
 const ASSERT: u32 = 1 << 14;
 const SEND_NMI: u32 = 0b100 << 8 | ASSERT;
+const SEND_INIT: u32 = 0b101 << 8 | ASSERT;
+const SEND_START_UP: u32 = 0b110 << 8 | ASSERT | SIPI_VECTOR as u32;
+/// Of an INIT: that its level is meant.
+const LEVEL: u32 = 1 << 15;
 const TO_ITSELF: u32 = 0b01 << 18 | ASSERT;
 const TO_ALL: u32 = 0b10 << 18 | ASSERT;
 const TO_OTHERS: u32 = 0b11 << 18 | ASSERT;
@@ -55,6 +59,8 @@ struct Model {
     nmi_masked: Vec<bool>,
     /// NMIs that were taken.
     nmis: Vec<u32>,
+    /// Which of them wait for a start-up interrupt.
+    waits: Vec<bool>,
 }
 
 /// What a vCPU sees of an operation.
@@ -89,13 +95,28 @@ impl Model {
             Operation::EndNmi => self.nmi_masked[vcpu] = false,
         }
         self.take_nmis();
+        self.restart();
         seen
     }
 
     fn send(&mut self, sender: usize, (message, target): (Message, super::Target)) {
         assert!(message.is_known(), "{message:?}");
         for vcpu in (0..VCPUS).filter(|&vcpu| target.holds(vcpu, sender)) {
-            self.apics[vcpu].receive(message, self.devices[vcpu].svr);
+            self.apics[vcpu].receive(message, self.devices[vcpu].svr, self.waits[vcpu]);
+        }
+    }
+
+    /// So are INITs and start-up interrupts.
+    fn restart(&mut self) {
+        for vcpu in 0..VCPUS {
+            if self.apics[vcpu].init {
+                self.apics[vcpu].reset();
+                self.devices[vcpu] = self.devices[vcpu].after_init();
+                (self.waits[vcpu], self.nmi_masked[vcpu]) = (true, false);
+            }
+            if self.waits[vcpu] && self.apics[vcpu].start_up.take().is_some() {
+                self.waits[vcpu] = false;
+            }
         }
     }
 
@@ -126,8 +147,8 @@ impl Kernel {
         Self { machine, x2apic, code }
     }
 
-    /// Has a vCPU do the operation of that number; the vCPUs have taken so many NMIs then.
-    fn does(&self, vcpu: usize, number: usize, nmis: &[u32]) -> (Seen, Vec<VcpuState>) {
+    /// Has a vCPU do the operation of that number; the vCPUs have taken so many NMIs then, and these wait for a start-up interrupt.
+    fn does(&self, vcpu: usize, number: usize, nmis: &[u32], waits: &[bool]) -> (Seen, Vec<VcpuState>) {
         let mailbox = guest::mailbox(vcpu);
         let pause = || self.machine.pause(DEADLINE).expect("all stop");
         let paused = pause();
@@ -137,6 +158,11 @@ impl Kernel {
         self.wait(|| self.word(mailbox + guest::COMMAND) == 0, &format!("the end of operation {number}"));
         // A vCPU that has nothing to do may not have had the CPU since.
         self.wait(|| self.nmis() == nmis, &format!("the nmis of operation {number}"));
+        let is_waiting = |vcpu: &VcpuState| vcpu.mp_state == Ok(MpState::InitReceived);
+        self.wait(
+            || pause().capture(Capture::Control).vcpus.iter().map(is_waiting).eq(waits.iter().copied()),
+            &format!("the restarts of operation {number}"),
+        );
         let state = pause().capture(Capture::Control);
         // At most 8 bits.
         let taken = Some(self.word(mailbox + guest::TAKEN) as u8).filter(|taken| *taken != 0);
@@ -172,6 +198,8 @@ struct Known {
     svr: u32,
     destination: Option<u32>,
     nmi: (bool, bool, u32),
+    waits: bool,
+    x2apic: bool,
 }
 
 fn modelled(model: &Model, vcpu: usize, keeps_service: bool) -> Known {
@@ -187,6 +215,8 @@ fn modelled(model: &Model, vcpu: usize, keeps_service: bool) -> Known {
         svr: devices.svr,
         destination: (!devices.x2apic()).then_some(devices.icr_high),
         nmi: (apic.nmi, model.nmi_masked[vcpu], model.nmis[vcpu]),
+        waits: model.waits[vcpu],
+        x2apic: devices.x2apic(),
     }
 }
 
@@ -202,6 +232,8 @@ fn real(kernel: &Kernel, vcpu: &VcpuState, keeps_service: bool) -> Known {
         svr: apic.svr,
         destination: (!kernel.x2apic).then_some((apic.icr >> 32) as u32),
         nmi: (events.nmi_pending > 0, events.nmi_masked, kernel.word(guest::mailbox(vcpu.index) + guest::NMIS)),
+        waits: vcpu.mp_state == Ok(MpState::InitReceived),
+        x2apic: vcpu.system.as_ref().expect("its system registers").apic_base & 1 << 10 != 0,
     }
 }
 
@@ -212,7 +244,7 @@ fn moment(host: &HostKvm, x2apic: bool, guest: &Guest, table: &[u8]) -> (Moment,
     let standing = start::bring_up(&mut machine).expect("the start line");
     let arenas = Arenas::new(arena::copy(machine.memory()));
     let (mut stage, locals) = Stage::new(machine, program, standing, &Settings::default()).expect("a stage");
-    let pieces = [(IMAGE, guest.code()), (guest::TABLE, table)];
+    let pieces = [(IMAGE, guest.code()), (guest::TABLE, table), (TRAMPOLINE, guest::STARTED)];
     assert!(pieces.into_iter().all(|(at, bytes)| stage.machine().write(at, bytes)));
     for vcpu in 0..VCPUS {
         assert!(stage.machine().write(guest::mailbox(vcpu), &guest::empty_mailbox(vcpu)));
@@ -220,7 +252,7 @@ fn moment(host: &HostKvm, x2apic: bool, guest: &Guest, table: &[u8]) -> (Moment,
     let mut moment = moment::moment(&mut stage, &locals, &[Apic::default(); VCPUS], &arenas, 0);
     for (vcpu, state) in moment.machine.vcpus.iter_mut().enumerate() {
         state.registers = Ok(guest::registers(vcpu));
-        state.mp_state = Ok(stallbench_state::machine::MpState::Runnable);
+        state.mp_state = Ok(MpState::Runnable);
     }
     let devices = locals.iter().enumerate().map(|(vcpu, number)| stage.local(vcpu, *number).devices.clone());
     (moment, devices.collect())
@@ -308,6 +340,22 @@ fn operations(x2apic: bool) -> Vec<(usize, Operation)> {
     if !x2apic {
         all.extend([(1, Read(0x20)), (1, Read(ICR_LOW)), (1, Read(0x310)), (2, Write(0x310, 1 << 24))]);
     }
+    all.extend([
+        // An INIT leaves nothing of what was requested, nor of a priority, and an APIC that is off. Nobody does anything else from there.
+        (2, Write(TPR, 0x60)),
+        (0, Send(fixed(0x51), to(2))),
+        (0, Send(SEND_INIT, to(2))),
+        (0, Send(fixed(0x51), to(2))),
+        (1, Send(SEND_INIT | LEVEL, to(2))),
+        // The end of that level is nothing.
+        (1, Send(SEND_INIT & !ASSERT | LEVEL, to(2))),
+        (0, Send(SEND_START_UP, to(2))),
+        // One more is lost, and no INIT behind it finds it.
+        (0, Send(SEND_START_UP, to(2))),
+        (0, Send(SEND_INIT, to(2))),
+        (0, Send(SEND_INIT | TO_OTHERS, 0)),
+        (0, Send(SEND_START_UP | TO_OTHERS, 0)),
+    ]);
     all
 }
 
@@ -320,13 +368,18 @@ fn assert_agrees(x2apic: bool) {
     let (moment, devices) = moment(&host, x2apic, &guest, &table);
     assert!(devices.iter().all(|devices| devices.x2apic() == x2apic && devices.svr == 0x1ff), "{devices:?}");
     let kernel = Kernel::at(&host, &moment, code, x2apic);
-    let mut model =
-        Model { devices, apics: vec![Apic::default(); VCPUS], nmi_masked: vec![false; VCPUS], nmis: vec![0; VCPUS] };
+    let mut model = Model {
+        devices,
+        apics: vec![Apic::default(); VCPUS],
+        nmi_masked: vec![false; VCPUS],
+        nmis: vec![0; VCPUS],
+        waits: vec![false; VCPUS],
+    };
     let mut keeps_service = true;
     for (number, &(vcpu, operation)) in operations.iter().enumerate() {
         let before = model.clone();
         let expected = model.does(vcpu, operation);
-        let (seen, state) = kernel.does(vcpu, number, &model.nmis);
+        let (seen, state) = kernel.does(vcpu, number, &model.nmis, &model.waits);
         let what = format!("{number}: {operation:?} of vcpu {vcpu}, x2apic {x2apic}, before: {:x?}", before.apics);
         keeps_service &= expected.taken.is_none() || state[vcpu].apic.as_ref().expect("its APIC").isr != [0; 8];
         if operation == Operation::Take && !keeps_service && before.apics[vcpu].isr != [0; 8] {

@@ -18,6 +18,11 @@ fn search(case: &str, model: Model) -> Option<Search<'static>> {
 }
 
 fn search_with(case: &str, model: Model, apic: u8) -> Option<Search<'static>> {
+    search_by(case, Settings::under(model), apic)
+}
+
+/// The same, by these settings.
+pub(super) fn search_by(case: &str, settings: Settings, apic: u8) -> Option<Search<'static>> {
     let host = host()?;
     let (index, _) = program().case(case).expect("a case of the payload");
     let mut block = BootBlock {
@@ -31,7 +36,7 @@ fn search_with(case: &str, model: Model, apic: u8) -> Option<Search<'static>> {
     };
     block.knobs[knob::APIC.number as usize] = apic.into();
     let machine = Controlled::new(&host, VCPUS, program().bytes(), &block).expect("a machine");
-    Some(Search::new(machine, program(), Settings::under(model)).expect("the start line"))
+    Some(Search::new(machine, program(), settings).expect("the start line"))
 }
 
 #[test]
@@ -39,8 +44,8 @@ fn message_of_an_unknown_mode_is_refused_whoever_gets_it() {
     let Some(mut search) = search("lock-and-call", Model::Sc) else { return };
     let state = search.graph.state(0);
     let mut send = |icr| search.apply(&mut state.clone(), 0, Effect::Send { icr, x2apic: false });
-    // To the logical destination 2, to an INIT of nobody; to a vCPU that there is not.
-    for icr in [0x0200_0000_0000_48fb, 0x0700_0000_0000_4500] {
+    // To the logical destination 2, an interrupt of an 8259 to nobody; to a vCPU that there is not.
+    for icr in [0x0200_0000_0000_48fb, 0x0700_0000_0000_4700] {
         assert!(matches!(send(icr), Err(ExploreError::Refused(Refusal::Unknown { .. }))), "{icr:#x}");
     }
     assert!(send(0x0700_0000_0000_40fb).is_ok());

@@ -8,7 +8,7 @@ use stallbench_core::controlled::Stop;
 
 use super::{Stage, Way, is_open, state};
 use crate::arena::Arenas;
-use crate::devices::{SEND, Served, is_xapic, sends};
+use crate::devices::{ENABLE, SEND, Served, is_xapic, sends};
 use crate::local::{Local, Parked};
 use crate::passage::{Effect, Input, Refusal};
 
@@ -60,7 +60,14 @@ impl Stage<'_> {
                 }
                 way.effects.push(Effect::Send { icr, x2apic: true });
             }
-            Parked::Open | Parked::Drain { .. } | Parked::Halting | Parked::Halted | Parked::Off | Parked::Dead(_) => {}
+            Parked::Enable { svr } => {
+                if !stands {
+                    self.expect(vcpu, &Stop::WriteMsr { index: ENABLE, value: svr.into() })?;
+                }
+                way.devices.svr = svr;
+            }
+            Parked::Open | Parked::Drain { .. } | Parked::Halting | Parked::Halted => {}
+            Parked::Off | Parked::Waits | Parked::Dead(_) => {}
         }
         Ok(())
     }
@@ -102,12 +109,16 @@ impl Stage<'_> {
         if let Some(what) = way.devices.forbids(&stop, is_open) {
             return Err(self.unknown(vcpu, what));
         }
+        let enables = way.devices.enables(&stop);
         // A handler that comes between two of these finds the first, and may leave another behind.
         if let Stop::Write { address, size: 4, value } = stop
             && is_xapic(address)
-            && (self.finds_drains || is_open)
+            && (self.finds_drains || is_open || enables.is_some())
         {
             return Ok(Some(self.parked_at_write(vcpu, address, 4, value)?));
+        }
+        if let (Some(svr), Stop::WriteMsr { .. }) = (enables, &stop) {
+            return Ok(Some(Parked::Enable { svr }));
         }
         let stop = match way.devices.serve(&mut self.machine, vcpu, stop) {
             Served::Own => return Ok(None),

@@ -12,6 +12,7 @@
 
 mod drain;
 mod go;
+mod restart;
 mod seen;
 mod stand;
 mod steps;
@@ -22,7 +23,7 @@ use std::rc::Rc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use stallbench_abi::vcpu::Epitaph;
-use stallbench_core::controlled::{Controlled, ProcessorState, Stop};
+use stallbench_core::controlled::{Controlled, Inject, ProcessorState, Stop};
 use stallbench_state::machine::RFLAGS_IF;
 use stallbench_state::program::Program;
 
@@ -151,11 +152,11 @@ impl<'p> Stage<'p> {
         self.vcpus[vcpu].locals.get(number)
     }
 
-    /// The instruction that a vCPU executes next in that state; none of one that is off.
+    /// The instruction that a vCPU executes next in that state; none of one that is off, or waits for a start-up interrupt.
     pub(crate) fn next(&self, vcpu: usize, number: u32) -> Option<u64> {
         let local = self.local(vcpu, number);
         match local.parked {
-            Parked::Off => None,
+            Parked::Off | Parked::Waits => None,
             Parked::Write { before: Some(before), .. } => Some(before),
             _ => Some(local.processor.general.rip),
         }
@@ -163,9 +164,13 @@ impl<'p> Stage<'p> {
 
     /// Where a vCPU stands in that state, for people.
     pub(crate) fn place(&self, vcpu: usize, number: u32) -> String {
-        let Some(rip) = self.next(vcpu, number) else { return "off".to_owned() };
-        let place = self.code.place(rip);
-        if self.local(vcpu, number).parked == Parked::Halted { format!("{place}, halted") } else { place }
+        let parked = &self.local(vcpu, number).parked;
+        match (self.next(vcpu, number).map(|rip| self.code.place(rip)), parked) {
+            (Some(place), Parked::Halted) => format!("{place}, halted"),
+            (Some(place), _) => place,
+            (None, Parked::Waits) => WAITS.to_owned(),
+            (None, _) => "off".to_owned(),
+        }
     }
 
     /// Bytes of memory that they take, about.
@@ -212,7 +217,9 @@ impl<'p> Stage<'p> {
         if passage.seen.is_some() {
             self.vcpus[vcpu].shows.insert(from);
         }
-        self.watch(vcpu, from, input, passage.to)?;
+        if !input.restarts() {
+            self.watch(vcpu, from, input, passage.to)?;
+        }
         if matches!(input, Input::Creep(..)) && self.new_places {
             return Ok(passage);
         }
@@ -235,6 +242,7 @@ impl<'p> Stage<'p> {
     /// What KVM says to it, in the way in which it is asked.
     fn answer(&mut self, vcpu: usize, from: u32, input: Input) -> Result<Passage, Refusal> {
         match (input, self.passages) {
+            (Input::Deliver(inject @ (Inject::Init | Inject::StartUp(_))), _) => self.restart(vcpu, from, inject),
             _ if self.finds_drains => self.ask_to_drain(vcpu, from, input),
             (Input::Creep(read, comes), _) => self.creep(vcpu, from, read, comes),
             (_, Passages::Free) => self.ask(vcpu, from, input),
@@ -337,6 +345,9 @@ impl<'p> Stage<'p> {
         Refusal::Unknown { vcpu, what: what.to_owned(), place: self.here(vcpu) }
     }
 }
+
+/// Where a vCPU stands that has got an INIT.
+pub const WAITS: &str = "waits for SIPI";
 
 /// Whether an interrupt can come in front of the next instruction.
 pub(crate) fn is_open(state: &ProcessorState) -> bool {

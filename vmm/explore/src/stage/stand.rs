@@ -4,6 +4,7 @@ use std::mem::{offset_of, size_of};
 
 use stallbench_abi::layout::GHOST;
 use stallbench_abi::shared::GhostPage;
+use stallbench_core::controlled::Inject;
 use stallbench_state::memory::Memory;
 
 use super::{Stage, Way};
@@ -60,12 +61,20 @@ impl Stage<'_> {
             self.vcpus[vcpu].at = Some(known.to);
             return Ok(());
         }
+        if input == Input::Deliver(Inject::Init) {
+            // Nothing of its memory changes.
+            return Ok(());
+        }
         let (counted, words) = (self.counters(vcpu), ghost_page(self.machine.memory()));
         self.stand(vcpu, from, &start, input);
         self.set_words(&words);
         self.set_counters(&counted);
         let mut way = Way { effects: Vec::new(), devices: start.devices.clone() };
         let parked = match (input, &end) {
+            (Input::Deliver(Inject::StartUp(_)), _) => {
+                self.start_again(vcpu)?;
+                Parked::Open
+            }
             (Input::Creep(_, comes), _) => {
                 let (parked, effects) = self.creep_from_here(vcpu, &start, input, comes)?;
                 way.effects = effects;
@@ -84,7 +93,7 @@ impl Stage<'_> {
                 format!("it came to {end:?} with {:?}, now to {parked:?} with {:?}", known.effects, way.effects);
             return Err(Refusal::Differs { vcpu, place: self.here(vcpu), difference });
         }
-        let is_stepped = matches!(input, Input::Creep(..));
+        let is_stepped = matches!(input, Input::Creep(..)) || input.restarts();
         self.vcpus[vcpu].at = (!is_stepped).then_some(known.to);
         Ok(())
     }

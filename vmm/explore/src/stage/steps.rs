@@ -212,6 +212,7 @@ impl Stage<'_> {
         let vector = match inject {
             Inject::Vector(vector) => vector,
             Inject::Nmi => NMI,
+            Inject::Init | Inject::StartUp(_) => return None,
         };
         let memory = self.machine.memory();
         let at = system.idt.base + 16 * u64::from(vector);

@@ -12,16 +12,16 @@ use crate::apic::Apic;
 use crate::graph::Choice;
 use crate::local::{Local, Parked};
 use crate::passage::{Comes, Effect, Input, Passage, Refusal};
-use crate::private::Meeting;
+use crate::private::{Meeting, changes_what_lasts};
 use crate::settings::Irq;
 
 impl Stage<'_> {
     /// What a vCPU goes on with that reads this, with this requested of it.
     pub(crate) fn goes_on(&self, vcpu: usize, read: u64, apic: &Apic) -> Input {
         // A priority may let it come later on the way.
-        let comes = Comes { vector: apic.irr.iter().any(|word| *word != 0), nmi: apic.nmi };
+        let comes = Comes { vector: apic.irr.iter().any(|word| *word != 0), nmi: apic.nmi, init: apic.init };
         let creeps = self.irq == Irq::EveryInsn || !self.vcpus[vcpu].places.is_empty();
-        if creeps && (comes.vector || comes.nmi) { Input::Creep(read, comes) } else { Input::Go(read) }
+        if comes.init || creeps && (comes.vector || comes.nmi) { Input::Creep(read, comes) } else { Input::Go(read) }
     }
 
     /// To the next place where what is requested can come and that matters, or the next stop.
@@ -31,17 +31,32 @@ impl Stage<'_> {
             return Ok(self.ended(vcpu, start.halted(), Vec::new()));
         }
         let input = Input::Creep(read, comes);
+        if comes.init {
+            self.expect_no_string(vcpu, from, &start, input)?;
+        }
         if self.irq == Irq::EveryInsn {
-            let (here, effects) = self.by_steps(vcpu, from, &start, input, &mut stops_at(&start, comes, None))?;
+            let (here, effects) = self.by_steps(vcpu, from, &start, input, &mut stops_at(vcpu, &start, comes, None))?;
             return Ok(self.ended(vcpu, here, effects));
         }
         let whole = self.passage(vcpu, from, Input::Go(read))?;
         let mut is_over = ends_at(&start, input, self.local(vcpu, whole.to));
-        let mut stops = stops_at(&start, comes, Some(Rc::clone(&self.vcpus[vcpu].places)));
+        let mut stops = stops_at(vcpu, &start, comes, Some(Rc::clone(&self.vcpus[vcpu].places)));
         // Nothing parks as one that is off.
         let mut look = |step: &Step<'_>| stops(step).or_else(|| is_over(step).then_some(Parked::Off));
         let (here, effects) = self.by_steps(vcpu, from, &start, input, &mut look)?;
         Ok(if here.parked == Parked::Open { self.ended(vcpu, here, effects) } else { whole })
+    }
+
+    /// An INIT can come in the middle of a string instruction, which hosts step as one or as many. So none may change what that leaves.
+    fn expect_no_string(&mut self, vcpu: usize, from: u32, start: &Local, input: Input) -> Result<(), Refusal> {
+        let mut string = false;
+        let mut look = |step: &Step<'_>| {
+            let repeats = step.instruction.has_rep_prefix() || step.instruction.has_repne_prefix();
+            string |= repeats && changes_what_lasts(vcpu, step.before, step.instruction);
+            None
+        };
+        self.by_steps(vcpu, from, start, input, &mut look)?;
+        if string { Err(self.unknown(vcpu, "fills memory of its own with an INIT on its way to it")) } else { Ok(()) }
     }
 
     /// As what a passage is done once more: one that came to no place runs to its stop.
@@ -67,7 +82,7 @@ impl Stage<'_> {
             return Ok((Parked::Halted, Vec::new()));
         }
         let places = (self.irq == Irq::Visible).then(|| Rc::clone(&self.vcpus[vcpu].places));
-        let (here, effects) = self.by_steps_from_here(vcpu, start, input, &mut stops_at(start, comes, places))?;
+        let (here, effects) = self.by_steps_from_here(vcpu, start, input, &mut stops_at(vcpu, start, comes, places))?;
         Ok((here.parked, effects))
     }
 
@@ -195,22 +210,30 @@ impl Stage<'_> {
                 return Err(Refusal::Shares { vcpus: [vcpu, other], address, places });
             }
         }
+        if let Some((address, rip)) = own.writes_outside() {
+            let what = format!("writes {address:#x}, which is part of no state,");
+            return Err(Refusal::Unknown { vcpu, what, place: self.code.place(rip) });
+        }
         Ok(())
     }
 }
 
-/// Has a vCPU park where something can come, but not where it stands already: at all instructions, or at these.
+/// Has a vCPU park where something can come, but not where it stands already: at all instructions, or at these. An INIT comes in front of
+/// those too that change what it leaves.
 fn stops_at(
+    vcpu: usize,
     start: &Local,
     comes: Comes,
     places: Option<Rc<FxHashSet<u64>>>,
 ) -> impl FnMut(&Step<'_>) -> Option<Parked> + use<> {
     let mut stood = start.parked == Parked::Open;
     move |step| {
-        let can_come = comes.vector && is_open(step.before) || comes.nmi && !step.before.nmi_masked;
+        let can_come = comes.init || comes.vector && is_open(step.before) || comes.nmi && !step.before.nmi_masked;
         let matters = places.as_ref().is_none_or(|places| places.contains(&step.before.general.rip));
+        let resets = comes.init && changes_what_lasts(vcpu, step.before, step.instruction);
         let stands = std::mem::take(&mut stood);
-        (can_come && matters && !stands && step.instruction.mnemonic() != Mnemonic::Hlt).then_some(Parked::Open)
+        let comes = can_come && matters || resets;
+        (comes && !stands && step.instruction.mnemonic() != Mnemonic::Hlt).then_some(Parked::Open)
     }
 }
 

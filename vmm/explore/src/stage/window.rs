@@ -123,6 +123,7 @@ fn pushed_flags(vcpu: usize, start: &Local, input: Input) -> Option<u64> {
         Input::Go(_) | Input::Creep(..) => return None,
         Input::Deliver(Inject::Vector(_)) => start.processor.general.rsp & !0xf,
         Input::Deliver(Inject::Nmi) => private(vcpu) + private_area::NMI_STACK_TOP,
+        Input::Deliver(Inject::Init | Inject::StartUp(_)) => return None,
     };
     Some(end.wrapping_sub(24))
 }

@@ -21,7 +21,7 @@ use crate::repeat::file_name;
 use crate::scenario::Run;
 
 /// The version of what is written here.
-const VERSION: u64 = 2;
+const VERSION: u64 = 3;
 /// Bytes of the line at most.
 const LONGEST_LINE: usize = 1 << 16;
 /// Files at most that nobody asked for and gave no directory for: they lie in the current one.
@@ -103,7 +103,7 @@ struct Versioned {
 impl Identity {
     /// Of a run's search.
     pub fn of(run: &str, program: &Program, plan: &RunPlan, settings: &Settings) -> Self {
-        let guest = boot_block(&RunPlan { injected: Default::default(), ..plan.clone() });
+        let guest = boot_block(&super::controlled(plan));
         Self {
             stallbench_checkpoint: VERSION,
             tool: env!("CARGO_PKG_VERSION").to_owned(),

@@ -9,13 +9,17 @@ use crate::outcome::TurningOutcome;
 pub(super) fn in_words(turning: &Turning) -> TurningOutcome {
     let took = |(choice, takes): &(Choice, Option<Inject>)| match choice {
         Choice::Run(vcpu) => format!("vcpu{vcpu} goes on"),
-        Choice::Interrupt(vcpu) | Choice::Nmi(vcpu) => format!("vcpu{vcpu} takes {}", what(*takes)),
+        Choice::Interrupt(vcpu) | Choice::Nmi(vcpu) | Choice::Init(vcpu) | Choice::StartUp(vcpu) => {
+            format!("vcpu{vcpu} takes {}", what(*takes))
+        }
         Choice::Flush(vcpu) => format!("the oldest store of vcpu{vcpu} is seen"),
         Choice::Early(vcpu, _) => format!("vcpu{vcpu} sends before its time"),
     };
     let instead = |(choice, takes): &(Choice, Option<Inject>)| match choice {
         Choice::Run(vcpu) => format!("vcpu{vcpu} went on"),
-        Choice::Interrupt(vcpu) | Choice::Nmi(vcpu) => format!("vcpu{vcpu} took {}", what(*takes)),
+        Choice::Interrupt(vcpu) | Choice::Nmi(vcpu) | Choice::Init(vcpu) | Choice::StartUp(vcpu) => {
+            format!("vcpu{vcpu} took {}", what(*takes))
+        }
         Choice::Flush(vcpu) => format!("the oldest store of vcpu{vcpu} were seen"),
         Choice::Early(vcpu, _) => format!("vcpu{vcpu} sent before its time"),
     };
@@ -26,6 +30,8 @@ fn what(takes: Option<Inject>) -> String {
     match takes {
         Some(Inject::Vector(vector)) => format!("vector {vector:#x}"),
         Some(Inject::Nmi) | None => "its NMI".to_owned(),
+        Some(Inject::Init) => "its INIT".to_owned(),
+        Some(Inject::StartUp(_)) => "its SIPI".to_owned(),
     }
 }
 

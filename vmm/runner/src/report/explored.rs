@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use stallbench_explore::WAITS;
+
 use super::human::{plain, time};
 use crate::outcome::{
     ExploredOutcome, GoOn, LegOutcome, MinimisedOutcome, RunOutcome, ScheduleOutcome, TurningOutcome,
@@ -102,5 +104,6 @@ fn leg(leg: &LegOutcome) -> String {
         return format!("{steps:<9} vcpu{vcpu:<3} sends before its time: {}", plain(sends));
     }
     let takes = takes.as_ref().map_or_else(String::new, |takes| format!("takes {takes}, "));
-    format!("{steps:<9} vcpu{vcpu:<3} {takes}goes on to {}", plain(to))
+    let goes_on = if to == WAITS { "" } else { "goes on to " };
+    format!("{steps:<9} vcpu{vcpu:<3} {takes}{goes_on}{}", plain(to))
 }

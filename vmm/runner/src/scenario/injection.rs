@@ -182,6 +182,20 @@ impl Injection {
     }
 }
 
+impl Injected {
+    /// The first fault that is not over when all vCPUs are up, or is no matter of the guest alone: its text, and why no search of schedules
+    /// has it. Where vCPUs do something about one that seems to be over, the search sees that.
+    pub fn unexplored(&self) -> Option<(&str, &'static str)> {
+        let why = |fault: &Fault| match fault.kind {
+            FaultKind::NO_START => None,
+            FaultKind::DROP_IPI | FaultKind::DUPLICATE_IPI if matches!(fault.ipi, INIT | STARTUP) => None,
+            kind if kind.is_of_host() => Some("is about a host that runs vCPUs as it likes, and no search has one"),
+            _ => Some("counts what comes in memory that is part of no state"),
+        };
+        self.faults.iter().find_map(|(what, fault)| Some((what.as_str(), why(fault)?)))
+    }
+}
+
 impl HoldSpec {
     fn parse(text: &str) -> Result<Self, Problem> {
         let parse = || {
@@ -424,6 +438,23 @@ mod test {
         assert_eq!(fault("delay ipi any until 1 at lock/taken").until.point, 0x10_0030);
         assert_eq!((fault("no-start last").kind, fault("no-start last").to), (FaultKind::NO_START, 3));
         assert_eq!(fault("keep-out 1 until never").release, Release::NEVER);
+    }
+
+    #[test]
+    fn fault_that_is_over_when_all_are_up_can_be_explored() {
+        let unexplored = |text: &str| resolved(&[], &[text]).unwrap().unexplored().is_some();
+        for text in ["no-start last", "drop ipi sipi to last", "duplicate ipi init #*"] {
+            assert!(!unexplored(text), "{text}");
+        }
+        for text in [
+            "lose-init 1",
+            "keep-out 1 until quiet",
+            "drop ipi call",
+            "drop ipi any",
+            "delay ipi sipi until 1 at lock/taken",
+        ] {
+            assert!(unexplored(text), "{text}");
+        }
     }
 
     #[test]

@@ -140,6 +140,8 @@ fn messages(svg: &mut String, events: &[Event], placed: &[Placed], left: &dyn Fn
         let takes = event.takes.map(|takes| match takes {
             Inject::Vector(vector) => format!("vector {vector:#x}"),
             Inject::Nmi => "nmi".to_owned(),
+            Inject::Init => "init".to_owned(),
+            Inject::StartUp(vector) => format!("sipi {vector:#x}"),
         });
         if let Some((from, y)) = takes.and_then(|what| sent.get(&(cell.vcpu, what)).copied()) {
             let (begin, end) = if from < cell.vcpu {

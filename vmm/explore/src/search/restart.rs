@@ -1,0 +1,71 @@
+//! What of INITs and start-up interrupts is explored, and what is refused.
+
+#[cfg(test)]
+mod test;
+
+use stallbench_core::controlled::Inject;
+
+use super::{ExploreError, Search, restart};
+use crate::apic::Message;
+use crate::graph::{Choice, State};
+use crate::local::Parked;
+use crate::passage::{Input, Refusal};
+use crate::settings::Model;
+
+impl Search<'_> {
+    pub(super) fn refused(&self, state: &State, vcpu: usize, what: String) -> ExploreError {
+        let place = self.stage.place(vcpu, state.locals[vcpu]);
+        Refusal::Unknown { vcpu, what, place }.into()
+    }
+
+    /// An INIT or a start-up interrupt whose receiver is one of which it is known what that does.
+    pub(super) fn expect_restartable(
+        &self,
+        state: &State,
+        vcpu: usize,
+        receiver: usize,
+        message: Message,
+    ) -> Result<(), ExploreError> {
+        let parked = &self.stage.local(receiver, state.locals[receiver]).parked;
+        let why = match (message, receiver, parked) {
+            _ if self.buffers.model() != Model::Sc => "which is explored under sc alone".to_owned(),
+            (Message::Init, 0, _) => "which goes on at its reset vector then".to_owned(),
+            (Message::Init, _, Parked::Off) => "which was never started".to_owned(),
+            _ => return Ok(()),
+        };
+        Err(self.refused(state, vcpu, format!("sends {message:?} to vcpu {receiver}, {why},")))
+    }
+
+    /// A vCPU takes nothing else on whose way something can come of which nobody would know where.
+    pub(super) fn expect_no_other(&self, state: &State, vcpu: usize, input: Input) -> Result<(), ExploreError> {
+        let apic = self.apics.get(state.apics[vcpu]);
+        let what = match input {
+            Input::Deliver(Inject::StartUp(_)) if apic.nmi => {
+                "is started with an NMI pending, which comes in real mode,"
+            }
+            Input::Deliver(Inject::Vector(_) | Inject::Nmi) if apic.init => {
+                "takes an interrupt with an INIT on its way to it"
+            }
+            _ => return Ok(()),
+        };
+        Err(self.refused(state, vcpu, what.to_owned()))
+    }
+
+    /// Goes a way once more, and on until no INIT and no start-up interrupt is on its way, which a free machine is not handed: any schedule
+    /// that goes on from there may go on so.
+    pub(super) fn walk_on(&mut self, choices: &[Choice]) -> Result<State, ExploreError> {
+        let mut choices = choices.to_vec();
+        loop {
+            let state = self.walk(&choices)?;
+            let next = (0..state.locals.len()).find_map(|vcpu| {
+                let parked = &self.stage.local(vcpu, state.locals[vcpu]).parked;
+                // At most 255 vCPUs.
+                restart(vcpu as u8, parked, &self.apics.get(state.apics[vcpu]))
+            });
+            match next {
+                Some(choice) => choices.push(choice),
+                None => return Ok(state),
+            }
+        }
+    }
+}
