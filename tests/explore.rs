@@ -287,9 +287,32 @@ fn walk_breaks_what_must_hold_while_it_runs() {
 
 #[test]
 fn scenario_whose_fault_is_no_part_of_the_state_is_refused() {
+    let ran = explore(&["acceptance/lost-init@vcpus=2"]);
+    assert_eq!(ran.assert_code(100).only()["verdict"], "budget");
+    assert!(ran.said.contains("the injected fault 'lose-init 1' is about a host"), "{}", ran.said);
+}
+
+#[test]
+fn fault_that_is_over_when_all_are_up_is_explored_and_one_that_keeps_them_from_it_is_said() {
+    for cell in ["acceptance/one-sipi-fixed@vcpus=2", "rendezvous/two-counts@vcpus=2"] {
+        let ran = explore(&[cell]);
+        let result = ran.assert_code(0).only();
+        assert_eq!(result["injected"]["faults"][0]["hits"], 1, "{result:#}");
+    }
     let ran = explore(&["acceptance/one-sipi@vcpus=2"]);
     assert_eq!(ran.assert_code(100).only()["verdict"], "budget");
-    assert!(ran.said.contains("the injected fault 'drop ipi sipi"), "{}", ran.said);
+    assert!(ran.said.contains("with 'drop ipi sipi to last' it does not come to where exploring"), "{}", ran.said);
+}
+
+#[test]
+fn vcpu_that_is_started_again_is_followed_in_all_of_its_ways_and_in_a_trace() {
+    let directory = tempfile::tempdir().unwrap();
+    let trace = directory.path().join("way.trace");
+    let ran = explore(&["acceptance/lost-init-fixed@vcpus=2", "--trace-out", trace.to_str().unwrap()]);
+    assert_eq!(ran.assert_code(0).only()["explored"]["complete"], true);
+    let steps = std::fs::read_to_string(&trace).unwrap();
+    assert!(steps.contains(" init 1 | ") && steps.contains(" sipi 1 0x8 | "), "{steps}");
+    Command::cargo_bin("stallbench").unwrap().args(["replay", trace.to_str().unwrap()]).assert().success();
 }
 
 #[test]
