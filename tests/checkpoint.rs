@@ -56,6 +56,23 @@ fn search_that_goes_on_comes_to_what_one_comes_to_that_never_ended() {
 }
 
 #[test]
+fn checkpoint_is_the_same_with_any_number_of_workers_and_any_number_goes_on_from_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let whole = found(&explore(&[SMALL]));
+    let kept = ["1", "2", "3"].map(|workers| {
+        let path = directory.path().join(format!("{workers}.explore"));
+        let ran = explore(&[SMALL, "--max-states", "100", "--workers", workers, "--checkpoint", &file(&path)]);
+        assert_eq!(ran.only()["explored"]["complete"], false, "{}", ran.said);
+        let bytes = fs::read(&path).unwrap();
+        let others = if workers == "1" { "3" } else { "1" };
+        let more = explore(&[SMALL, "--workers", others, "--resume", &file(&path)]);
+        assert_eq!(found(&more), whole, "{workers} workers, then {others}");
+        bytes
+    });
+    assert!(kept.iter().all(|bytes| *bytes == kept[0]));
+}
+
+#[test]
 fn search_under_tso_goes_on_too() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("x.explore");

@@ -73,6 +73,7 @@ pub(crate) fn bench(arguments: &Arguments) -> Result<Exit, Failure> {
         runs,
     )?);
     figures.extend(explore::beside_bare(&host, &guest, runs)?);
+    figures.push(explore::by_workers(&host, &guest, runs)?);
     if arguments.table {
         figures.push(process::figure("table", "run table, cells up to 8 vCPUs, two host CPUs", "30 s", &["table"], 1)?);
     }

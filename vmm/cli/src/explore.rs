@@ -61,9 +61,14 @@ pub(crate) struct Arguments {
     /// Go on from a checkpoint; one run must be selected, the same as there
     #[arg(long, value_name = "FILE")]
     resume: Option<PathBuf>,
-    /// Guests at a time [default: one a host CPU]
+    /// Guests at a time [default: one a host CPU, fewer with --workers]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: Option<u16>,
+    /// Threads that ask KVM what vCPUs do, for each search: what is found is the same with any number. Most of a search is what KVM takes, so
+    /// where CPUs are idle two are faster than one; --jobs uses them for other runs. Beside --max-memory each takes 256 MiB at most, and all
+    /// of them as much again
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    workers: u16,
     /// human, jsonl=FILE or junit=FILE, '-' for standard output; repeatable [default: human]
     #[arg(long, value_name = "REPORT")]
     report: Vec<Kind>,
@@ -111,6 +116,9 @@ pub(crate) fn explore(arguments: &Arguments) -> Result<Exit, Failure> {
         return Err(Failure::usage("--order: exploring looks at no order of MTRR programming"));
     }
     arguments.schedules.check(arguments.resume.is_some() || arguments.checkpoint.is_some())?;
+    if arguments.workers > 1 && !arguments.schedules.is_exhaustive() {
+        return Err(Failure::usage("--workers: one walk comes after the other; leave out --strategy"));
+    }
     let settings = arguments.settings()?;
     let repeat = arguments.repeat(&settings);
     let kinds = report_kinds(&arguments.report)?;
@@ -233,7 +241,7 @@ impl Arguments {
 
     fn jobs(&self) -> usize {
         let of_host = || thread::available_parallelism().map_or(1, usize::from);
-        self.jobs.map_or_else(of_host, usize::from)
+        self.jobs.map_or_else(|| of_host().div_ceil(self.workers.into()), usize::from)
     }
 }
 
@@ -295,6 +303,7 @@ impl Session<'_> {
         let keep_search = |search: &Search<'_>, cut| self.keep(run, &plan, search, cut);
         let exploring = Exploring {
             settings: &self.settings,
+            workers: self.arguments.workers.into(),
             strategy: self.arguments.schedules.strategy(run.seed),
             most_states: self.arguments.max_states as usize,
             most_bytes: self.arguments.max_memory as usize * MIB,

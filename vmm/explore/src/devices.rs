@@ -1,6 +1,6 @@
 //! What of its devices a vCPU alone knows, and its accesses to them.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use stallbench_abi::layout::XAPIC;
 use stallbench_abi::port::{DOORBELL, Doorbell, YIELD};
@@ -45,7 +45,7 @@ pub(crate) struct Devices {
     /// Task-priority register.
     pub(crate) tpr: u8,
     /// MTRRs and IA32_PAT, by index.
-    pub(crate) msrs: Rc<[(u32, u64)]>,
+    pub(crate) msrs: Arc<[(u32, u64)]>,
     /// Cross-CPU calls that it has begun.
     pub(crate) calls: u64,
 }
@@ -218,7 +218,7 @@ impl Devices {
             return self.write_apic((index - X2APIC.start) << 4, value as u32);
         }
         match self.msrs.iter().position(|(kept, _)| *kept == index) {
-            Some(at) if machine.takes_msr(vcpu, index, value) => Rc::make_mut(&mut self.msrs)[at].1 = value,
+            Some(at) if machine.takes_msr(vcpu, index, value) => Arc::make_mut(&mut self.msrs)[at].1 = value,
             Some(_) => machine.refuse(vcpu),
             None => return Served::Unknown(format!("writes msr {index:#x}, which is part of no state,")),
         }
@@ -250,7 +250,7 @@ mod test {
         let mut devices = Devices::at_reset(1);
         devices.apic_base |= X2APIC_ENABLED;
         (devices.icr_high, devices.svr, devices.tpr, devices.calls) = (1 << 24, 0x1ff, 0x20, 3);
-        Rc::make_mut(&mut devices.msrs)[0].1 ^= 1;
+        Arc::make_mut(&mut devices.msrs)[0].1 ^= 1;
         let after = devices.after_init();
         assert!(after.x2apic() && after.msrs == devices.msrs && after.calls == 3);
         assert_eq!((after.icr_high, after.svr, after.tpr), (0, 0xff, 0));

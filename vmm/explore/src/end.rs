@@ -1,7 +1,7 @@
 //! States in which the run is over, and what is in the memory that vCPUs share then.
 
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use stallbench_state::mtrr::MtrrState;
 
@@ -51,7 +51,7 @@ impl<'s> End<'s> {
 }
 
 /// What of an end its judges look at: CR0, CR4 and MTRRs of each vCPU, and some words of the arena.
-type Kind = (Vec<(u64, u64, Rc<[(u32, u64)]>)>, Vec<Option<u64>>);
+type Kind = (Vec<(u64, u64, Arc<[(u32, u64)]>)>, Vec<Option<u64>>);
 
 /// Ways to ends of each kind.
 #[derive(Clone, Debug)]
@@ -80,7 +80,7 @@ impl Search<'_> {
         let state = self.graph.state(end.number());
         let of = |(vcpu, number): (usize, &u32)| {
             let local = self.stage.local(vcpu, *number);
-            (local.processor.cr0, local.processor.cr4, Rc::clone(&local.devices.msrs))
+            (local.processor.cr0, local.processor.cr4, Arc::clone(&local.devices.msrs))
         };
         let registers = state.locals.iter().enumerate().map(of).collect();
         (registers, words.iter().map(|(address, size)| end.read(*address, *size)).collect())

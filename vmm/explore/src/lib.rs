@@ -16,6 +16,7 @@
 //! | `code` | the instructions at which vCPUs stop |
 //! | `early` | what a vCPU has sent and not written yet |
 //! | `drains` | the instructions that wait until others see it |
+//! | `ahead` | passages that several threads ask for |
 //! | `passage` | what a vCPU does from one stop to the next |
 //! | `stage` | passages, asked of KVM |
 //! | `start` | from the first instruction to the start line |
@@ -39,6 +40,7 @@
 //! | `fair` | sets of states that a fair schedule never leaves |
 #![forbid(unsafe_code)]
 
+mod ahead;
 mod apic;
 mod arena;
 mod bare;
@@ -78,6 +80,7 @@ mod walk;
 #[cfg(test)]
 use stallbench_core::HostKvm;
 
+pub use ahead::{Ahead, alongside};
 pub use checkpoint::RestoreError;
 pub use early::MOST_OWED;
 pub use end::{End, Kinds};

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{Hash, Hasher};
 use std::mem::{offset_of, size_of};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use stallbench_abi::layout::{PAGE, private, private_area as area};
 use stallbench_abi::vcpu::{CONTEXTS, Context, Phase, VcpuPage};
@@ -45,11 +45,11 @@ pub(crate) enum Parked {
     /// It has got an INIT, and waits for a start-up interrupt.
     Waits,
     /// It cannot go on: why.
-    Dead(Rc<str>),
+    Dead(Arc<str>),
 }
 
-/// The state of one vCPU.
-#[derive(Clone, Debug)]
+/// The state of one vCPU. Two are equal where all of them is; as states of the search they are the same where their [identity](Self::identity) is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Local {
     pub(crate) parked: Parked,
     pub(crate) processor: ProcessorState,
@@ -102,7 +102,7 @@ const COUNTERS: [usize; 4] = [
 ];
 
 /// The private memory of a vCPU as it was at the start line.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Base {
     vcpu: usize,
     rest: [Vec<u8>; 2],
@@ -234,6 +234,12 @@ impl Local {
         })
     }
 
+    /// Bytes of memory that it takes, about.
+    pub(crate) fn bytes(&self) -> usize {
+        let stacks: usize = self.stacks.iter().map(|(_, stack)| stack.len()).sum();
+        size_of::<Self>() + self.page.len() + stacks + self.lines.len() * size_of::<(u64, [u8; LINE])>()
+    }
+
     /// Hashes what tells it from other states of its vCPU.
     pub(crate) fn hash_to(&self, hasher: &mut impl Hasher) {
         self.identity().hash(hasher);
@@ -327,21 +333,19 @@ pub(crate) struct Identity {
 pub(crate) struct Locals {
     /// Bytes of memory that they take, about.
     pub(crate) bytes: usize,
-    states: Vec<Local>,
+    states: Vec<Arc<Local>>,
     numbers: HashMap<Identity, u32>,
 }
 
 impl Locals {
     /// The number of a state.
-    pub(crate) fn number(&mut self, local: Local) -> u32 {
+    pub(crate) fn number(&mut self, local: Arc<Local>) -> u32 {
         let next = self.states.len() as u32;
         match self.numbers.entry(local.identity()) {
             Entry::Occupied(known) => *known.get(),
             Entry::Vacant(new) => {
                 // Once in itself, once in what tells it from others.
-                let stacks: usize = local.stacks.iter().map(|(_, stack)| stack.len()).sum();
-                let lines = local.lines.len() * size_of::<(u64, [u8; LINE])>();
-                self.bytes += 2 * (size_of::<Local>() + local.page.len() + stacks + lines);
+                self.bytes += 2 * local.bytes();
                 new.insert(next);
                 self.states.push(local);
                 next
@@ -349,7 +353,7 @@ impl Locals {
         }
     }
 
-    pub(crate) fn get(&self, number: u32) -> &Local {
+    pub(crate) fn get(&self, number: u32) -> &Arc<Local> {
         &self.states[number as usize]
     }
 

@@ -1,6 +1,6 @@
 //! A passage: what a vCPU does from one stop to the next.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use stallbench_core::controlled::{Inject, Moved};
 use thiserror::Error;
@@ -50,11 +50,11 @@ pub(crate) enum Effect {
 /// A passage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Passage {
-    pub(crate) effects: Rc<[Effect]>,
+    pub(crate) effects: Arc<[Effect]>,
     /// Number of the state in which it ends.
     pub(crate) to: u32,
     /// What safety is judged by, where there is something.
-    pub(crate) seen: Option<Rc<Seen>>,
+    pub(crate) seen: Option<Arc<Seen>>,
 }
 
 /// What a guest does that cannot be explored. Each message is a fragment that reads well after "failed to explore:".

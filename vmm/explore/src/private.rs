@@ -44,7 +44,7 @@ pub(crate) enum Context {
 
 /// An access of an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Access {
+pub(crate) struct Access {
     /// 1 where that is a register.
     size: u64,
     at: Location,
@@ -70,7 +70,7 @@ pub(crate) struct Meeting {
 }
 
 /// A handler that runs: what it handles, where its frame lies, and the stack pointer of what it interrupted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Frame {
     inject: Inject,
     at: u64,
@@ -98,6 +98,22 @@ pub(crate) struct Looker {
     found: Vec<Access>,
 }
 
+/// What was looked at in one passage.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Looked {
+    /// Handlers that run at its end.
+    frames: Vec<Frame>,
+    /// Each once, in the order in which they were met.
+    found: Vec<Access>,
+}
+
+impl Looked {
+    /// Bytes of memory that it takes, about.
+    pub(crate) fn bytes(&self) -> usize {
+        self.frames.capacity() * size_of::<Frame>() + self.found.capacity() * size_of::<Access>()
+    }
+}
+
 impl fmt::Debug for Looker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Looker").field("frames", &self.frames).finish_non_exhaustive()
@@ -105,6 +121,14 @@ impl fmt::Debug for Looker {
 }
 
 impl Looker {
+    /// All of it.
+    pub(crate) fn looked(mut self) -> Looked {
+        let mut met = FxHashSet::default();
+        self.found.retain(|access| met.insert(*access));
+        self.found.shrink_to_fit();
+        Looked { frames: self.frames, found: self.found }
+    }
+
     /// In front of an instruction.
     pub(crate) fn look(&mut self, memory: &dyn Memory, before: &ProcessorState, it: &Instruction) {
         let rsp = before.general.rsp;
@@ -184,8 +208,13 @@ impl Private {
 
     /// Looks at a passage from a state; something may be delivered first.
     pub(crate) fn looker(&self, from: u32, delivered: Option<Inject>) -> Looker {
-        let frames = self.frames.get(&from).cloned().unwrap_or_default();
+        let frames = self.frames(from).to_vec();
         Looker { frames, delivered, factory: InstructionInfoFactory::new(), found: Vec::new() }
+    }
+
+    /// The handlers that run in a state.
+    pub(crate) fn frames(&self, state: u32) -> &[Frame] {
+        self.frames.get(&state).map_or(&[], |frames| frames)
     }
 
     /// The same handlers run in a state as in another.
@@ -196,11 +225,11 @@ impl Private {
     }
 
     /// Takes what was seen on the way to a state: where handlers meet what they interrupt.
-    pub(crate) fn take(&mut self, looker: Looker, to: u32) -> Vec<Meeting> {
-        if !looker.frames.is_empty() {
-            self.frames.entry(to).or_insert(looker.frames);
+    pub(crate) fn take(&mut self, looked: &Looked, to: u32) -> Vec<Meeting> {
+        if !looked.frames.is_empty() {
+            self.frames.entry(to).or_insert_with(|| looked.frames.clone());
         }
-        looker.found.into_iter().flat_map(|access| self.add(access)).collect()
+        looked.found.iter().flat_map(|access| self.add(*access)).collect()
     }
 
     fn add(&mut self, access: Access) -> Vec<Meeting> {

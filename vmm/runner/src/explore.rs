@@ -20,7 +20,8 @@ use std::time::Instant;
 use stallbench_core::HostKvm;
 use stallbench_core::controlled::{ControlError, Controlled, Inject};
 use stallbench_explore::{
-    ExploreError, Findings, Landed, Leg, Limits, RestoreError, Search, Settings, StartError, Stuck, Walks, Way,
+    Ahead, ExploreError, Findings, Landed, Leg, Limits, RestoreError, Search, Settings, StartError, Stuck, Walks, Way,
+    alongside,
 };
 use stallbench_state::memory::Memory;
 use stallbench_state::program::Program;
@@ -68,6 +69,8 @@ pub enum ExploreRunError {
 pub struct Exploring<'a> {
     /// What is explored.
     pub settings: &'a Settings,
+    /// Threads that ask for passages, the one that searches among them: what it comes to is the same with any number.
+    pub workers: usize,
     /// How schedules are tried.
     pub strategy: Strategy,
     /// States at most.
@@ -107,29 +110,11 @@ pub fn explore(
         return Ok(RunOutcome::unwatched(Verdict::Budget { reason }));
     }
     let left_out = plan.injected.holds.iter().map(|(what, _)| what.clone()).collect();
+    let explored = ExploredOutcome { model: exploring.settings.to_string(), left_out, ..ExploredOutcome::default() };
     let plan = controlled(plan);
-    let began = Instant::now();
-    let machine = Controlled::new(host, plan.vcpus, program.bytes(), &boot_block(&plan))?;
     let free = Free { host, program, plan: &plan, interrupt: exploring.interrupt };
-    let mut explored =
-        ExploredOutcome { model: exploring.settings.to_string(), left_out, ..ExploredOutcome::default() };
-    let mut search = match Search::new(machine, program, exploring.settings.clone()) {
-        Ok(search) => search,
-        Err(ExploreError::Start(error)) if !plan.injected.faults.is_empty() => {
-            return Ok(not_up(&error, &plan.injected, explored, began));
-        }
-        Err(error) => return refused(error, explored, began),
-    };
-    if let Some(saved) = exploring.resume {
-        search.restore(saved.search())?;
-    }
-    let judged = free.explore(&mut search, exploring, &mut explored);
-    let outcome = match judged {
-        Ok(Ok(outcome)) => outcome,
-        Ok(Err(error)) => return Err(error.into()),
-        Err(error) => return refused(error, explored, began),
-    };
-    Ok(RunOutcome { explored: Some(explored), wall: began.elapsed(), ..outcome })
+    let worker = || Search::new(free.machine().ok()?, program, exploring.settings.clone()).ok();
+    alongside(exploring.workers, &worker, |ahead| free.searched(exploring, explored, ahead))
 }
 
 /// Of what cannot be explored.
@@ -172,6 +157,39 @@ impl fmt::Debug for Exploring<'_> {
 }
 
 impl Free<'_> {
+    fn machine(&self) -> Result<Controlled, ControlError> {
+        Controlled::new(self.host, self.plan.vcpus, self.program.bytes(), &boot_block(self.plan))
+    }
+
+    /// Searches, with what workers bring, and judges what was found.
+    fn searched(
+        &self,
+        exploring: Exploring<'_>,
+        mut explored: ExploredOutcome,
+        ahead: &Arc<Ahead>,
+    ) -> Result<RunOutcome, ExploreRunError> {
+        let began = Instant::now();
+        let mut search = match Search::new(self.machine()?, self.program, exploring.settings.clone()) {
+            Ok(search) => search,
+            Err(ExploreError::Start(error)) if !self.plan.injected.faults.is_empty() => {
+                return Ok(not_up(&error, &self.plan.injected, explored, began));
+            }
+            Err(error) => return refused(error, explored, began),
+        };
+        if exploring.workers > 1 {
+            search.share(ahead);
+        }
+        if let Some(saved) = exploring.resume {
+            search.restore(saved.search())?;
+        }
+        let outcome = match self.explore(&mut search, exploring, &mut explored) {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(error)) => return Err(error.into()),
+            Err(error) => return refused(error, explored, began),
+        };
+        Ok(RunOutcome { explored: Some(explored), wall: began.elapsed(), ..outcome })
+    }
+
     fn explore(&self, search: &mut Search<'_>, exploring: Exploring<'_>, explored: &mut ExploredOutcome) -> Judged {
         let began = Instant::now();
         let mut walked_ends = Vec::new();
@@ -186,6 +204,7 @@ impl Free<'_> {
                 })
             }
         };
+        search.end_sharing();
         let counts = search.counts();
         explored.took = began.elapsed();
         (explored.states, explored.frontier) = (counts.states, counts.frontier);

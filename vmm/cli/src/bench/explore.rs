@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use stallbench_core::HostKvm;
 use stallbench_core::controlled::Controlled;
-use stallbench_explore::{Limits, Search, Settings};
+use stallbench_explore::{Limits, Search, Settings, alongside};
 use stallbench_runner::execute::{RunPlan, boot_block};
 
 use super::figure::Figure;
@@ -22,6 +22,9 @@ const LIMITS: Limits = Limits { states: 4_000_000, bytes: 4 << 30 };
 
 /// What a search takes beside its bare calls, at most: they are four fifths of it.
 const AIM: &str = "1.25 of bare";
+
+/// Threads that ask for passages.
+const WORKERS: usize = 2;
 
 /// Times of something, and of its calls of KVM alone.
 #[derive(Default)]
@@ -49,6 +52,21 @@ pub(super) fn beside_bare(host: &HostKvm, guest: &Guest, runs: usize) -> Result<
     let searched = all.figures("explore-2", &format!("every schedule of {EXPLORED}@vcpus=2"));
     let went = way.figures("explore-way", "one of its schedules, forward");
     Ok(searched.into_iter().chain(went).collect())
+}
+
+/// The same search by so many threads.
+pub(super) fn by_workers(host: &HostKvm, guest: &Guest, runs: usize) -> Result<Figure, Failure> {
+    let start = || at_start(host, guest, 2).ok();
+    let one = |_| {
+        alongside(WORKERS, &start, |ahead| {
+            let mut search = at_start(host, guest, 2)?;
+            search.share(ahead);
+            timed(&mut search, through)
+        })
+    };
+    let times = (0..runs).map(one).collect::<Result<_, _>>()?;
+    let what = format!("every schedule of {EXPLORED}@vcpus=2, with {WORKERS} workers");
+    Ok(Figure::times("explore-2-workers", what, None, times))
 }
 
 /// Searches of three vCPUs, and the memory that a state takes.

@@ -25,10 +25,10 @@ fn meets(task: &[Executed], delivered: Inject, handler: &[Executed]) -> Option<M
     let memory = frame_at(handler.first().map_or(0, |first| first.3[2]));
     let mut first = private.looker(0, None);
     task.iter().for_each(|it| executes(&mut first, &memory, it));
-    assert_eq!(private.take(first, 1), []);
+    assert_eq!(private.take(&first.looked(), 1), []);
     let mut second = private.looker(1, Some(delivered));
     handler.iter().for_each(|it| executes(&mut second, &memory, it));
-    private.take(second, 2).first().copied()
+    private.take(&second.looked(), 2).first().copied()
 }
 
 fn executes(looker: &mut Looker, memory: &Snippet, &(bytes, rip, is_on, [rax, rcx, rsp]): &Executed) {
@@ -101,7 +101,7 @@ fn words_outside_of_the_arena_are_shared_where_one_writes() {
         let mut private = Private::of(vcpu);
         let mut looker = private.looker(0, None);
         executes(&mut looker, &frame_at(0), &(bytes, 0x10 + vcpu as u64, true, [at, 0, TASK_STACK]));
-        assert_eq!(private.take(looker, 1), []);
+        assert_eq!(private.take(&looker.looked(), 1), []);
         private
     };
     assert_eq!(of(0, LOAD).shares(&of(1, STORE)), Some((at, [0x10, 0x11])));

@@ -6,11 +6,12 @@
 
 use iced_x86::{FlowControl, Mnemonic};
 
+use super::answer::Came;
 use super::steps::Step;
 use super::{Stage, Way, is_open};
 use crate::drains::{Drains, drains};
 use crate::local::{Local, Parked};
-use crate::passage::{Effect, Input, Passage, Refusal};
+use crate::passage::{Effect, Input, Refusal};
 
 /// Looks for places on the way.
 #[derive(Debug)]
@@ -64,10 +65,10 @@ enum Place {
 
 impl Stage<'_> {
     /// What a vCPU does from that state on, but for what waits until others see its stores.
-    pub(super) fn ask_to_drain(&mut self, vcpu: usize, from: u32, input: Input) -> Result<Passage, Refusal> {
+    pub(super) fn ask_to_drain(&mut self, vcpu: usize, from: u32, input: Input) -> Result<Came, Refusal> {
         let start = self.local(vcpu, from).clone();
         if let (Parked::Halting, Input::Go(_)) = (&start.parked, input) {
-            return Ok(self.ended(vcpu, start.halted(), Vec::new()));
+            return Ok(Came::elsewhere(start.halted(), Vec::new()));
         }
         let mut looking = Looking::from(&start, input);
         let mut look = |step: &Step<'_>| {
@@ -88,11 +89,8 @@ impl Stage<'_> {
         }
         self.check(vcpu, from, &start, input, &end)?;
         Ok(match next {
-            Some((here, effects)) => {
-                self.vcpus[vcpu].at = None;
-                self.ended(vcpu, here, effects)
-            }
-            None => self.arrived(vcpu, end.0, end.1),
+            Some((here, effects)) => Came::elsewhere(here, effects),
+            None => Came::there(end.0, end.1),
         })
     }
 
@@ -148,8 +146,7 @@ impl Stage<'_> {
         let parked = self.go(vcpu, start, input, &mut way)?;
         let ran = self.here_in(vcpu, parked, way.devices.clone())?;
         let is_dead = matches!(ran.parked, Parked::Dead(_)) && ran.parked == stepped.parked;
-        let is_same =
-            is_dead || self.ended(vcpu, ran.clone(), Vec::new()) == self.ended(vcpu, stepped.clone(), Vec::new());
+        let is_same = is_dead || ran.identity() == stepped.identity();
         if is_same && way.effects == *effects {
             return Ok(());
         }

@@ -1,6 +1,6 @@
 //! From one stop to the next.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use stallbench_abi::port::{DOORBELL, Doorbell};
 use stallbench_core::Fault;
@@ -94,7 +94,7 @@ impl Stage<'_> {
                     Stop::Out { port: DOORBELL, value } if Doorbell(value) == Doorbell::EPITAPH => {
                         self.last_words(vcpu)
                     }
-                    _ => Rc::from(""),
+                    _ => Arc::from(""),
                 };
                 let difference = format!("it was {stop:?}, now it is {other:?} {words}").trim_end().to_owned();
                 Err(Refusal::Differs { vcpu, place: self.here(vcpu), difference })

@@ -10,6 +10,7 @@
 //! that comes behind a store that is still to be done, and whose beginning is not in its registers, comes in front of its instruction, where
 //! the vCPU [began](Stage::begin_of) it.
 
+mod answer;
 mod drain;
 mod go;
 mod restart;
@@ -20,6 +21,7 @@ mod watch;
 mod window;
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use stallbench_abi::vcpu::Epitaph;
@@ -27,12 +29,15 @@ use stallbench_core::controlled::{Controlled, Inject, ProcessorState, Stop};
 use stallbench_state::machine::RFLAGS_IF;
 use stallbench_state::program::Program;
 
+use crate::ahead::Ahead;
 use crate::code::{Code, STATUS_FLAGS};
 use crate::devices::Devices;
 use crate::local::{Base, Local, Locals, Parked};
 use crate::passage::{Effect, Input, Passage, Refusal};
 use crate::private::Private;
 use crate::settings::{Irq, Model, Passages, Settings};
+pub(crate) use answer::Answer;
+use answer::Came;
 
 /// The machine, and all that is known of what its vCPUs do.
 #[derive(Debug)]
@@ -55,6 +60,10 @@ pub(crate) struct Stage<'p> {
     ghost: Vec<u8>,
     /// Where the caches were off on the passage that KVM is asked for.
     caches_off: Option<u64>,
+    /// What others have asked for.
+    ahead: Option<Arc<Ahead>>,
+    /// Passages that others have brought.
+    pub(crate) brought: u64,
 }
 
 /// One vCPU.
@@ -120,6 +129,8 @@ impl<'p> Stage<'p> {
             vcpus: bases.into_iter().enumerate().map(vcpu).collect(),
             asked: 0,
             caches_off: None,
+            ahead: None,
+            brought: 0,
             finds_drains,
             log: Vec::new(),
             passages: settings.passages,
@@ -145,7 +156,9 @@ impl<'p> Stage<'p> {
             Parked::Off => self.leave(vcpu, parked, ProcessorState::default(), way.devices),
             parked => self.here_in(vcpu, parked, way.devices)?,
         };
-        Ok(self.arrived(vcpu, here, Vec::new()).to)
+        let number = self.number(vcpu, Arc::new(here));
+        self.vcpus[vcpu].at = Some(number);
+        Ok(number)
     }
 
     pub(crate) fn local(&self, vcpu: usize, number: u32) -> &Local {
@@ -210,37 +223,34 @@ impl<'p> Stage<'p> {
         if let Some(known) = self.vcpus[vcpu].passages.get(&(from, input)) {
             return Ok(known.clone());
         }
+        if let (Input::Creep(read, _), Irq::Visible) = (input, self.irq)
+            && !self.finds_drains
+            && self.local(vcpu, from).parked != Parked::Halting
+        {
+            // To its stop first: that has its own number, whoever brings this one.
+            self.passage(vcpu, from, Input::Go(read))?;
+        }
         self.asked += 1;
-        self.look_away(vcpu);
-        let mut passage = self.answer(vcpu, from, input)?;
-        passage.seen = self.seen(vcpu)?;
-        if passage.seen.is_some() {
-            self.vcpus[vcpu].shows.insert(from);
-        }
-        if !input.restarts() {
-            self.watch(vcpu, from, input, passage.to)?;
-        }
-        if matches!(input, Input::Creep(..)) && self.new_places {
-            return Ok(passage);
-        }
-        self.vcpus[vcpu].passages.insert((from, input), passage.clone());
-        self.log.push((vcpu, from, input));
-        Ok(passage)
+        let answer = self.answer(vcpu, from, input)?;
+        self.keep(vcpu, from, input, &answer)
     }
 
     /// Has KVM do once more what it did, and compares all of the state that it comes to.
     pub(crate) fn once_more(&mut self, vcpu: usize, from: u32, input: Input, known: &Passage) -> Result<(), Refusal> {
-        let now = self.answer(vcpu, from, input)?;
-        if (now.to, &now.effects) == (known.to, &known.effects) {
+        let now = self.come(vcpu, from, input)?;
+        let was = self.local(vcpu, known.to);
+        if now.here.identity() == was.identity() && now.effects[..] == known.effects[..] {
+            if now.stands {
+                self.vcpus[vcpu].at = Some(known.to);
+            }
             return Ok(());
         }
-        let [was, is] = [known.to, now.to].map(|number| self.local(vcpu, number));
-        let difference = format!("{:?}, {:?}; {}", known.effects, now.effects, was.difference(is));
+        let difference = format!("{:?}, {:?}; {}", known.effects, now.effects, was.difference(&now.here));
         Err(Refusal::Differs { vcpu, place: self.place(vcpu, from), difference })
     }
 
     /// What KVM says to it, in the way in which it is asked.
-    fn answer(&mut self, vcpu: usize, from: u32, input: Input) -> Result<Passage, Refusal> {
+    fn come(&mut self, vcpu: usize, from: u32, input: Input) -> Result<Came, Refusal> {
         match (input, self.passages) {
             (Input::Deliver(inject @ (Inject::Init | Inject::StartUp(_))), _) => self.restart(vcpu, from, inject),
             _ if self.finds_drains => self.ask_to_drain(vcpu, from, input),
@@ -252,10 +262,10 @@ impl<'p> Stage<'p> {
     }
 
     /// The same, from KVM.
-    fn ask(&mut self, vcpu: usize, from: u32, input: Input) -> Result<Passage, Refusal> {
+    fn ask(&mut self, vcpu: usize, from: u32, input: Input) -> Result<Came, Refusal> {
         let start = self.local(vcpu, from).clone();
         if let (Parked::Halting, Input::Go(_)) = (&start.parked, input) {
-            return Ok(self.ended(vcpu, start.halted(), Vec::new()));
+            return Ok(Came::elsewhere(start.halted(), Vec::new()));
         }
         self.stand(vcpu, from, &start, input);
         let mut way = Way { effects: Vec::new(), devices: start.devices.clone() };
@@ -265,25 +275,25 @@ impl<'p> Stage<'p> {
             return Err(self.unknown(vcpu, "uses memory as a stack that is none of its stacks"));
         }
         if !self.is_missed(&start, input, &here) {
-            return Ok(self.arrived(vcpu, here, way.effects));
+            return Ok(Came::there(here, way.effects));
         }
         self.vcpus[vcpu].at = None;
         let mut on_the_way = Way { effects: Vec::new(), devices: start.devices.clone() };
         self.stand(vcpu, from, &start, input);
         Ok(match self.go_to_open(vcpu, &start, input, &mut on_the_way)? {
-            Some(open) => self.arrived(vcpu, open, on_the_way.effects),
-            None => self.ended(vcpu, here, way.effects),
+            Some(open) => Came::there(open, on_the_way.effects),
+            None => Came::elsewhere(here, way.effects),
         })
     }
 
     /// The same, in both ways.
-    fn compare(&mut self, vcpu: usize, from: u32, input: Input) -> Result<Passage, Refusal> {
+    fn compare(&mut self, vcpu: usize, from: u32, input: Input) -> Result<Came, Refusal> {
         let stepped = self.ask_by_steps(vcpu, from, input)?;
         let free = self.ask(vcpu, from, input)?;
-        if free == stepped {
+        if free.is_as(&stepped) {
             return Ok(free);
         }
-        let [ran, came] = [&free, &stepped].map(|passage| self.local(vcpu, passage.to));
+        let (ran, came) = (&free.here, &stepped.here);
         let effects = (free.effects != stepped.effects).then(|| format!("{:?}, {:?}", free.effects, stepped.effects));
         let difference = effects.unwrap_or_else(|| ran.difference(came));
         let difference = format!("running and by single steps it came to different ends: {difference}");
@@ -313,20 +323,13 @@ impl<'p> Stage<'p> {
         Local::of(&self.vcpus[vcpu].base, self.machine.memory(), parked, processor, devices)
     }
 
-    /// Ends a passage where KVM's vCPU stands.
-    fn arrived(&mut self, vcpu: usize, here: Local, effects: Vec<Effect>) -> Passage {
-        let passage = self.ended(vcpu, here, effects);
-        self.vcpus[vcpu].at = Some(passage.to);
-        passage
-    }
-
-    /// Ends a passage.
-    fn ended(&mut self, vcpu: usize, here: Local, effects: Vec<Effect>) -> Passage {
-        Passage { to: self.vcpus[vcpu].locals.number(here), effects: effects.into(), seen: None }
+    /// The number of a state.
+    fn number(&mut self, vcpu: usize, local: Arc<Local>) -> u32 {
+        self.vcpus[vcpu].locals.number(local)
     }
 
     /// What a vCPU says of its end.
-    fn last_words(&self, vcpu: usize) -> Rc<str> {
+    fn last_words(&self, vcpu: usize) -> Arc<str> {
         let published = stallbench_state::published::Published::read(self.machine.memory(), self.vcpus.len());
         let epitaph = published.vcpus.get(vcpu).map(|page| page.epitaph);
         let words = |epitaph: Epitaph| match stallbench_abi::text::of(&epitaph.text) {

@@ -10,27 +10,28 @@
 use stallbench_core::controlled::{Inject, Stop};
 
 use super::Stage;
+use super::answer::Came;
 use crate::local::{Parked, on_a_stack};
-use crate::passage::{Input, Passage, Refusal};
+use crate::passage::{Input, Refusal};
 
 /// Instructions from the start-up interrupt to the vCPU's own tables at most.
 const MOST_STEPS: usize = 4096;
 
 impl Stage<'_> {
     /// What an INIT or a start-up interrupt makes of a vCPU.
-    pub(super) fn restart(&mut self, vcpu: usize, from: u32, inject: Inject) -> Result<Passage, Refusal> {
+    pub(super) fn restart(&mut self, vcpu: usize, from: u32, inject: Inject) -> Result<Came, Refusal> {
         let start = self.local(vcpu, from).clone();
         if inject == Inject::Init {
             let processor = self.machine.after_init(vcpu, &start.processor);
             let waiting = start.waiting(processor, start.devices.after_init());
-            return Ok(self.ended(vcpu, waiting, Vec::new()));
+            return Ok(Came::elsewhere(waiting, Vec::new()));
         }
         self.stand(vcpu, from, &start, Input::Deliver(inject));
         self.start_again(vcpu)?;
         let processor = super::state(&self.machine, vcpu)?;
         self.settle(vcpu);
         let here = self.leave(vcpu, Parked::Open, processor, start.devices);
-        Ok(self.ended(vcpu, here, Vec::new()))
+        Ok(Came::elsewhere(here, Vec::new()))
     }
 
     /// From the start-up interrupt to where a vCPU is as it was when it was up.

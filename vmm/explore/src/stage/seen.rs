@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::mem::offset_of;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use stallbench_abi::event::{Event, EventKind};
 use stallbench_abi::image::SiteKind;
@@ -33,7 +33,7 @@ impl Stage<'_> {
     }
 
     /// What was seen, where there is something.
-    pub(super) fn seen(&self, vcpu: usize) -> Result<Option<Rc<Seen>>, Refusal> {
+    pub(super) fn seen(&self, vcpu: usize) -> Result<Option<Arc<Seen>>, Refusal> {
         let ring = events(self.machine.memory(), vcpu);
         if ring.lost > 0 {
             return Err(
@@ -52,7 +52,7 @@ impl Stage<'_> {
             uses_the_dead: ring.events.iter().any(|event| event.kind == EventKind::LIFE_BREACH),
             calls: ring.events.iter().filter_map(call_event).collect(),
         };
-        Ok((seen != Seen::default()).then(|| Rc::new(seen)))
+        Ok((seen != Seen::default()).then(|| Arc::new(seen)))
     }
 
     /// Whether something can be seen on a passage that leads from a state.

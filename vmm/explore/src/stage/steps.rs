@@ -9,10 +9,11 @@ use stallbench_core::controlled::{Inject, ProcessorState, Stop};
 use stallbench_state::machine::{RFLAGS_IF, Registers, SystemRegisters};
 use stallbench_state::memory::Memory;
 
+use super::answer::Came;
 use super::{Stage, Way, is_open, state};
 use crate::code::TF;
 use crate::local::{Local, Parked};
-use crate::passage::{Effect, Input, Passage, Refusal};
+use crate::passage::{Effect, Input, Refusal};
 
 /// Instructions that a vCPU executes in one passage at most, where they are executed one by one.
 pub(super) const MOST_STEPS: usize = 100_000;
@@ -42,20 +43,20 @@ pub(super) type Look<'l> = dyn FnMut(&Step<'_>) -> Option<Parked> + 'l;
 
 impl Stage<'_> {
     /// What a vCPU does from that state on, by single steps.
-    pub(super) fn ask_by_steps(&mut self, vcpu: usize, from: u32, input: Input) -> Result<Passage, Refusal> {
+    pub(super) fn ask_by_steps(&mut self, vcpu: usize, from: u32, input: Input) -> Result<Came, Refusal> {
         let start = self.local(vcpu, from).clone();
         if let (Parked::Halting, Input::Go(_)) = (&start.parked, input) {
-            return Ok(self.ended(vcpu, start.halted(), Vec::new()));
+            return Ok(Came::elsewhere(start.halted(), Vec::new()));
         }
         let (here, effects) = self.by_steps(vcpu, from, &start, input, &mut |_| None)?;
         if !self.is_missed(&start, input, &here) {
-            return Ok(self.ended(vcpu, here, effects));
+            return Ok(Came::elsewhere(here, effects));
         }
         let is_place = |step: &Step<'_>| is_open(step.before) && step.instruction.mnemonic() != Mnemonic::Hlt;
         let mut look = |step: &Step<'_>| is_place(step).then_some(Parked::Open);
         let (there, on_the_way) = self.by_steps(vcpu, from, &start, input, &mut look)?;
         let (end, effects) = if there.parked == Parked::Open { (there, on_the_way) } else { (here, effects) };
-        Ok(self.ended(vcpu, end, effects))
+        Ok(Came::elsewhere(end, effects))
     }
 
     /// Goes from a state to the next stop, or to where `look` has it park. KVM's vCPU is to be put somewhere anew afterwards.

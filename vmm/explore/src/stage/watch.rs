@@ -1,18 +1,20 @@
 //! Where interrupts come between two stops: whether that matters, and every place.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use iced_x86::Mnemonic;
 use rustc_hash::FxHashSet;
 use stallbench_state::machine::Registers;
 
+use super::answer::{Answer, Came};
 use super::steps::Step;
 use super::{Stage, Vcpu, is_open};
 use crate::apic::Apic;
 use crate::graph::Choice;
 use crate::local::{Local, Parked};
 use crate::passage::{Comes, Effect, Input, Passage, Refusal};
-use crate::private::{Meeting, changes_what_lasts};
+use crate::private::{Looked, Meeting, changes_what_lasts};
 use crate::settings::Irq;
 
 impl Stage<'_> {
@@ -25,10 +27,10 @@ impl Stage<'_> {
     }
 
     /// To the next place where what is requested can come and that matters, or the next stop.
-    pub(super) fn creep(&mut self, vcpu: usize, from: u32, read: u64, comes: Comes) -> Result<Passage, Refusal> {
+    pub(super) fn creep(&mut self, vcpu: usize, from: u32, read: u64, comes: Comes) -> Result<Came, Refusal> {
         let start = self.local(vcpu, from).clone();
         if start.parked == Parked::Halting {
-            return Ok(self.ended(vcpu, start.halted(), Vec::new()));
+            return Ok(Came::elsewhere(start.halted(), Vec::new()));
         }
         let input = Input::Creep(read, comes);
         if comes.init {
@@ -36,7 +38,7 @@ impl Stage<'_> {
         }
         if self.irq == Irq::EveryInsn {
             let (here, effects) = self.by_steps(vcpu, from, &start, input, &mut stops_at(vcpu, &start, comes, None))?;
-            return Ok(self.ended(vcpu, here, effects));
+            return Ok(Came::elsewhere(here, effects));
         }
         let whole = self.passage(vcpu, from, Input::Go(read))?;
         let mut is_over = ends_at(&start, input, self.local(vcpu, whole.to));
@@ -44,7 +46,10 @@ impl Stage<'_> {
         // Nothing parks as one that is off.
         let mut look = |step: &Step<'_>| stops(step).or_else(|| is_over(step).then_some(Parked::Off));
         let (here, effects) = self.by_steps(vcpu, from, &start, input, &mut look)?;
-        Ok(if here.parked == Parked::Open { self.ended(vcpu, here, effects) } else { whole })
+        if here.parked == Parked::Open {
+            return Ok(Came::elsewhere(here, effects));
+        }
+        Ok(Came::elsewhere(Local::clone(self.local(vcpu, whole.to)), whole.effects.to_vec()))
     }
 
     /// An INIT can come in the middle of a string instruction, which hosts step as one or as many. So none may change what that leaves.
@@ -109,8 +114,15 @@ impl Stage<'_> {
         self.new_places
     }
 
-    /// Looks at all instructions of a passage to a state, for what handlers and what they interrupt have in common.
-    pub(super) fn watch(&mut self, vcpu: usize, from: u32, input: Input, to: u32) -> Result<(), Refusal> {
+    /// Looks at all instructions of a passage to a state, for what handlers and what they interrupt have in common; and where the
+    /// last of them begins, if it is a store in front of which an NMI can come.
+    pub(super) fn watch(
+        &mut self,
+        vcpu: usize,
+        from: u32,
+        input: Input,
+        end: &Local,
+    ) -> Result<(Looked, Option<Local>), Refusal> {
         let start = self.local(vcpu, from).clone();
         let delivered = match input {
             Input::Deliver(inject) => Some(inject),
@@ -119,7 +131,7 @@ impl Stage<'_> {
         let mut looker = self.vcpus[vcpu].private.looker(from, delivered);
         let mut steps = 0;
         if start.parked != Parked::Halting || delivered.is_some() {
-            let mut is_over = ends_at(&start, input, self.local(vcpu, to));
+            let mut is_over = ends_at(&start, input, end);
             let mut look = |step: &Step<'_>| {
                 let over = is_over(step);
                 steps += usize::from(!over);
@@ -128,7 +140,14 @@ impl Stage<'_> {
             };
             self.by_steps(vcpu, from, &start, input, &mut look)?;
         }
-        for meeting in self.vcpus[vcpu].private.take(looker, to) {
+        let has_begun = self.has_begun(&start, input, end);
+        let begins = if has_begun { self.begin(vcpu, from, &start, input, steps)? } else { None };
+        Ok((looker.looked(), begins))
+    }
+
+    /// Keeps what was looked at on the way to a state, in which handlers can meet what they interrupt.
+    pub(super) fn meet(&mut self, vcpu: usize, answer: &Answer, to: u32) -> Result<(), Refusal> {
+        for meeting in self.vcpus[vcpu].private.take(&answer.looked, to) {
             match self.irq {
                 Irq::Visible if self.finds_drains => return Err(self.meets(vcpu, &meeting)),
                 Irq::Visible => {
@@ -142,8 +161,11 @@ impl Stage<'_> {
                 Irq::EveryInsn => {}
             }
         }
-        if self.has_begun(&start, input, self.local(vcpu, to)) {
-            self.begin(vcpu, (from, to), &start, input, steps)?;
+        if let Some(begins) = &answer.begins {
+            let here = self.number(vcpu, Arc::clone(begins));
+            let of = &mut self.vcpus[vcpu];
+            of.begins.entry(to).or_insert(here);
+            of.private.stands_as(here, to);
         }
         self.shares(vcpu)
     }
@@ -157,28 +179,22 @@ impl Stage<'_> {
             && self.is_missed(start, input, here)
     }
 
-    /// Keeps where the last instruction of a passage of so many begins.
+    /// Where the last instruction of a passage of so many begins.
     fn begin(
         &mut self,
         vcpu: usize,
-        (from, to): (u32, u32),
+        from: u32,
         start: &Local,
         input: Input,
         steps: usize,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Option<Local>, Refusal> {
         let mut left = steps;
         let mut look = |step: &Step<'_>| {
             left = left.wrapping_sub(1);
             (left == 0 && !step.before.shadow).then_some(Parked::Open)
         };
         let (here, _) = self.by_steps(vcpu, from, start, input, &mut look)?;
-        if here.parked == Parked::Open {
-            let here = self.ended(vcpu, here, Vec::new()).to;
-            let of = &mut self.vcpus[vcpu];
-            of.begins.entry(to).or_insert(here);
-            of.private.stands_as(here, to);
-        }
-        Ok(())
+        Ok((here.parked == Parked::Open).then_some(here))
     }
 
     /// The state from which a choice has a vCPU go on that stands in another.

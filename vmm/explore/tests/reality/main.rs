@@ -11,5 +11,6 @@ mod litmus;
 mod passages;
 #[path = "../../../../tests/real_kvm.rs"]
 mod real_kvm;
+mod workers;
 
 use stallbench_core::HostKvm;
