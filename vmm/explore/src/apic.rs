@@ -6,6 +6,7 @@
 #[cfg(test)]
 mod kernel;
 
+use stallbench_core::controlled::Inject;
 use stallbench_state::apic::VectorSet;
 
 /// SVR: the APIC is enabled by software (SDM 3A 11.9).
@@ -144,6 +145,17 @@ impl Apic {
     pub(crate) fn deliverable(&self, tpr: u8) -> Option<u8> {
         let class = tpr.max(highest(&self.isr).unwrap_or(0)) >> 4;
         highest(&self.irr).filter(|vector| vector >> 4 > class)
+    }
+
+    /// Whether something is requested beside what is taken.
+    pub(crate) fn has_beside(&self, taken: Inject) -> bool {
+        let mut left = *self;
+        match taken {
+            Inject::Vector(vector) => left.accept(vector),
+            Inject::Nmi => left.nmi = false,
+            Inject::Init | Inject::StartUp(_) => {}
+        }
+        left.nmi || left.irr != VectorSet::default()
     }
 
     /// The processor takes a vector.

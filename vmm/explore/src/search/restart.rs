@@ -46,6 +46,10 @@ impl Search<'_> {
             Input::Deliver(Inject::Vector(_) | Inject::Nmi) if apic.init => {
                 "takes an interrupt with an INIT on its way to it"
             }
+            // From there to its next stop nothing else would come.
+            Input::Deliver(inject) if self.stage.has_places(vcpu) && apic.has_beside(inject) => {
+                "takes an interrupt with another on its way to it, and it matters between two stops where that comes,"
+            }
             _ => return Ok(()),
         };
         Err(self.refused(state, vcpu, what.to_owned()))

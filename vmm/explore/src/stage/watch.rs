@@ -99,6 +99,11 @@ impl Stage<'_> {
         places
     }
 
+    /// Whether it matters for a vCPU between which instructions something comes.
+    pub(crate) fn has_places(&self, vcpu: usize) -> bool {
+        !self.vcpus[vcpu].places.is_empty()
+    }
+
     /// Has interrupts come there too, as if it had been found to matter.
     pub(crate) fn deliver_at(&mut self, vcpu: usize, at: u64) {
         Rc::make_mut(&mut self.vcpus[vcpu].places).insert(at);
