@@ -31,7 +31,7 @@ impl Search<'_> {
     ///
     /// It did not do on that way what it did before.
     pub fn follow_way(&mut self, way: &Way) -> Result<(), ExploreError> {
-        self.walk(&way.0.choices).map(drop)
+        self.walk(&way.choices).map(drop)
     }
 
     fn begin(&mut self) {

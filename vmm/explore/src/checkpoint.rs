@@ -63,6 +63,8 @@ impl Search<'_> {
             aim: _,
             foretold,
             sound: _,
+            // What was asked tells which words are whose.
+            fusion: _,
             varied: _,
         } = self;
         let mut to = Out(to);
@@ -103,7 +105,10 @@ impl Search<'_> {
             next = number + 1;
             let edges = graph.edges(*number);
             to.put(edges.len() as u64)?;
-            edges.iter().try_for_each(|edge| to.difference(edge.to, *number))?;
+            for edge in edges {
+                to.put(edge.steps.into())?;
+                to.difference(edge.to, *number)?;
+            }
         }
         Ok(())
     }
@@ -138,6 +143,7 @@ impl Search<'_> {
         if !from.0.is_empty() {
             return Err(RestoreError::Damaged("what comes behind its end"));
         }
+        self.fusion.restored(&self.stage);
         self.order = Order::new(&self.graph);
         Ok(())
     }
@@ -187,7 +193,8 @@ impl Search<'_> {
             }
             let mut edges = Vec::with_capacity(choices.len());
             for choice in choices {
-                edges.push(Edge { choice, to: from.difference(number)? });
+                let steps = u8::try_from(from.take()?).ok().filter(|steps| *steps > 0).ok_or(DAMAGED)?;
+                edges.push(Edge { choice, steps, to: from.difference(number)? });
             }
             if edges.iter().any(|edge| edge.to >= states) {
                 return Err(DAMAGED);

@@ -73,7 +73,7 @@ impl Search<'_> {
         }
         let kind = |state: u32| Some(kind_of[state as usize]).filter(|kind| *kind != 0);
         let ways = reach::nearest_of_each(self.sound(), kind, most.min(kinds.len()));
-        Kinds { kinds: kinds.len(), ways: ways.into_iter().map(Way).collect() }
+        Kinds { kinds: kinds.len(), ways: ways.iter().map(|path| Way::of(&self.graph, path)).collect() }
     }
 
     fn kind(&self, end: &End<'_>, words: &[(u64, u8)]) -> Kind {

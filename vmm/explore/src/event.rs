@@ -142,7 +142,7 @@ impl Search<'_> {
     pub fn events(&mut self, way: &Way) -> Result<Vec<Event>, ExploreError> {
         let (mut state, mut hashes) = (self.graph.state(0), Hashes::default());
         let mut events = Vec::new();
-        for choice in &way.0.choices {
+        for choice in &way.choices {
             let (next, event) = self.step(&state, *choice, &mut hashes)?;
             events.push(event);
             state = next;
@@ -153,7 +153,7 @@ impl Search<'_> {
 
     /// Gives the words that were accessed on a way the names that the case has for them: it says so on the way, in the ghost page.
     pub(crate) fn name(&mut self, events: &mut [Event], way: &Way) -> Result<(), ExploreError> {
-        self.walk(&way.0.choices)?;
+        self.walk(&way.choices)?;
         let ghost: GhostPage = read_plain(self.stage.machine().memory(), GHOST).unwrap_or_default();
         let named = ghost.words.into_iter().filter(|word| word.address != 0);
         let names = named.map(|word| (word.address, printable(stallbench_abi::text::of(&word.name)))).collect();

@@ -307,7 +307,7 @@ mod test {
         for state in 0..states {
             let number = graph.number(&State { locals: [state].into(), apics: [0].into(), ..State::default() });
             let of = edges.iter().filter(|(from, ..)| *from == state);
-            let edges: Vec<_> = of.map(|&(_, choice, to)| Edge { choice, to }).collect();
+            let edges: Vec<_> = of.map(|&(_, choice, to)| Edge { choice, steps: 1, to }).collect();
             graph.expand(number, &edges);
         }
         graph

@@ -152,6 +152,8 @@ impl Apics {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Edge {
     pub(crate) choice: Choice,
+    /// How many steps it [stands for](crate::fuse): the choice, and its vCPU going on.
+    pub(crate) steps: u8,
     pub(crate) to: u32,
 }
 
@@ -324,7 +326,7 @@ pub(crate) fn injected(choice: Choice, apic: &Apic, tpr: u8) -> Option<Inject> {
 #[cfg(test)]
 pub(crate) fn sample_edges(state: u32, edges: &[(u32, u8, u32)]) -> Vec<Edge> {
     let of = edges.iter().filter(|(from, ..)| *from == state);
-    of.map(|&(_, vcpu, to)| Edge { choice: Choice::Run(vcpu), to }).collect()
+    of.map(|&(_, vcpu, to)| Edge { choice: Choice::Run(vcpu), steps: 1, to }).collect()
 }
 
 /// A graph of so many states with these edges, all of them expanded.

@@ -37,6 +37,7 @@
 //! | `reach` | what the whole graph says |
 //! | `returned` | in which order calls return |
 //! | `safety` | what must hold in every state and on every way |
+//! | `fuse` | steps that are one with the step before |
 //! | `fair` | sets of states that a fair schedule never leaves |
 #![forbid(unsafe_code)]
 
@@ -54,6 +55,7 @@ mod end;
 mod event;
 mod explain;
 mod fair;
+mod fuse;
 mod graph;
 mod hash;
 mod local;

@@ -85,7 +85,7 @@ impl Search<'_> {
             if self.stage.is_new_place_known() {
                 return Ok(false);
             }
-            let shorter = shorter.filter(|shorter| shorter.cost() < way.cost());
+            let shorter = shorter.filter(|shorter| shorter.cost(&self.graph) < way.cost(&self.graph));
             if let Some(shorter) =
                 shorter.filter(|shorter| shorter.states.last().map(|end| self.outcome(*end)) == Some(wanted.clone()))
             {

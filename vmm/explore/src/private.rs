@@ -217,6 +217,11 @@ impl Private {
         self.frames.get(&state).map_or(&[], |frames| frames)
     }
 
+    /// The handlers that run in a state, the first that came first.
+    pub(crate) fn handlers(&self, state: u32) -> Vec<Inject> {
+        self.frames.get(&state).map_or(Vec::new(), |frames| frames.iter().map(|frame| frame.inject).collect())
+    }
+
     /// The same handlers run in a state as in another.
     pub(crate) fn stands_as(&mut self, state: u32, other: u32) {
         if let Some(frames) = self.frames.get(&other).cloned() {

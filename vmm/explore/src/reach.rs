@@ -61,8 +61,19 @@ pub(crate) struct Path {
 
 impl Path {
     /// What ways are compared by: preemptions, and of those steps.
-    pub(crate) fn cost(&self) -> (usize, usize) {
-        (self.preemptions, self.choices.len())
+    pub(crate) fn cost(&self, graph: &Graph) -> (usize, usize) {
+        (self.preemptions, self.steps_to(graph, self.choices.len()))
+    }
+
+    /// How many steps its first choices are.
+    pub(crate) fn steps_to(&self, graph: &Graph, end: usize) -> usize {
+        (0..end).map(|at| usize::from(self.steps_at(graph, at))).sum()
+    }
+
+    /// How many steps a choice of it is; one where that is not in the graph.
+    pub(crate) fn steps_at(&self, graph: &Graph, at: usize) -> u8 {
+        let edges = self.states.get(at).map_or(&[][..], |state| graph.edges(*state));
+        edges.iter().find(|edge| Some(&edge.choice) == self.choices.get(at)).map_or(1, |edge| edge.steps)
     }
 
     /// Of a way whose states were expanded.
@@ -70,7 +81,7 @@ impl Path {
         let mut spins = Spins::default();
         let (mut place, mut preemptions) = (Place { state: 0, last: 0 }, 0);
         for (choice, to) in choices.iter().zip(states.iter().skip(1)) {
-            let next = place.behind(&Edge { choice: *choice, to: *to });
+            let next = place.behind(&Edge { choice: *choice, steps: 1, to: *to });
             if place.last != 0 && next.last != place.last {
                 preemptions += usize::from(spins.gets_on(graph, place.state, usize::from(place.last) - 1));
             }
@@ -162,7 +173,7 @@ fn ways(
         for edge in graph.edges(place.state) {
             let next = place.behind(edge);
             let preempts = gets_on && next.last != place.last;
-            let (preemptions, steps) = (preemptions + u32::from(preempts), steps + 1);
+            let (preemptions, steps) = (preemptions + u32::from(preempts), steps + u32::from(edge.steps));
             let is_nearer = |known: &Step| (preemptions, steps) < (known.preemptions, known.steps);
             let wanted = is_step(place.state, edge.choice).then_some(Place { state: behind_step, ..next });
             for next in wanted.into_iter().chain([next]) {
@@ -324,8 +335,8 @@ mod test {
         // vCPU 0 sends before its time at first, by which nothing is executed.
         let mut graph = sample(3, &[(1, 1, 2)]);
         graph.forget();
-        graph.expand(0, &[Edge { choice: Choice::Early(0, 0), to: 1 }]);
-        graph.expand(1, &[Edge { choice: Choice::Run(1), to: 2 }]);
+        graph.expand(0, &[Edge { choice: Choice::Early(0, 0), steps: 1, to: 1 }]);
+        graph.expand(1, &[Edge { choice: Choice::Run(1), steps: 1, to: 2 }]);
         let path = nearest(&graph, |state| state == 2).expect("a way");
         assert_eq!((path.choices, path.states), (vec![Choice::Early(0, 0), Choice::Run(1)], vec![0, 1, 2]));
     }

@@ -80,7 +80,7 @@ impl Search<'_> {
             }
         }
         self.stage.machine().rest();
-        let way = Way(path);
+        let way = Way::of(&self.graph, &path);
         self.name(&mut events, &way)?;
         Ok(Replayed { way, events, difference })
     }
@@ -139,16 +139,16 @@ impl Search<'_> {
     /// How many choices before its end a free machine can go on from a way: none, but a vCPU that has died makes its fault anew, and
     /// what was sent before its time it would send once more.
     pub fn before_fault(&self, way: &Way) -> usize {
-        let can_go_on = |number: &u32| {
-            let state = self.graph.state(*number);
-            !self.is_dead(&state) && !self.buffers.anyone_owes(&state)
+        let can_go_on = |number: &Option<u32>| {
+            let state = number.map(|number| self.graph.state(number));
+            state.is_some_and(|state| !self.is_dead(&state) && !self.buffers.anyone_owes(&state))
         };
-        way.0.states.iter().rev().position(can_go_on).unwrap_or(0)
+        way.states.iter().rev().position(can_go_on).unwrap_or(0)
     }
 
     /// The vCPU that has died at the end of a way, and what it or KVM said of that.
     pub fn dead(&self, way: &Way) -> Option<(usize, &str)> {
-        let last = way.0.states.last().map(|state| self.graph.state(*state))?;
+        let last = way.states.last().copied().flatten().map(|state| self.graph.state(state))?;
         let said = |(vcpu, local): (usize, &u32)| match &self.stage.local(vcpu, *local).parked {
             Parked::Dead(said) => Some((vcpu, &**said)),
             _ => None,
@@ -158,13 +158,13 @@ impl Search<'_> {
 
     /// Whether the machine at the end of a way is in the state in which it was after so many steps.
     pub fn is_back(&self, way: &Way, steps: usize) -> bool {
-        way.0.states.len() > steps + 1 && way.0.states.get(steps) == way.0.states.last()
+        way.states.len() > steps + 1 && way.states.get(steps) == way.states.last()
     }
 
     /// Where each vCPU stands after so many steps of a way.
     pub fn standing(&self, way: &Way, steps: usize) -> Vec<String> {
-        let number = way.0.states.get(steps).or(way.0.states.last());
-        let state = self.graph.state(number.copied().unwrap_or(0));
+        let number = way.states.get(steps).or(way.states.last());
+        let state = self.graph.state(number.copied().flatten().unwrap_or(0));
         state.locals.iter().enumerate().map(|(vcpu, local)| self.stage.place(vcpu, *local)).collect()
     }
 }

@@ -86,7 +86,7 @@ impl Search<'_> {
             let paid = self.until_paid(way.clone())?;
             // That caches are off is seen in the last step alone.
             let way = if matches!(what, Invariant::CachesOff { .. }) { way } else { paid };
-            Some(Broken { way: Way(way), what })
+            Some(Broken { way: Way::of(&self.graph, &way), what })
         };
         Ok(found.into_iter().flatten().filter_map(broken).collect())
     }
@@ -120,19 +120,20 @@ impl Search<'_> {
         let states: Vec<bool> = (0..self.graph.len() as u32).map(is_broken).collect();
         let to_state = states.contains(&true).then(|| reach::nearest(self.sound(), |state| states[state as usize]));
         let to_passage = self.nearest_with(|search, state, choice| search.off_alone_in(state, choice).is_some());
-        let way = to_state.flatten().into_iter().chain(to_passage).min_by_key(Path::cost)?;
-        let what = self.caches_off_at_end(&way)?;
+        let way = to_state.flatten().into_iter().chain(to_passage).min_by_key(|way| way.cost(&self.graph))?;
+        let what = self.caches_off_at_end(&Way::of(&self.graph, &way))?;
         Some((way, what))
     }
 
     /// Whether caches are off while somebody is elsewhere in the last state of a way, or on its last passage.
     pub fn caches_off_behind(&self, way: &Way) -> Option<Broken> {
-        self.caches_off_at_end(&way.0).map(|what| Broken { way: way.clone(), what })
+        self.caches_off_at_end(way).map(|what| Broken { way: way.clone(), what })
     }
 
-    fn caches_off_at_end(&self, way: &Path) -> Option<Invariant> {
-        let end = self.graph.state(*way.states.last()?);
-        let before = way.states.iter().rev().nth(1).map(|number| self.graph.state(*number));
+    fn caches_off_at_end(&self, way: &Way) -> Option<Invariant> {
+        let end = self.graph.state((*way.states.last()?)?);
+        // A passage on which something was seen is a step of its own.
+        let before = way.states.iter().rev().nth(1).copied().flatten().map(|number| self.graph.state(number));
         let in_passage = || self.off_alone_in(&before?, *way.choices.last()?);
         let (vcpu, at, outside) = self.off_alone(&end).or_else(in_passage)?;
         let function = self.stage.function(at);

@@ -15,12 +15,13 @@ use crate::early::{Foretold, Sound};
 use crate::end::End;
 use crate::event::{Place, sent};
 use crate::fair;
+use crate::fuse::Fusion;
 use crate::graph::{Apics, Choice, Edge, Graph, State, injected};
 use crate::local::Parked;
 use crate::moment::{self, Moment};
 use crate::order::Order;
 use crate::passage::{Effect, Input, Refusal};
-use crate::reach::{self, Path};
+use crate::reach;
 use crate::safety::Seen;
 use crate::settings::{Icr, Model, Settings, Varied};
 use crate::stage::{Stage, is_open};
@@ -74,6 +75,7 @@ pub struct Search<'p> {
     /// What of the graph is no void, once that was asked.
     pub(crate) sound: OnceCell<Sound>,
     pub(crate) varied: Varied,
+    pub(crate) fusion: Fusion,
 }
 
 /// How much is known.
@@ -95,17 +97,25 @@ pub struct Counts {
 
 /// A schedule, from the start line on.
 #[derive(Clone, Debug)]
-pub struct Way(pub(crate) Path);
+pub struct Way {
+    /// Single steps.
+    pub(crate) choices: Vec<Choice>,
+    /// The numbers of the states, the first included: one more than there are choices. None between two steps that are
+    /// [one](crate::fuse) in the graph.
+    pub(crate) states: Vec<Option<u32>>,
+    /// How often a vCPU was left that could have gone on and got something done.
+    pub(crate) preemptions: usize,
+}
 
 impl Way {
     /// How many choices it takes.
     pub fn steps(&self) -> usize {
-        self.0.choices.len()
+        self.choices.len()
     }
 
     /// How often it leaves a vCPU that could have gone on and got something done.
     pub fn preemptions(&self) -> usize {
-        self.0.preemptions
+        self.preemptions
     }
 }
 
@@ -226,6 +236,7 @@ impl<'p> Search<'p> {
             foretold,
             sound: OnceCell::new(),
             varied: settings.varied,
+            fusion: Fusion::new(&settings),
         })
     }
 
@@ -249,7 +260,7 @@ impl<'p> Search<'p> {
                     return Ok(false);
                 }
                 self.expand(number)?;
-                if self.stage.has_new_places() {
+                if self.stage.has_new_places() | self.fusion.is_stale() {
                     self.begin_anew();
                 }
             }
@@ -260,12 +271,13 @@ impl<'p> Search<'p> {
         }
     }
 
-    /// Interrupts come at more places than at those that states were expanded with, or more of them early. KVM is not asked again for what
-    /// it was asked.
+    /// Interrupts come at more places than at those that states were expanded with, or more of them early, or vCPUs share more than was known.
+    /// KVM is not asked again for what it was asked.
     pub(crate) fn begin_anew(&mut self) {
         let first = self.graph.state(0);
         self.graph = Graph::default();
         self.sound.take();
+        self.fusion.begin_anew();
         self.graph.number(&first);
         self.order = Order::new(&self.graph);
         [&mut self.ends, &mut self.faults, &mut self.full].into_iter().for_each(Vec::clear);
@@ -293,14 +305,18 @@ impl<'p> Search<'p> {
         let fault = (!faults.is_empty()).then(|| reach::nearest(self.sound(), self.is_one_of(faults))).flatten();
         let (stuck, stall) = self.stuck();
         let livelock = if stuck == 0 { fair::livelock(self.sound(), self) } else { None };
-        let livelock = livelock.map(|(way, begins, states)| Livelock { way: Way(way), begins, states });
+        let livelock = livelock.map(|(path, begins, states)| Livelock {
+            begins: path.steps_to(&self.graph, begins),
+            way: Way::of(&self.graph, &path),
+            states,
+        });
         Findings {
             is_complete,
             full: self.full.len(),
             stuck,
             stall,
             livelock,
-            fault: fault.map(Way),
+            fault: fault.map(|path| Way::of(&self.graph, &path)),
             ends: self.ends.len(),
         }
     }
@@ -354,10 +370,12 @@ impl<'p> Search<'p> {
         let is_flushed = |state: &&u32| self.graph.state(**state).is_flushed();
         let is_paid = |state: &&u32| !self.buffers.anyone_owes(&self.graph.state(**state));
         let target = *states.iter().find(is_flushed).or(states.iter().find(is_paid)).or(states.first())?;
-        let way = reach::nearest(graph, |state| state == target)?;
-        let no_return = way.states.iter().position(|state| !leads[*state as usize])?;
-        let turning = no_return.checked_sub(1).map(|at| self.turning(way.states[at], way.choices[at], leads));
-        Some(Stuck { no_return, way: Way(way), closed: states.len(), turning })
+        let path = reach::nearest(graph, |state| state == target)?;
+        let lost = path.states.iter().position(|state| !leads[*state as usize])?;
+        let turning = lost.checked_sub(1).map(|at| self.turning(path.states[at], path.choices[at], leads));
+        // Of steps that are one the first decides.
+        let no_return = lost.checked_sub(1).map_or(0, |at| path.steps_to(graph, at) + 1);
+        Some(Stuck { no_return, way: Way::of(graph, &path), closed: states.len(), turning })
     }
 
     fn turning(&self, state: u32, took: Choice, leads: &[bool]) -> Turning {
@@ -377,9 +395,11 @@ impl<'p> Search<'p> {
     /// What happens on a way: who goes how far, and what is delivered to whom.
     pub fn legs(&self, way: &Way) -> Vec<Leg> {
         let mut legs: Vec<Leg> = Vec::new();
-        for (step, (choice, states)) in way.0.choices.iter().zip(way.0.states.windows(2)).enumerate() {
+        let mut from = self.graph.state(0);
+        for (step, (choice, to)) in way.choices.iter().zip(way.states.iter().skip(1)).enumerate() {
             let vcpu = choice.vcpu();
-            let [from, to] = [states[0], states[1]].map(|state| self.graph.state(state));
+            // Behind steps that are one stands a state of the graph, and nothing is delivered in between.
+            let to = to.map_or_else(|| from.clone(), |to| self.graph.state(to));
             let apic = self.apics.get(from.apics[vcpu]);
             let local = self.stage.local(vcpu, from.locals[vcpu]);
             let takes = injected(*choice, &apic, local.devices.tpr);
@@ -391,25 +411,32 @@ impl<'p> Search<'p> {
                 }
                 _ => {}
             }
-            let to = self.stage.place(vcpu, to.locals[vcpu]);
+            let place = self.stage.place(vcpu, to.locals[vcpu]);
             let is_going = |leg: &Leg| (leg.lands, &leg.sends) == (None, &None);
             let goes_on =
                 |leg: &&mut Leg| leg.vcpu == vcpu && is_going(leg) && (lands, takes, &sends) == (None, None, &None);
             match legs.last_mut().filter(goes_on) {
-                Some(leg) => (leg.last, leg.to) = (step + 1, to),
-                None => legs.push(Leg { vcpu, first: step + 1, last: step + 1, takes, lands, sends, to }),
+                Some(leg) => (leg.last, leg.to) = (step + 1, place),
+                None => legs.push(Leg { vcpu, first: step + 1, last: step + 1, takes, lands, sends, to: place }),
             }
+            from = to;
         }
         legs
     }
 
     /// Who goes at each step of a way, and where that vCPU stands behind it.
-    pub fn places(&self, way: &Way) -> Vec<(usize, String)> {
-        let place = |(choice, state): (&Choice, &u32)| {
+    ///
+    /// # Errors
+    ///
+    /// KVM was asked for a step that is not known yet, and could not do it.
+    pub fn places(&mut self, way: &Way) -> Result<Vec<(usize, String)>, ExploreError> {
+        let (mut state, mut places) = (self.graph.state(0), Vec::new());
+        for choice in &way.choices {
             let vcpu = choice.vcpu();
-            (vcpu, self.stage.place(vcpu, self.graph.state(*state).locals[vcpu]))
-        };
-        way.0.choices.iter().zip(way.0.states.iter().skip(1)).map(place).collect()
+            state = self.follow(&state, *choice)?;
+            places.push((vcpu, self.stage.place(vcpu, state.locals[vcpu])));
+        }
+        Ok(places)
     }
 
     /// The machine at the end of a way, as a free one can go on from there. `short` choices before its end.
@@ -418,7 +445,7 @@ impl<'p> Search<'p> {
     ///
     /// KVM did not do on that way what it did before.
     pub fn moment(&mut self, way: &Way, short: usize) -> Result<Moment, ExploreError> {
-        let mut state = self.walk_on(&way.0.choices[..way.0.choices.len().saturating_sub(short)])?;
+        let mut state = self.walk_on(&way.choices[..way.choices.len().saturating_sub(short)])?;
         (0..state.buffers.len()).for_each(|vcpu| while self.flush(&mut state, vcpu) {});
         self.finish_stores(&mut state)?;
         let apics: Vec<_> = state.apics.iter().map(|apic| self.apics.get(*apic)).collect();
@@ -455,7 +482,7 @@ impl<'p> Search<'p> {
     pub fn confirm(&mut self, way: &Way) -> Result<(), ExploreError> {
         let mut state = self.graph.state(0);
         self.stage.rewind(&state.locals);
-        for choice in &way.0.choices {
+        for choice in &way.choices {
             self.expect_open(&state, *choice)?;
             if choice.executes() {
                 let (vcpu, input) = (choice.vcpu(), self.input(&state, *choice));
@@ -495,8 +522,9 @@ impl<'p> Search<'p> {
         let mut edges = Vec::with_capacity(choices.len());
         for choice in choices {
             let next = self.follow(&state, choice)?;
+            let (next, steps) = self.fused(&state, choice, next)?;
             let to = self.graph.number(&next);
-            edges.push(Edge { choice, to });
+            edges.push(Edge { choice, steps, to });
         }
         self.graph.expand(number, &edges);
         Ok(())
@@ -687,7 +715,7 @@ impl<'p> Search<'p> {
         Ok(())
     }
 
-    fn change(&mut self, state: &mut State, vcpu: usize, change: impl FnOnce(&mut Apic)) {
+    pub(crate) fn change(&mut self, state: &mut State, vcpu: usize, change: impl FnOnce(&mut Apic)) {
         let mut apic = self.apics.get(state.apics[vcpu]);
         change(&mut apic);
         state.apics[vcpu] = self.apics.number(apic);

@@ -33,6 +33,8 @@ pub enum Varied {
     FlushesAnyTime,
     /// No store is held back, whatever the model says: not all schedules.
     NoFlush,
+    /// No step is one with the step before: what is found is the same.
+    FusesNothing,
     /// Interrupts come to vCPUs that halt, and to no others: not all schedules.
     OnlyHaltedTakeInterrupts,
 }

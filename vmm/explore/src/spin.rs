@@ -1,6 +1,6 @@
 //! Which vCPUs only spin: alone, one comes back to the very state that it was in.
 
-use crate::graph::{Choice, Graph};
+use crate::graph::{Choice, Edge, Graph};
 
 /// Turns of a spin, in stops, within which it comes back to where it was.
 const LONGEST: usize = 64;
@@ -33,9 +33,10 @@ impl Spins {
         let (mut way, mut at) = (Vec::new(), state);
         while self.known[place(at)] == Known::Nothing {
             self.known[place(at)] = Known::Open;
-            way.push(at);
-            match goes_on(graph, at, vcpu) {
-                Some(next) => at = next,
+            let next = goes_on(graph, at, vcpu);
+            way.push((at, next.map_or(0, |edge| edge.steps)));
+            match next {
+                Some(edge) => at = edge.to,
                 None => {
                     self.known[place(at)] = if graph.is_expanded(at) { Known::Stays } else { Known::GetsOn };
                     break;
@@ -45,15 +46,16 @@ impl Spins {
         if self.known[place(at)] == Known::Open {
             self.close(&way, at, place);
         }
-        way.iter().for_each(|state| self.settle(place(*state)));
+        way.iter().for_each(|(state, _)| self.settle(place(*state)));
         self.known[place(state)] == Known::GetsOn
     }
 
     /// A turn that ends where it began: those of the way from there on.
-    fn close(&mut self, way: &[u32], first: u32, place: impl Fn(u32) -> usize) {
-        let begin = way.iter().position(|state| *state == first).unwrap_or(0);
-        if way.len() - begin <= LONGEST {
-            way[begin..].iter().for_each(|state| self.known[place(*state)] = Known::Stays);
+    fn close(&mut self, way: &[(u32, u8)], first: u32, place: impl Fn(u32) -> usize) {
+        let begin = way.iter().position(|(state, _)| *state == first).unwrap_or(0);
+        let steps: usize = way[begin..].iter().map(|(_, steps)| usize::from(*steps)).sum();
+        if steps <= LONGEST {
+            way[begin..].iter().for_each(|(state, _)| self.known[place(*state)] = Known::Stays);
         }
     }
 
@@ -70,8 +72,8 @@ impl Spins {
 }
 
 /// Where a vCPU comes to that goes on, or for which its own stores are first to be seen.
-fn goes_on(graph: &Graph, state: u32, vcpu: usize) -> Option<u32> {
-    let by = |choice: Choice| graph.edges(state).iter().find(|edge| edge.choice == choice).map(|edge| edge.to);
+fn goes_on(graph: &Graph, state: u32, vcpu: usize) -> Option<&Edge> {
+    let by = |choice: Choice| graph.edges(state).iter().find(|edge| edge.choice == choice);
     // At most 255 vCPUs.
     by(Choice::Run(vcpu as u8)).or_else(|| by(Choice::Flush(vcpu as u8)))
 }
@@ -79,7 +81,7 @@ fn goes_on(graph: &Graph, state: u32, vcpu: usize) -> Option<u32> {
 #[cfg(test)]
 mod test {
     use super::*;
-    use crate::graph::{Edge, sample};
+    use crate::graph::sample;
 
     #[test]
     fn vcpu_that_comes_back_gets_nothing_done_and_one_that_comes_there_does() {
@@ -94,8 +96,8 @@ mod test {
     fn vcpu_that_waits_until_its_own_stores_are_seen_gets_something_done_behind_that() {
         let mut graph = sample(3, &[(0, 0, 1)]);
         graph.forget();
-        graph.expand(0, &[Edge { choice: Choice::Flush(0), to: 1 }]);
-        graph.expand(1, &[Edge { choice: Choice::Run(0), to: 2 }]);
+        graph.expand(0, &[Edge { choice: Choice::Flush(0), steps: 1, to: 1 }]);
+        graph.expand(1, &[Edge { choice: Choice::Run(0), steps: 1, to: 2 }]);
         graph.expand(2, &[]);
         assert!(Spins::default().gets_on(&graph, 0, 0));
     }
@@ -105,6 +107,17 @@ mod test {
         let turn = |turn: u32| {
             let edges: Vec<_> = (0..turn).map(|state| (state, 0, (state + 1) % turn)).collect();
             Spins::default().gets_on(&sample(turn, &edges), 0, 0)
+        };
+        assert_eq!((turn(64), turn(65)), (false, true));
+    }
+
+    #[test]
+    fn turn_is_as_long_as_its_single_steps() {
+        let turn = |steps| {
+            let mut graph = sample(1, &[]);
+            graph.forget();
+            graph.expand(0, &[Edge { choice: Choice::Run(0), steps, to: 0 }]);
+            Spins::default().gets_on(&graph, 0, 0)
         };
         assert_eq!((turn(64), turn(65)), (false, true));
     }

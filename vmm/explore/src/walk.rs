@@ -102,6 +102,7 @@ impl Search<'_> {
         if self.foretold.is_some() {
             return Err(ExploreError::Walks(self.buffers.model()));
         }
+        self.fuse_nothing();
         let mut chooser = Chooser::of(walks);
         let (mut way, mut choices) = (vec![self.graph.state(0)], Vec::new());
         let ended = self.go(&mut way, &mut choices, &mut chooser)?;
@@ -122,7 +123,7 @@ impl Search<'_> {
                 // It may have begun anew, with other numbers.
                 walks.ends.clear();
             } else if is_end {
-                walks.ends.push(Way(Path::of(&self.graph, choices, states)));
+                walks.ends.push(Way::of(&self.graph, &Path::of(&self.graph, choices, states)));
             }
         }
         if self.stage.has_new_places() {

@@ -199,6 +199,11 @@ impl<'p> Stage<'p> {
         self.vcpus.iter().map(|vcpu| vcpu.locals.len()).sum()
     }
 
+    /// How many vCPUs there are.
+    pub(crate) fn vcpus(&self) -> usize {
+        self.vcpus.len()
+    }
+
     /// States of one vCPU that were met.
     pub(crate) fn locals_of(&self, vcpu: usize) -> usize {
         self.vcpus[vcpu].locals.len()

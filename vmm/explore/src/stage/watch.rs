@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use iced_x86::Mnemonic;
 use rustc_hash::FxHashSet;
+use stallbench_core::controlled::Inject;
 use stallbench_state::machine::Registers;
 
 use super::answer::{Answer, Came};
@@ -102,6 +103,11 @@ impl Stage<'_> {
     /// Whether it matters for a vCPU between which instructions something comes.
     pub(crate) fn has_places(&self, vcpu: usize) -> bool {
         !self.vcpus[vcpu].places.is_empty()
+    }
+
+    /// The handlers that run in a state of a vCPU.
+    pub(crate) fn handlers(&self, vcpu: usize, number: u32) -> Vec<Inject> {
+        self.vcpus[vcpu].private.handlers(number)
     }
 
     /// Has interrupts come there too, as if it had been found to matter.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use stallbench_explore::{Irq, Settings};
+use stallbench_explore::{Irq, Settings, Varied};
 
 use crate::cell::searched;
 use crate::real_kvm::host;
@@ -23,7 +23,7 @@ fn interrupts_at_every_instruction_lead_nowhere_else() {
     let mut between = 0;
     for name in CELLS {
         let with = |irq| {
-            let search = searched(&host, name, Settings { irq, ..Settings::default() });
+            let search = searched(&host, name, Settings { irq, varied: Varied::FusesNothing, ..Settings::default() });
             let ends: BTreeSet<_> = search.ends().map(|end| end.words()).collect();
             let stuck: BTreeSet<_> = search.stuck_states().map(|state| state.words()).collect();
             (search.counts().states, ends, stuck)

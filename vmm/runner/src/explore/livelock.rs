@@ -18,7 +18,7 @@ pub(super) fn outcome(search: &mut Search<'_>, livelock: &Livelock) -> Result<Ru
         kind: StallKind::Livelock,
         strength: Strength::Observed,
         culprit: None,
-        root: members(search, livelock),
+        root: members(search, livelock)?,
         waits: Vec::new(),
     };
     Ok(RunOutcome::unwatched(Verdict::Stall(stall)))
@@ -30,8 +30,8 @@ pub(super) fn schedule(schedule: ScheduleOutcome, livelock: &Livelock) -> Schedu
 }
 
 /// What each vCPU does in the round.
-fn members(search: &Search<'_>, livelock: &Livelock) -> Vec<Member> {
-    let places = search.places(&livelock.way);
+fn members(search: &mut Search<'_>, livelock: &Livelock) -> Result<Vec<Member>, ExploreError> {
+    let places = search.places(&livelock.way)?;
     let round = places.get(livelock.begins..).unwrap_or_default();
     let mut members: Vec<(usize, Vec<&str>)> = Vec::new();
     for (vcpu, place) in round {
@@ -48,5 +48,5 @@ fn members(search: &Search<'_>, livelock: &Livelock) -> Vec<Member> {
         let named = functions.into_iter().take(MOST_NAMED).collect::<Vec<_>>().join(", ");
         Member { vcpu, doing: format!("goes round in {named}{more}") }
     };
-    members.into_iter().map(member).collect()
+    Ok(members.into_iter().map(member).collect())
 }

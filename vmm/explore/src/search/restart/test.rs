@@ -13,7 +13,6 @@ use super::*;
 use crate::event::Hashes;
 use crate::hash::StateHash;
 use crate::passage::Effect;
-use crate::reach::Path;
 use crate::real_kvm::host;
 use crate::search::Way;
 use crate::search::test::search_by;
@@ -161,7 +160,7 @@ fn what_nobody_knows_the_end_of_is_refused() {
 /// A free machine that goes on from a way's end comes to its own.
 fn assert_goes_on(search: &mut Search<'_>, choices: &[Choice], waits: bool) {
     let Some(host) = host() else { return };
-    let way = Way(Path { choices: choices.to_vec(), states: Vec::new(), preemptions: 0 });
+    let way = Way { choices: choices.to_vec(), states: Vec::new(), preemptions: 0 };
     let moment = search.moment(&way, 0).expect("a moment");
     let is = moment.machine.vcpus[1].mp_state.as_ref().expect("its state");
     assert_eq!(*is == MpState::InitReceived, waits, "{is:?}");
