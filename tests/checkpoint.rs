@@ -41,7 +41,7 @@ fn cut(name: &str, states: &str, path: &Path) -> Ran {
 fn search_that_goes_on_comes_to_what_one_comes_to_that_never_ended() {
     let directory = tempfile::tempdir().unwrap();
     let whole = found(&explore(&[SMALL]));
-    for states in ["1", "50", "100"] {
+    for states in ["1", "30", "60"] {
         let path = directory.path().join(format!("{states}.explore"));
         let ran = cut(SMALL, states, &path);
         let explored = &ran.only()["explored"];
