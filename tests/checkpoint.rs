@@ -61,7 +61,7 @@ fn checkpoint_is_the_same_with_any_number_of_workers_and_any_number_goes_on_from
     let whole = found(&explore(&[SMALL]));
     let kept = ["1", "2", "3"].map(|workers| {
         let path = directory.path().join(format!("{workers}.explore"));
-        let ran = explore(&[SMALL, "--max-states", "100", "--workers", workers, "--checkpoint", &file(&path)]);
+        let ran = explore(&[SMALL, "--max-states", "60", "--workers", workers, "--checkpoint", &file(&path)]);
         assert_eq!(ran.only()["explored"]["complete"], false, "{}", ran.said);
         let bytes = fs::read(&path).unwrap();
         let others = if workers == "1" { "3" } else { "1" };
@@ -157,7 +157,7 @@ fn checkpoint_on_a_full_disk_leaves_nothing_and_is_told() {
 fn what_is_no_checkpoint_of_this_search_is_refused_in_one_line() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("x.explore");
-    cut(SMALL, "100", &path);
+    cut(SMALL, "60", &path);
     let refused = |arguments: &[&str], why: &str| {
         let ran = explore(arguments);
         assert_eq!(ran.code, Some(2), "{}", ran.said);

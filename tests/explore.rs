@@ -123,7 +123,7 @@ because = "one does not begin before the other is through, most often"
 
 [[scenario.explore]]
 vcpus = 2
-stuck = 1444
+stuck = 552
 preemptions = 1
 
 [scenario.explore.expect]

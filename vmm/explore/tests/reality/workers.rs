@@ -105,7 +105,7 @@ fn search_that_goes_on_from_a_checkpoint_comes_to_the_same_with_workers() {
     let name = "acceptance/lock-and-call@vcpus=2";
     let settings = Settings::default();
     let whole = with(name, &settings, 1, None).0;
-    for (workers, states) in [(1, 100), (2, 100), (2, 600), (4, 1)] {
+    for (workers, states) in [(1, 100), (2, 100), (2, 400), (4, 1)] {
         assert!(with(name, &settings, workers, Some(states)).0 == whole, "{workers} workers, from {states} states");
     }
 }
