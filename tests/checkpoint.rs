@@ -55,6 +55,19 @@ fn search_that_goes_on_comes_to_what_one_comes_to_that_never_ended() {
     }
 }
 
+/// What is between two stops is in the checkpoint, too: passages that ended there are asked for again, and none more.
+#[test]
+fn search_with_places_between_two_stops_goes_on_to_the_same() {
+    let name = "rendezvous/two-panics@vcpus=2";
+    let directory = tempfile::tempdir().unwrap();
+    let whole = found(&explore(&[name]));
+    for states in ["450", "550", "650"] {
+        let path = directory.path().join(format!("{states}.explore"));
+        cut(name, states, &path);
+        assert_eq!(found(&explore(&[name, "--resume", &file(&path)])), whole, "{states} states");
+    }
+}
+
 #[test]
 fn checkpoint_is_the_same_with_any_number_of_workers_and_any_number_goes_on_from_it() {
     let directory = tempfile::tempdir().unwrap();

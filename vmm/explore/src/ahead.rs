@@ -110,7 +110,7 @@ struct Ends<'a>(&'a Ahead);
 
 /// Has so many threads ask for passages, the calling one among them, which searches: with what the others have asked for, if it
 /// [takes](Search::share) it. The others have gone when this returns. `start` brings a machine to its start line, in the thread that drives
-/// it; a worker for which there is none is missing, and nothing else comes of that.
+/// it; a worker for which there is none is missing, and nothing else comes of that. A panic of one is one of this thread, once the search is over.
 pub fn alongside<'p, T>(
     workers: usize,
     start: &(dyn Fn() -> Option<Search<'p>> + Sync),

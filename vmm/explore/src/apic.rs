@@ -147,15 +147,14 @@ impl Apic {
         highest(&self.irr).filter(|vector| vector >> 4 > class)
     }
 
-    /// Whether something is requested beside what is taken.
-    pub(crate) fn has_beside(&self, taken: Inject) -> bool {
-        let mut left = *self;
+    /// What is requested beside what is taken.
+    pub(crate) fn without(mut self, taken: Inject) -> Self {
         match taken {
-            Inject::Vector(vector) => left.accept(vector),
-            Inject::Nmi => left.nmi = false,
+            Inject::Vector(vector) => self.accept(vector),
+            Inject::Nmi => self.nmi = false,
             Inject::Init | Inject::StartUp(_) => {}
         }
-        left.nmi || left.irr != VectorSet::default()
+        self
     }
 
     /// The processor takes a vector.

@@ -70,13 +70,12 @@ impl Search<'_> {
         let mut to = Out(to);
         to.put(self.start())?;
         to.put(stage.log().len() as u64)?;
-        for (vcpu, from, input) in stage.log() {
+        for (vcpu, from, input, passage) in stage.log() {
             to.put(*vcpu as u64)?;
             to.put((*from).into())?;
             to.input(*input)?;
-            let known = stage.known(*vcpu, *from, *input);
-            to.put(known.map_or(0, |passage| passage.to).into())?;
-            to.put(known.map_or(0, |passage| digest(&passage.effects)))?;
+            to.put(passage.to.into())?;
+            to.put(digest(&passage.effects))?;
         }
         to.put(foretold.as_ref().map_or(0, Foretold::known) as u64)?;
         to.list(apics.words())?;
@@ -160,6 +159,8 @@ impl Search<'_> {
             if (passage.to, digest(&passage.effects)) != (to, effects) {
                 return Err(RestoreError::Differs { vcpu, place: self.stage.place(vcpu, number) });
             }
+            // It was asked for by somebody who knew of them: else it would not be in the file.
+            self.stage.has_new_places();
         }
         Ok(())
     }

@@ -71,7 +71,7 @@ impl Foretold {
     /// By so many of the passages that are known, the first ones.
     pub(crate) fn of(stage: &Stage<'_>, vcpus: usize, known: usize) -> Self {
         let mut new = Self { ways: vec![Ways::default(); vcpus], known, ..Self::default() };
-        for (vcpu, from, input) in &stage.log()[..known] {
+        for (vcpu, from, input, _) in &stage.log()[..known] {
             let Some(passage) = stage.known(*vcpu, *from, *input) else { continue };
             let ways = &mut new.ways[*vcpu];
             match stage.local(*vcpu, *from).parked {

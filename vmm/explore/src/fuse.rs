@@ -14,7 +14,8 @@
 //! its vCPU stood before it. What others send to its vCPU meanwhile it can receive before as well as behind. What comes to a vCPU that stands
 //! in front of the step has to be able to come behind it, with the same priority: then it is the same, since handlers are agents of
 //! their own, and what they have in common with what they interrupt beside the arena makes [places](crate::stage) of delivery, with which
-//! nothing of that vCPU is fused. An INIT does not let the step come behind it: where somebody sends one, nothing at all is fused.
+//! nothing of that vCPU is fused; a step out of a handler is visible, so that what comes into a handler is seen there. Nor is it where a handler was seen that writes its frame: then it matters which step it came in front of.
+//! An INIT does not let the step come behind it: where somebody sends one, nothing at all is fused.
 //!
 //! **No choice is put off for ever**: steps are no more one where the vCPU comes back to a state of its own that it was in before, or after
 //! [so many](MOST_STEPS). So each round of the machine has a state in the graph, in which all choices are followed. A vCPU that waits for a
@@ -42,6 +43,9 @@ use crate::stage::{Stage, is_open};
 
 /// Steps at most that are one.
 const MOST_STEPS: u8 = 128;
+/// How often a search begins anew for words that turn out to be shared. Then all steps are visible: a guest that shares one more each time
+/// costs no more than that.
+const MOST_BEGUN: u32 = 256;
 /// Bytes of a word: no access of the arena reaches beyond one.
 const WORD: u64 = 8;
 
@@ -61,6 +65,8 @@ pub(crate) struct Fusion {
     /// Somebody may send an INIT, or a start-up interrupt.
     restarts: bool,
     is_stale: bool,
+    /// How often the graph was begun anew for that.
+    begun: u32,
 }
 
 /// Who accesses a word.
@@ -91,6 +97,8 @@ impl Fusion {
 
     /// The graph has nothing in it.
     pub(crate) fn begin_anew(&mut self) {
+        self.begun += u32::from(self.is_stale);
+        self.is_on &= self.begun < MOST_BEGUN;
         self.relied_on.clear();
         (self.relies_on_all, self.is_stale) = (false, false);
     }
@@ -195,7 +203,9 @@ impl Search<'_> {
         // Behind it another agent may stand at that word, or a place of delivery was found.
         self.fusion.look(&self.stage);
         let own = self.fusion.own(&self.stage.local(vcpu, here).parked);
-        let own = own.filter(|_| !self.stage.has_places(vcpu) && self.stage.is_invisible(vcpu, here, &passage));
+        let own = own.filter(|_| {
+            !self.stage.has_places(vcpu) && self.stage.comes_back(vcpu) && self.stage.is_invisible(vcpu, here, &passage)
+        });
         self.fusion.relied_on.extend(own);
         Ok(own.is_some())
     }
@@ -219,7 +229,9 @@ impl Stage<'_> {
         let comes_behind =
             (!interrupts[0] || interrupts[1] && here.devices.tpr == there.devices.tpr) && (!nmis[0] || nmis[1]);
         let is_judged = passage.seen.is_some() || here.has_caches_off() || here.is_elsewhere() && !there.is_elsewhere();
-        stores && comes_behind && !is_judged && !matches!(there.parked, Parked::Dead(_))
+        // A handler is left by a step of its own: what comes into it comes there, and shows what they have in common.
+        let is_within = self.handlers(vcpu, from) == self.handlers(vcpu, passage.to);
+        is_within && stores && comes_behind && !is_judged && !matches!(there.parked, Parked::Dead(_))
     }
 
     fn takes_interrupts_at(&self, vcpu: usize, number: u32) -> bool {

@@ -15,12 +15,15 @@ use stallbench_abi::layout::{ARENA, ARENA_SIZE, CONTROL_END, GHOST, PAGE, XAPIC,
 use stallbench_abi::shared::GhostPage;
 use stallbench_core::controlled::{Inject, ProcessorState};
 use stallbench_stall::register;
-use stallbench_state::machine::RFLAGS_IF;
+use stallbench_state::machine::{RFLAGS_DF, RFLAGS_IF};
 use stallbench_state::memory::Memory;
 
 use crate::devices::SEND;
 use crate::local::{self, STACKS};
+use crate::stage::Behind;
 
+/// Bytes that a delivery pushes: RIP, CS, RFLAGS, RSP, SS (SDM 3A 7.14.2).
+const FRAME: u64 = 40;
 /// Contexts below a handler that are told apart: a task, and handlers of it.
 const MOST_BELOW: usize = 4;
 
@@ -88,6 +91,8 @@ pub(crate) struct Private {
     outside: Vec<Access>,
     /// Handlers that run in each state.
     frames: FxHashMap<u32, Vec<Frame>>,
+    /// A handler was seen that leads its vCPU elsewhere than to where it was interrupted.
+    pub(crate) leads_elsewhere: bool,
 }
 
 /// What is looked at in one passage.
@@ -96,6 +101,7 @@ pub(crate) struct Looker {
     delivered: Option<Inject>,
     factory: InstructionInfoFactory,
     found: Vec<Access>,
+    leads_elsewhere: bool,
 }
 
 /// What was looked at in one passage.
@@ -105,6 +111,8 @@ pub(crate) struct Looked {
     frames: Vec<Frame>,
     /// Each once, in the order in which they were met.
     found: Vec<Access>,
+    /// A handler writes where it goes back to, or goes back by another frame than its own.
+    pub(crate) leads_elsewhere: bool,
 }
 
 impl Looked {
@@ -126,7 +134,7 @@ impl Looker {
         let mut met = FxHashSet::default();
         self.found.retain(|access| met.insert(*access));
         self.found.shrink_to_fit();
-        Looked { frames: self.frames, found: self.found }
+        Looked { frames: self.frames, found: self.found, leads_elsewhere: self.leads_elsewhere }
     }
 
     /// In front of an instruction.
@@ -137,9 +145,15 @@ impl Looker {
             let interrupted = memory.read_u64(rsp + 24).unwrap_or_default();
             self.frames.push(Frame { inject, at: rsp, interrupted });
         }
+        let known = self.found.len();
         self.accesses(before, it);
-        if it.mnemonic() == Mnemonic::Iretq && self.frames.last().is_some_and(|frame| frame.at == rsp) {
-            self.frames.pop();
+        self.leads_elsewhere |=
+            self.found[known..].iter().any(|access| self.frames.iter().any(|frame| frame.is_written(access)));
+        if let (Mnemonic::Iretq, Some(frame)) = (it.mnemonic(), self.frames.last()) {
+            self.leads_elsewhere |= frame.at != rsp;
+            if frame.at == rsp {
+                self.frames.pop();
+            }
         }
     }
 
@@ -154,8 +168,13 @@ impl Looker {
             let Some(address) = memory.virtual_address(0, value) else { continue };
             for (accesses, writes) in [(reads(memory.access()), false), (does_write(memory.access()), true)] {
                 if accesses && repeats > 0 {
-                    let size = (memory.memory_size().size() as u64).max(1).saturating_mul(repeats);
-                    self.add(before, it, Location::Memory(address), size, writes);
+                    // Of a string instruction that repeats the first has no size.
+                    let one = memory.memory_size().size().max(it.memory_size().size()).max(1) as u64;
+                    let size = one.saturating_mul(repeats);
+                    // Down from there (SDM 1 3.4.3.2).
+                    let is_down = repeats > 1 && general.rflags & RFLAGS_DF != 0;
+                    let first = if is_down { address.saturating_sub(size - one) } else { address };
+                    self.add(before, it, Location::Memory(first), size, writes);
                 }
             }
         }
@@ -191,6 +210,12 @@ impl Looker {
 }
 
 impl Frame {
+    /// Whether an access changes where its handler goes back to.
+    fn is_written(&self, access: &Access) -> bool {
+        let Location::Memory(address) = access.at else { return false };
+        access.writes && address < self.at + FRAME && address.saturating_add(access.size) > self.at
+    }
+
     /// Whether an address lies on the handler's part of its stack.
     fn owns(&self, address: u64) -> bool {
         let area = self.at & !(stallbench_abi::layout::PRIVATE_STRIDE - 1);
@@ -209,7 +234,7 @@ impl Private {
     /// Looks at a passage from a state; something may be delivered first.
     pub(crate) fn looker(&self, from: u32, delivered: Option<Inject>) -> Looker {
         let frames = self.frames(from).to_vec();
-        Looker { frames, delivered, factory: InstructionInfoFactory::new(), found: Vec::new() }
+        Looker { frames, delivered, factory: InstructionInfoFactory::new(), found: Vec::new(), leads_elsewhere: false }
     }
 
     /// The handlers that run in a state.
@@ -229,8 +254,15 @@ impl Private {
         }
     }
 
+    /// The instructions of a passage that access what may be met there, and whether interrupts, and NMIs, can come in front of them.
+    pub(crate) fn open(&self, looked: &Looked) -> Behind {
+        let met = looked.found.iter().filter(|access| !is_declared(self.vcpu, access));
+        met.map(|access| (access.rip, access.open)).collect()
+    }
+
     /// Takes what was seen on the way to a state: where handlers meet what they interrupt.
     pub(crate) fn take(&mut self, looked: &Looked, to: u32) -> Vec<Meeting> {
+        self.leads_elsewhere |= looked.leads_elsewhere;
         if !looked.frames.is_empty() {
             self.frames.entry(to).or_insert_with(|| looked.frames.clone());
         }
@@ -241,7 +273,8 @@ impl Private {
         if is_declared(self.vcpu, &access) || !self.known.insert(access) {
             return Vec::new();
         }
-        if matches!(access.at, Location::Memory(address) if (GHOST..CONTROL_END).contains(&address)) {
+        if matches!(access.at, Location::Memory(address) if address < CONTROL_END && address.saturating_add(access.size) > GHOST)
+        {
             self.outside.push(access);
         }
         let mut meetings = Vec::new();
@@ -328,7 +361,7 @@ fn is_declared(vcpu: usize, access: &Access) -> bool {
                 (own + area::RING, own + area::END),
                 (0, GHOST),
             ];
-            declared.into_iter().any(|(from, to)| (from..to).contains(&address))
+            declared.into_iter().any(|(from, to)| address >= from && address.saturating_add(access.size) <= to)
         }
     }
 }
@@ -336,8 +369,7 @@ fn is_declared(vcpu: usize, access: &Access) -> bool {
 /// Whether an instruction changes what an INIT leaves of its vCPU: memory that [lasts](local::lasts), a model-specific register, or CR0, of
 /// which CD and NW stay.
 pub(crate) fn changes_what_lasts(vcpu: usize, before: &ProcessorState, it: &Instruction) -> bool {
-    let mut looker =
-        Looker { frames: Vec::new(), delivered: None, factory: InstructionInfoFactory::new(), found: Vec::new() };
+    let mut looker = Private::default().looker(0, None);
     looker.accesses(before, it);
     looker.found.iter().filter(|access| access.writes).any(|access| match access.at {
         Location::Memory(address) => local::lasts(vcpu, address, access.size),

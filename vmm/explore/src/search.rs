@@ -17,7 +17,7 @@ use crate::event::{Place, sent};
 use crate::fair;
 use crate::fuse::Fusion;
 use crate::graph::{Apics, Choice, Edge, Graph, State, injected};
-use crate::local::Parked;
+use crate::local::{Local, Parked};
 use crate::moment::{self, Moment};
 use crate::order::Order;
 use crate::passage::{Effect, Input, Refusal};
@@ -612,7 +612,7 @@ impl<'p> Search<'p> {
                 let read = self.buffers.read(state, vcpu, (*address, *size), memory);
                 self.stage.goes_on(vcpu, read, &apic)
             }
-            (None, _) => self.stage.goes_on(vcpu, 0, &apic),
+            (None, _) => self.stage.goes_on(vcpu, 0, &with_own(apic, vcpu, local)),
         }
     }
 
@@ -629,7 +629,9 @@ impl<'p> Search<'p> {
         }
         let input = self.input(state, choice);
         self.expect_no_other(state, vcpu, input)?;
-        let passage = self.stage.passage(vcpu, self.from(state, choice), input)?;
+        let from = self.from(state, choice);
+        let passage = self.stage.passage(vcpu, from, input)?;
+        self.expect_none_behind(state, vcpu, from, input)?;
         let mut next = state.clone();
         next.locals[vcpu] = passage.to;
         if let Input::Deliver(inject) = input {
@@ -741,6 +743,22 @@ fn restart(vcpu: u8, parked: &Parked, apic: &Apic) -> Option<Choice> {
     let takes_init = apic.init && (parked.is_up() || *parked == Parked::Waits);
     let begins = *parked == Parked::Waits && apic.start_up.is_some();
     if takes_init { Some(Choice::Init(vcpu)) } else { begins.then_some(Choice::StartUp(vcpu)) }
+}
+
+/// A local APIC with what its vCPU is about to send to itself: that comes on the passage that begins with it.
+fn with_own(mut apic: Apic, vcpu: usize, local: &Local) -> Apic {
+    let sent = match local.parked {
+        Parked::Send { icr } => Some((icr, true)),
+        Parked::Write { address, value, .. } if sends(address) => {
+            Some((u64::from(local.devices.icr_high) << 32 | value, false))
+        }
+        _ => None,
+    };
+    let message = sent.map(|(icr, x2apic)| command(icr, x2apic)).filter(|(_, target)| target.holds(vcpu, vcpu));
+    if let Some((message, _)) = message {
+        apic.receive(message, local.devices.svr, false);
+    }
+    apic
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@ use crate::mtrr::MtrrState;
 
 /// RFLAGS.IF (SDM 1 3.4.3.3).
 pub const RFLAGS_IF: u64 = 1 << 9;
+/// RFLAGS.DF: string instructions go down.
+pub const RFLAGS_DF: u64 = 1 << 10;
 
 /// A group of registers, or why it could not be read.
 pub type Group<T> = Result<T, Unread>;

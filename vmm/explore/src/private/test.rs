@@ -107,3 +107,59 @@ fn words_outside_of_the_arena_are_shared_where_one_writes() {
     assert_eq!(of(0, LOAD).shares(&of(1, STORE)), Some((at, [0x10, 0x11])));
     assert_eq!(of(0, LOAD).shares(&of(1, LOAD)), None);
 }
+
+/// What a handler of one instruction and its IRETQ lead to.
+fn leads_elsewhere(handler: &[Executed]) -> bool {
+    let memory = frame_at(HANDLER_STACK);
+    let mut looker = Private::of(1).looker(0, Some(VECTOR));
+    handler.iter().for_each(|it| executes(&mut looker, &memory, it));
+    looker.looked().leads_elsewhere
+}
+
+#[test]
+fn handler_that_writes_its_frame_or_leaves_by_another_leads_elsewhere() {
+    let leaves = (IRETQ, 0x24, false, [0, 0, HANDLER_STACK]);
+    let stores = |address| [(STORE, 0x20, false, [address, 0, HANDLER_STACK]), leaves];
+    assert!(leads_elsewhere(&stores(HANDLER_STACK)), "RIP");
+    assert!(leads_elsewhere(&stores(HANDLER_STACK + 24)), "RSP");
+    let other_stack = (IRETQ, 0x24, false, [0, 0, HANDLER_STACK - 0x80]);
+    assert!(leads_elsewhere(&[(LOAD, 0x20, false, [WORD, 0, HANDLER_STACK]), other_stack]));
+    for address in [HANDLER_STACK - 8, HANDLER_STACK + FRAME, WORD] {
+        assert!(!leads_elsewhere(&stores(address)), "{address:#x}");
+    }
+    assert!(!leads_elsewhere(&[(LOAD, 0x20, false, [HANDLER_STACK, 0, HANDLER_STACK]), leaves]), "it looks");
+}
+
+/// rep stosq, upwards and downwards, of three words.
+#[test]
+fn string_instruction_accesses_what_lies_where_it_goes() {
+    let at = |rflags| {
+        let general = Registers { rdi: WORD, rcx: 3, rip: 0x10, rflags, ..Registers::default() };
+        let it = Decoder::with_ip(64, &[0xf3, 0x48, 0xab], 0x10, DecoderOptions::NONE).decode();
+        let mut looker = Private::of(1).looker(0, None);
+        looker.accesses(&ProcessorState { general, ..ProcessorState::default() }, &it);
+        looker.found.iter().map(|access| (access.at, access.size)).collect::<Vec<_>>()
+    };
+    assert_eq!(at(0), [(Location::Memory(WORD), 24)]);
+    assert_eq!(at(RFLAGS_DF), [(Location::Memory(WORD - 16), 24)]);
+}
+
+#[test]
+fn what_is_declared_is_all_of_an_access() {
+    let access = |address, size| Access {
+        size,
+        at: Location::Memory(address),
+        writes: true,
+        rip: 0x10,
+        context: Context::Task,
+        below: [None; MOST_BELOW],
+        own: false,
+        open: [true; 2],
+    };
+    let page = private(1) + area::PAGE_PUBLISHED;
+    assert!(is_declared(1, &access(page, PAGE)));
+    assert!(!is_declared(1, &access(page, PAGE + 1)), "it runs on");
+    let mut private = Private::of(1);
+    private.add(access(GHOST - 8, 16 + size_of::<GhostPage>() as u64));
+    assert!(private.writes_outside().is_some());
+}

@@ -29,6 +29,7 @@ impl Search<'_> {
         let parked = &self.stage.local(receiver, state.locals[receiver]).parked;
         let why = match (message, receiver, parked) {
             _ if self.buffers.model() != Model::Sc => "which is explored under sc alone".to_owned(),
+            _ if receiver == vcpu => "behind which nothing of its own is executed,".to_owned(),
             (Message::Init, 0, _) => "which goes on at its reset vector then".to_owned(),
             (Message::Init, _, Parked::Off) => "which was never started".to_owned(),
             _ => return Ok(()),
@@ -46,12 +47,26 @@ impl Search<'_> {
             Input::Deliver(Inject::Vector(_) | Inject::Nmi) if apic.init => {
                 "takes an interrupt with an INIT on its way to it"
             }
-            // From there to its next stop nothing else would come.
-            Input::Deliver(inject) if self.stage.has_places(vcpu) && apic.has_beside(inject) => {
-                "takes an interrupt with another on its way to it, and it matters between two stops where that comes,"
-            }
             _ => return Ok(()),
         };
+        Err(self.refused(state, vcpu, what.to_owned()))
+    }
+
+    /// Behind a delivery nothing else comes before the next stop: nothing is requested that could, at an instruction where that matters.
+    pub(super) fn expect_none_behind(
+        &self,
+        state: &State,
+        vcpu: usize,
+        from: u32,
+        input: Input,
+    ) -> Result<(), ExploreError> {
+        let Input::Deliver(inject) = input else { return Ok(()) };
+        let left = self.apics.get(state.apics[vcpu]).without(inject);
+        if !self.stage.passes_place(vcpu, from, input, &left) {
+            return Ok(());
+        }
+        let what =
+            "takes an interrupt with another on its way to it, and it matters between two stops where that comes,";
         Err(self.refused(state, vcpu, what.to_owned()))
     }
 

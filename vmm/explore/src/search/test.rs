@@ -123,7 +123,7 @@ fn state_is_the_same_again_in_all_of_it_and_not_just_where_it_stands() {
     let log = stage.log().to_vec();
     let (vcpu, from, input, known, wrong) = log
         .into_iter()
-        .find_map(|(vcpu, from, input)| {
+        .find_map(|(vcpu, from, input, _)| {
             let known = stage.known(vcpu, from, input)?.clone();
             let wrong = other(stage, vcpu, known.to)?;
             Some((vcpu, from, input, known, wrong))
@@ -155,4 +155,21 @@ fn state_in_which_what_is_owed_is_never_written_is_void_and_no_stall() {
     let void: Vec<_> = search.void().filter(|number| *number >= known).collect();
     assert_eq!(void, (known..next).collect::<Vec<_>>(), "nobody pays in any of them");
     assert_eq!(search.findings().stuck, stuck);
+}
+
+/// What a vCPU is about to send to itself comes on the passage that begins with it.
+#[test]
+fn interrupt_of_oneself_is_on_its_way_when_it_is_sent() {
+    let Some(search) = search("lock-and-call", Model::Sc) else { return };
+    let mut local = search.stage.local(1, search.graph.state(0).locals[1]).clone();
+    local.devices.svr = 0x1ff;
+    let mut sends = |icr| {
+        local.parked = Parked::Send { icr };
+        with_own(Apic::default(), 1, &local)
+    };
+    // By the shorthand of itself, to its id, to another; an NMI to all.
+    assert_ne!(sends(0x0004_40fb).irr, Apic::default().irr);
+    assert_ne!(sends(1 << 32 | 0x40fb).irr, Apic::default().irr);
+    assert_eq!(sends(0x40fb), Apic::default());
+    assert!(sends(0x0008_4400).nmi);
 }

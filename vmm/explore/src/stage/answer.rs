@@ -140,17 +140,23 @@ impl Stage<'_> {
 
     /// Keeps what was said.
     pub(super) fn keep(&mut self, vcpu: usize, from: u32, input: Input, answer: &Answer) -> Result<Passage, Refusal> {
+        let known = self.locals_of(vcpu);
         let to = self.number(vcpu, Arc::clone(&answer.end));
+        let is_new = to as usize == known;
         let passage = Passage { to, effects: Arc::clone(&answer.effects), seen: answer.seen.clone() };
         if passage.seen.is_some() {
             self.vcpus[vcpu].shows.insert(from);
         }
-        self.meet(vcpu, answer, to)?;
+        if matches!(input, Input::Deliver(_)) {
+            let of = &mut self.vcpus[vcpu];
+            of.behind.insert((from, input), of.private.open(&answer.looked));
+        }
+        self.meet(vcpu, answer, to, is_new)?;
         if matches!(input, Input::Creep(..)) && self.new_places {
             return Ok(passage);
         }
         self.vcpus[vcpu].passages.insert((from, input), passage.clone());
-        self.log.push((vcpu, from, input));
+        self.log.push((vcpu, from, input, passage.clone()));
         Ok(passage)
     }
 }

@@ -50,7 +50,7 @@ pub(crate) struct Stage<'p> {
     /// Where a vCPU waits for its stores is a stop.
     finds_drains: bool,
     /// Those that it has answered, in order.
-    log: Vec<(usize, u32, Input)>,
+    log: Vec<Asked>,
     /// How it is asked.
     passages: Passages,
     irq: Irq,
@@ -66,12 +66,20 @@ pub(crate) struct Stage<'p> {
     pub(crate) brought: u64,
 }
 
+/// What KVM was asked for: the vCPU, its state, what it went on with, and what came of it.
+pub(crate) type Asked = (usize, u32, Input, Passage);
+
+/// Instructions, and whether interrupts, and NMIs, can come in front of them.
+pub(crate) type Behind = Box<[(u64, [bool; 2])]>;
+
 /// One vCPU.
 #[derive(Debug)]
 struct Vcpu {
     base: Base,
     locals: Locals,
     passages: FxHashMap<(u32, Input), Passage>,
+    /// What of the instructions behind a delivery [may be met](Private::open).
+    behind: FxHashMap<(u32, Input), Behind>,
     /// States from which a passage leads on which something was seen that safety is judged by.
     shows: FxHashSet<u32>,
     private: Private,
@@ -118,6 +126,7 @@ impl<'p> Stage<'p> {
             base,
             locals: Locals::default(),
             passages: FxHashMap::default(),
+            behind: FxHashMap::default(),
             shows: FxHashSet::default(),
             at: None,
         };
@@ -190,7 +199,7 @@ impl<'p> Stage<'p> {
     pub(crate) fn bytes(&self) -> usize {
         // Each passage is in a table that is between half and fully used, and in the list of those that were asked for.
         const PASSAGE: usize =
-            3 * size_of::<((u32, Input), Passage)>() / 2 + size_of::<(usize, u32, Input)>() + 2 * size_of::<Effect>();
+            3 * size_of::<((u32, Input), Passage)>() / 2 + size_of::<Asked>() + 2 * size_of::<Effect>();
         self.vcpus.iter().map(|vcpu| vcpu.locals.bytes + vcpu.passages.len() * PASSAGE).sum()
     }
 
@@ -210,7 +219,7 @@ impl<'p> Stage<'p> {
     }
 
     /// The passages that KVM was asked for, in that order: vCPU, the number of its state, what it went on with.
-    pub(crate) fn log(&self) -> &[(usize, u32, Input)] {
+    pub(crate) fn log(&self) -> &[Asked] {
         &self.log
     }
 

@@ -105,6 +105,19 @@ impl Stage<'_> {
         !self.vcpus[vcpu].places.is_empty()
     }
 
+    /// Whether something of what is requested could come behind a delivery, before the next stop, at an instruction where that matters.
+    pub(crate) fn passes_place(&self, vcpu: usize, from: u32, input: Input, requested: &Apic) -> bool {
+        let Vcpu { places, behind, .. } = &self.vcpus[vcpu];
+        let comes = [requested.irr.iter().any(|word| *word != 0), requested.nmi];
+        let passed = behind.get(&(from, input)).map(|all| &all[..]).unwrap_or_default();
+        passed.iter().any(|(rip, open)| places.contains(rip) && (comes[0] && open[0] || comes[1] && open[1]))
+    }
+
+    /// Whether handlers lead a vCPU back to where they interrupted it, always.
+    pub(crate) fn comes_back(&self, vcpu: usize) -> bool {
+        !self.vcpus[vcpu].private.leads_elsewhere
+    }
+
     /// The handlers that run in a state of a vCPU.
     pub(crate) fn handlers(&self, vcpu: usize, number: u32) -> Vec<Inject> {
         self.vcpus[vcpu].private.handlers(number)
@@ -157,7 +170,9 @@ impl Stage<'_> {
     }
 
     /// Keeps what was looked at on the way to a state, in which handlers can meet what they interrupt.
-    pub(super) fn meet(&mut self, vcpu: usize, answer: &Answer, to: u32) -> Result<(), Refusal> {
+    pub(super) fn meet(&mut self, vcpu: usize, answer: &Answer, to: u32, is_new: bool) -> Result<(), Refusal> {
+        // Steps of its may have been one with others.
+        self.new_places |= answer.looked.leads_elsewhere && !self.vcpus[vcpu].private.leads_elsewhere;
         for meeting in self.vcpus[vcpu].private.take(&answer.looked, to) {
             match self.irq {
                 Irq::Visible if self.finds_drains => return Err(self.meets(vcpu, &meeting)),
@@ -175,8 +190,11 @@ impl Stage<'_> {
         if let Some(begins) = &answer.begins {
             let here = self.number(vcpu, Arc::clone(begins));
             let of = &mut self.vcpus[vcpu];
+            let begins = of.begins.len();
             of.begins.entry(to).or_insert(here);
             of.private.stands_as(here, to);
+            // Nothing came in front of that store where its state was gone on from before.
+            self.new_places |= !is_new && of.begins.len() > begins;
         }
         self.shares(vcpu)
     }

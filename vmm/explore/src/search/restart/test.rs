@@ -197,3 +197,13 @@ fn free_machine_goes_on_with_a_vcpu_that_waits() {
     }
     assert_goes_on(&mut search, &starting, false);
 }
+
+/// Behind the write to its ICR it would execute what an INIT of its own comes in front of.
+#[test]
+fn init_of_oneself_is_refused() {
+    let Some((search, state, _)) = sent() else { return };
+    for message in [Message::Init, Message::StartUp(SIPI_VECTOR)] {
+        assert!(search.expect_restartable(&state, 1, 1, message).is_err(), "{message:?}");
+    }
+    assert!(search.expect_restartable(&state, 0, 1, Message::Init).is_ok());
+}
