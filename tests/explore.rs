@@ -80,7 +80,7 @@ fn vcpu_that_halts_for_good_is_waited_for_in_every_schedule() {
         "acceptance/offline-subject@vcpus=2",
         "absent-member",
         Some("halted with interrupts off"),
-        [36, 67, 36],
+        [53, 102, 53],
     );
 }
 
@@ -94,7 +94,7 @@ fn memory_that_is_used_after_its_life_is_found_by_one_preemption() {
 
 #[test]
 fn nmi_that_comes_at_any_instruction_between_two_accesses_is_followed() {
-    assert_stalls("acceptance/nmi-rendezvous@vcpus=2", "not-accepting", Some("stay"), [101, 199, 101]);
+    assert_stalls("acceptance/nmi-rendezvous@vcpus=2", "not-accepting", Some("stay"), [239, 475, 239]);
 }
 
 #[test]
