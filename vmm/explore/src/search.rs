@@ -762,4 +762,4 @@ fn with_own(mut apic: Apic, vcpu: usize, local: &Local) -> Apic {
 }
 
 #[cfg(test)]
-mod test;
+pub(crate) mod test;

@@ -1,33 +1,17 @@
 //! What is handed over between the threads of one search, with a machine of the payload.
 
-use stallbench_abi::boot::{BootBlock, MAGIC, Range};
-use stallbench_abi::layout::{ARENA, ARENA_SIZE, GHOST, PAGE};
-use stallbench_core::controlled::Controlled;
-use stallbench_image::program;
+use stallbench_abi::knob::apic;
 
 use super::*;
-use crate::real_kvm::host;
 use crate::search::Limits;
+use crate::search::test::search_by;
 use crate::settings::{Model, Settings};
 
-const VCPUS: usize = 2;
 const LIMITS: Limits = Limits { states: 20_000, bytes: 1 << 30 };
 
 /// A case with two vCPUs at its start line.
 fn at_start(case: &str, model: Model) -> Option<Search<'static>> {
-    let host = host()?;
-    let (index, _) = program().case(case).expect("a case of the payload");
-    let block = BootBlock {
-        magic: MAGIC,
-        version: stallbench_abi::VERSION,
-        vcpus: VCPUS as u32,
-        case: index as u32,
-        arena: Range { base: ARENA, size: ARENA_SIZE },
-        ghost: Range { base: GHOST, size: PAGE },
-        ..BootBlock::default()
-    };
-    let machine = Controlled::new(&host, VCPUS, program().bytes(), &block).expect("a machine");
-    Some(Search::new(machine, program(), Settings::under(model)).expect("the start line"))
+    search_by(case, Settings::under(model), apic::X2APIC)
 }
 
 /// What a search comes to, with what is in its checkpoint.

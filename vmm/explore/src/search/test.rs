@@ -22,7 +22,7 @@ fn search_with(case: &str, model: Model, apic: u8) -> Option<Search<'static>> {
 }
 
 /// The same, by these settings.
-pub(super) fn search_by(case: &str, settings: Settings, apic: u8) -> Option<Search<'static>> {
+pub(crate) fn search_by(case: &str, settings: Settings, apic: u8) -> Option<Search<'static>> {
     let host = host()?;
     let (index, _) = program().case(case).expect("a case of the payload");
     let mut block = BootBlock {
