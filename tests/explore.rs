@@ -50,7 +50,7 @@ fn assert_stalls(name: &str, kind: &str, culprit: Option<&str>, expected: [u64; 
 fn rendezvous_of_today_passes_in_every_schedule_of_two() {
     assert_passes("mtrr/percpu-lock@vcpus=2", 2329, 4595);
     assert_passes("mtrr/today@vcpus=2,apic=x2apic,initiator=0", 2452, 4850);
-    assert_passes("mtrr/today@vcpus=2,apic=xapic,initiator=1", 4876, 9681);
+    assert_passes("mtrr/today@vcpus=2,apic=xapic,initiator=1", 4850, 9645);
 }
 
 #[test]
@@ -61,16 +61,16 @@ fn rendezvous_without_memory_stalls_in_every_schedule() {
 
 #[test]
 fn lock_that_is_taken_in_the_wrong_order_is_found_with_no_pause_point() {
-    let result = assert_stalls("acceptance/lock-and-call@vcpus=2", "not-accepting", Some("spin_lock"), [599, 1104, 76]);
+    let result = assert_stalls("acceptance/lock-and-call@vcpus=2", "not-accepting", Some("spin_lock"), [571, 1066, 76]);
     let schedule = &result["explored"]["schedule"];
     assert!(schedule["no_return"].as_u64() > Some(0), "some schedules lead to the end: {result:#}");
     assert_eq!(result["explored"]["left_out"].as_array().unwrap().len(), 2, "its holds");
-    assert_passes("acceptance/lock-and-call-fixed@vcpus=2", 743, 1400);
+    assert_passes("acceptance/lock-and-call-fixed@vcpus=2", 715, 1362);
 }
 
 #[test]
 fn caller_of_each_other_with_interrupts_off_stall_in_some_schedules() {
-    let result = assert_stalls("acceptance/mutual-calls@vcpus=2", "not-accepting", None, [1232, 2426, 552]);
+    let result = assert_stalls("acceptance/mutual-calls@vcpus=2", "not-accepting", None, [1739, 3432, 529]);
     assert_eq!(result["explored"]["schedule"]["preemptions"], 0, "{result:#}");
 }
 
@@ -80,7 +80,7 @@ fn vcpu_that_halts_for_good_is_waited_for_in_every_schedule() {
         "acceptance/offline-subject@vcpus=2",
         "absent-member",
         Some("halted with interrupts off"),
-        [53, 102, 53],
+        [57, 110, 57],
     );
 }
 
@@ -94,7 +94,7 @@ fn memory_that_is_used_after_its_life_is_found_by_one_preemption() {
 
 #[test]
 fn nmi_that_comes_at_any_instruction_between_two_accesses_is_followed() {
-    assert_stalls("acceptance/nmi-rendezvous@vcpus=2", "not-accepting", Some("stay"), [239, 475, 239]);
+    assert_stalls("acceptance/nmi-rendezvous@vcpus=2", "not-accepting", Some("stay"), [128, 250, 128]);
 }
 
 #[test]
@@ -123,7 +123,7 @@ because = "one does not begin before the other is through, most often"
 
 [[scenario.explore]]
 vcpus = 2
-stuck = 552
+stuck = 529
 preemptions = 1
 
 [scenario.explore.expect]
@@ -151,7 +151,7 @@ fn what_exploring_comes_to_is_declared_beside_what_a_run_does() {
 fn caches_that_are_off_on_one_vcpu_alone_are_seen_between_two_stops_too() {
     let result = known("rendezvous/caches-off-alone@vcpus=2");
     assert_eq!((&result["verdict"], &result["kind"]), (&"breach".into(), &"cache-off".into()), "{result:#}");
-    assert_passes("rendezvous/caches-off-alone-fixed@vcpus=2", 4560, 8874);
+    assert_passes("rendezvous/caches-off-alone-fixed@vcpus=2", 1931, 3701);
 }
 
 #[test]

@@ -14,11 +14,11 @@ use stallbench_explore::{StateHash, Trace};
 
 /// The traces that are kept, with the hash of all their states.
 const GOLDEN: [(&str, &str); 5] = [
-    ("lock-and-call", "41b687b6f68d7145a419023bb9969555"),
-    ("lock-and-call-fixed", "2b0e607a16381dbf3e79419bf56b2fec"),
-    ("early-done", "a2e2812d58c1166fe84d3500d3f8ee89"),
-    ("nmi-rendezvous", "027715d00ec7ec17ce556f315036adff"),
-    ("unfenced", "68f28133f96c55e6b086736ee72fb886"),
+    ("lock-and-call", "2dde2f02a4a09f0acd8224de156ea78c"),
+    ("lock-and-call-fixed", "48414d758a5632638be45db59de7e650"),
+    ("early-done", "59ef13edd048b960ed376ab43bb304cb"),
+    ("nmi-rendezvous", "fa65d9542d8f9f19da593fa9b13932d1"),
+    ("unfenced", "fef82d7e29cd16ec9ecfb6735781d21a"),
 ];
 
 fn golden(name: &str) -> PathBuf {
@@ -186,7 +186,7 @@ fn trace_that_cannot_be_followed_is_refused_in_one_line() {
     refused(file.path(), &[], 2, "is cut off");
     write(&text.replacen("run 1", "run 0", 1));
     refused(file.path(), &[], 2, "was edited");
-    write(&text.replacen("trace 1", "trace 9", 1));
+    write(&text.replacen("trace 2", "trace 9", 1));
     refused(file.path(), &[], 2, "is a trace of version 9");
     write("{}");
     refused(file.path(), &[], 2, "is no trace");
@@ -201,7 +201,7 @@ fn trace_that_cannot_be_followed_is_refused_in_one_line() {
     refused(knob.path(), &[], 2, "what the host hands the guest has changed");
     let model = changed("lock-and-call", |trace| trace.of.model = "pso".to_owned());
     refused(model.path(), &[], 2, "'pso'");
-    refused(&golden("lock-and-call"), &["--stop-at", "49"], 2, "has 48 steps");
+    refused(&golden("lock-and-call"), &["--stop-at", "50"], 2, "has 49 steps");
 }
 
 #[test]
@@ -260,27 +260,27 @@ fn debugged(commands: &str) -> Vec<Value> {
 #[test]
 fn debugger_goes_to_any_step_and_all_its_commands_are_of_that_step() {
     let answers = debugged(
-        "goto; mem phys:0x4012f0 4; back 3; vcpus; goto 4; mem phys:0x4012f0 4; forward; mem phys:0x4012f0 4; goto 0; back; goto 49",
+        "goto; mem phys:0x4012f0 4; back 3; vcpus; goto 4; mem phys:0x4012f0 4; forward; mem phys:0x4012f0 4; goto 0; back; goto 50",
     );
     let data = |at: usize| &answers[at]["data"];
-    assert_eq!((&data(0)["step"], &data(0)["steps"], &data(0)["vcpu"]), (&48.into(), &48.into(), &1.into()));
-    assert_eq!(data(2)["step"], 45, "{answers:#?}");
+    assert_eq!((&data(0)["step"], &data(0)["steps"], &data(0)["vcpu"]), (&49.into(), &49.into(), &1.into()));
+    assert_eq!(data(2)["step"], 46, "{answers:#?}");
     assert_eq!(data(3)[1]["interrupts_enabled"], false, "vCPU 1 has its interrupts off then: {}", data(3)[1]);
     let lock = |at: usize| data(at).to_string();
     assert_ne!(lock(5), lock(7), "the lock is taken at step 5");
     assert_eq!(lock(1), lock(7), "and never given back");
     assert_eq!(data(8)["step"], 0);
     assert!(answers[9]["error"].as_str().unwrap().contains("this is the start line"), "{answers:#?}");
-    assert!(answers[10]["error"].as_str().unwrap().contains("there is no step 49"), "{answers:#?}");
+    assert!(answers[10]["error"].as_str().unwrap().contains("there is no step 50"), "{answers:#?}");
 }
 
 #[test]
 fn machine_of_a_step_is_the_same_whatever_was_looked_at_before() {
     let of = |commands: &str| debugged(commands).last().unwrap()["data"].clone();
     let straight = of("goto 20; regs all");
-    assert_eq!(of("goto 48; goto 3; goto 21; back; regs all"), straight);
+    assert_eq!(of("goto 49; goto 3; goto 21; back; regs all"), straight);
     assert_eq!(
-        of("goto 48; goto 20; mem 0x4016c0 8"),
+        of("goto 49; goto 20; mem 0x4016c0 8"),
         of("goto 20; mem 0x4016c0 8"),
         "memory that is written later, too"
     );
@@ -294,14 +294,14 @@ fn point_of_no_return_says_what_would_have_saved_the_run() {
         ["explore", "acceptance/lock-and-call@vcpus=2", "--explain", "--timeline", picture.to_str().unwrap()];
     let (code, said, error) = stallbench(&arguments);
     assert_eq!(code, Some(0), "{error}");
-    let turning = "step 45: vcpu1 goes on; the run could still have come to its end if vcpu1 took vector 0xfb then\n";
+    let turning = "step 46: vcpu1 goes on; the run could still have come to its end if vcpu1 took vector 0xfb then\n";
     assert!(said.contains(turning), "{said}");
     let lines: Vec<_> = said.lines().map(str::trim).collect();
     let at = |what: &str| lines.iter().position(|line| line.contains(what)).unwrap_or_else(|| panic!("{what}: {said}"));
     assert!(at("reads lock 0x0, writes lock 0x1") < at("sends vector 0xfb to vcpu1"), "{said}");
-    assert!(at("------- step 45") < at("reads lock 0x1, writes lock 0x1"), "{said}");
+    assert!(at("------- step 46") < at("reads lock 0x1, writes lock 0x1"), "{said}");
     let svg = fs::read_to_string(&picture).unwrap();
-    assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n") && svg.contains("step 45: vcpu1 goes on"), "{svg}");
+    assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n") && svg.contains("step 46: vcpu1 goes on"), "{svg}");
     let (code, _, error) = stallbench(&arguments);
     assert_eq!(code, Some(2), "{error}");
     assert!(error.contains("--timeline") && error.contains("exists already"), "{error}");

@@ -21,7 +21,7 @@ pub struct Payload {
     pub handlers: fn(),
     /// Whether interrupts can be sent to this vCPU.
     pub online: fn(usize) -> bool,
-    /// This vCPU's part of the case.
+    /// This vCPU's part of the case. It begins with interrupts off, but for the initiator's and that of vCPU 0: [`take_part`].
     pub case: fn(),
     /// Work that this vCPU has when it idles, with interrupts off: whether there may be more.
     pub idle: fn() -> bool,
@@ -38,12 +38,13 @@ pub fn run(vcpu: usize, payload: &Payload) -> ! {
         (payload.place)();
     }
     come_online(vcpu, payload);
-    cpu::enable_interrupts();
     if vcpu == 0 {
+        cpu::enable_interrupts();
         start_others();
     }
     this::enter_phase(Phase::ONLINE);
     if this::is_initiator() {
+        take_part();
         wait_for_start();
     }
     this::enter_phase(Phase::CASE);
@@ -101,6 +102,16 @@ pub fn start_again(vcpu: usize) {
     start(Mask::one(vcpu));
 }
 
+/// Takes interrupts from here on, as whoever has a part of the case does first. One that has none takes its first where it halts, of
+/// which there is one place: what comes to it on its way there would be another schedule for each instruction, and none that differs
+/// in what it shows.
+pub fn take_part() {
+    // Behind an STI that changes nothing a processor holds back no interrupt (SDM 2B, STI), and KVM's emulator does.
+    if !cpu::takes_interrupts() {
+        cpu::enable_interrupts();
+    }
+}
+
 /// Waits until all vCPUs are up. The initiator has done so when its case begins; the others, that begin when they are up
 /// themselves, do it where they are about to reach all.
 pub fn wait_for_start() {
@@ -111,9 +122,10 @@ pub fn wait_for_start() {
 /// Halts whenever there is nothing to do; interrupts do the rest.
 fn idle(payload: &Payload) -> ! {
     loop {
-        let were = cpu::disable_interrupts();
+        // Both ways on from here turn them on.
+        let _ = cpu::disable_interrupts();
         if (payload.idle)() {
-            cpu::restore_interrupts(were);
+            cpu::enable_interrupts();
             continue;
         }
         this::set_idle(true);

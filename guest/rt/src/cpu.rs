@@ -38,6 +38,14 @@ pub fn restore_interrupts(were: InterruptsWere) {
     }
 }
 
+/// Whether interrupts are on.
+pub fn takes_interrupts() -> bool {
+    let flags: u64;
+    // SAFETY: ring 0; reads RFLAGS through the stack.
+    unsafe { asm!("pushfq", "pop {}", out(reg) flags, options(preserves_flags)) };
+    flags & INTERRUPT_FLAG != 0
+}
+
 /// STI.
 pub fn enable_interrupts() {
     // SAFETY: ring 0; every vector has a gate.

@@ -1,7 +1,7 @@
 //! Traces: the choices of a way as text, one step a line, with what they are checked by.
 //!
 //! ```text
-//! stallbench-trace 1
+//! stallbench-trace 2
 //! payload sha256:…
 //! scenario acceptance/lock-and-call@vcpus=2
 //! …
@@ -24,7 +24,7 @@ use crate::graph::Choice;
 use crate::hash::StateHash;
 
 /// The version of the format that is written, and the only one that is read.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// What a trace begins with.
 const MAGIC: &str = "stallbench-trace";
 
@@ -82,9 +82,9 @@ pub enum TraceError {
     /// It is something else.
     #[error("is no trace: its first line is not '{MAGIC} {VERSION}'")]
     Foreign,
-    /// A later format.
+    /// An earlier format, or a later one.
     #[error("is a trace of version {0}, and this stallbench reads version {VERSION}")]
-    Newer(u64),
+    Other(u64),
     /// Its end is missing.
     #[error("is cut off: its last line is not 'end …'")]
     CutOff,
@@ -306,8 +306,8 @@ fn check_version(text: &str) -> Result<(), TraceError> {
     let first = text.lines().next().and_then(|line| line.strip_prefix(MAGIC)?.strip_prefix(' '));
     match first.and_then(number::<u64>) {
         Some(version) if version == u64::from(VERSION) => Ok(()),
-        Some(version) if version > u64::from(VERSION) => Err(TraceError::Newer(version)),
-        _ => Err(TraceError::Foreign),
+        Some(version) => Err(TraceError::Other(version)),
+        None => Err(TraceError::Foreign),
     }
 }
 
@@ -455,8 +455,8 @@ mod test {
             let (body, _) = text.rsplit_once(BAR).expect("its end");
             Trace::parse(&sealed(body)).expect_err(to).to_string()
         };
-        assert_eq!(body("trace 1", "trace 2"), "is a trace of version 2, and this stallbench reads version 1");
-        assert_eq!(body("trace 1", "trace x"), "is no trace: its first line is not 'stallbench-trace 1'");
+        assert_eq!(body("trace 2", "trace 3"), "is a trace of version 3, and this stallbench reads version 2");
+        assert_eq!(body("trace 2", "trace x"), "is no trace: its first line is not 'stallbench-trace 2'");
         assert_eq!(body("1 run 0", "1 run 2"), "line 10: names a vCPU that there is not");
         assert_eq!(
             body("1 run 0", "1 runs 0"),

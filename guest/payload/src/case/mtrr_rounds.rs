@@ -21,6 +21,7 @@ fn rounds() {
     if me >= initiators {
         return;
     }
+    bring_up::take_part();
     bring_up::wait_for_start();
     let seed = boot::block().seed;
     if me == 0 {

@@ -22,7 +22,7 @@ use stallbench_abi::knob::{self, FIX};
 use stallbench_abi::layout::vector;
 use stallbench_rt::this::Handler;
 use stallbench_rt::wait::Condition;
-use stallbench_rt::{boot, event, this, wait_until};
+use stallbench_rt::{boot, bring_up, event, this, wait_until};
 
 use crate::call;
 use crate::root::root;
@@ -66,6 +66,7 @@ fn is_fixed() -> bool {
 /// Sets this vCPU's handler of the notification of a pattern's own protocol, and waits until all have theirs.
 fn ready(handler: Handler) {
     this::set_handler(vector::NOTIFY, handler);
+    bring_up::take_part();
     let missing = &root().records.missing;
     super::count_down(missing);
     wait_until!("ready", "", "vCPUs not ready", COUNT, Condition::of(missing, 0).count(call::others()), equal);

@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use stallbench_abi::knob::{FIX, answer};
 use stallbench_rt::mask::Mask;
 use stallbench_rt::wait::Condition;
-use stallbench_rt::{boot, this, wait_bounded, wait_until, words as names};
+use stallbench_rt::{boot, bring_up, this, wait_bounded, wait_until, words as names};
 
 use super::case;
 use crate::root::root;
@@ -82,6 +82,7 @@ fn give_way() {
         1 => (b, a),
         _ => return,
     };
+    bring_up::take_part();
     loop {
         first.lock();
         if second.try_lock() {
@@ -107,6 +108,7 @@ fn look_again() {
     match this::vcpu() {
         0 => words.found.store(1, Ordering::SeqCst),
         1 => {
+            bring_up::take_part();
             names::name("found", &words.found);
             while words.found.load(Ordering::SeqCst) == 0 {
                 words.looks.fetch_xor(1, Ordering::SeqCst);

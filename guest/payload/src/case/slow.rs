@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 
 use stallbench_rt::mask::Mask;
 use stallbench_rt::wait::Condition;
-use stallbench_rt::{boot, this, wait_until, words};
+use stallbench_rt::{boot, bring_up, this, wait_until, words};
 
 use super::case;
 use crate::call;
@@ -32,6 +32,7 @@ fn meet() {
         words.go.store(1, Ordering::Release);
         return;
     }
+    bring_up::take_part();
     if this::vcpu() == boot::vcpus() - 1 {
         work();
     }

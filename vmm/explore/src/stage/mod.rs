@@ -12,6 +12,7 @@
 
 mod answer;
 mod drain;
+mod first;
 mod go;
 mod restart;
 mod seen;
@@ -25,7 +26,7 @@ use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use stallbench_abi::vcpu::Epitaph;
-use stallbench_core::controlled::{Controlled, Inject, ProcessorState, Stop};
+use stallbench_core::controlled::{Controlled, Inject, ProcessorState};
 use stallbench_state::machine::RFLAGS_IF;
 use stallbench_state::program::Program;
 
@@ -36,6 +37,7 @@ use crate::local::{Base, Local, Locals, Parked};
 use crate::passage::{Effect, Input, Passage, Refusal};
 use crate::private::Private;
 use crate::settings::{Irq, Model, Passages, Settings};
+use crate::start::Standing;
 pub(crate) use answer::Answer;
 use answer::Came;
 
@@ -98,32 +100,29 @@ struct Way {
 }
 
 impl<'p> Stage<'p> {
-    /// Takes a machine whose vCPUs stand at the start line, each at its stop with its devices; `None` for one that is off. Gives the
-    /// numbers of their states, too.
+    /// Takes a machine that was brought to the start line, and where its vCPUs stand there. Gives the numbers of their states, too.
     pub(crate) fn new(
         mut machine: Controlled,
         program: &'p Program,
-        standing: Vec<(Option<Stop>, Devices)>,
+        standing: Vec<Standing>,
         settings: &Settings,
     ) -> Result<(Self, Vec<u32>), Refusal> {
         let code = Code::of(program);
-        let mut bases = Vec::new();
-        for (vcpu, (stop, _)) in standing.iter().enumerate() {
-            if stop.is_some() {
+        for (vcpu, Standing { local, .. }) in standing.iter().enumerate() {
+            if local.parked != Parked::Off {
                 machine.keep_tables(vcpu);
             }
-            bases.push(Base::of(machine.memory(), vcpu));
         }
         let finds_drains = settings.model != Model::Sc;
         if let Some((at, what, why)) = code.unexplored(machine.memory(), finds_drains) {
             let what = format!("can execute {}, {why},", format!("{what:?}").to_lowercase());
             return Err(Refusal::Unknown { vcpu: 0, what, place: code.place(at) });
         }
-        let vcpu = |(vcpu, base)| Vcpu {
+        let vcpu = |(vcpu, Standing { base, .. }): (usize, &Standing)| Vcpu {
             private: Private::of(vcpu),
             begins: FxHashMap::default(),
             places: Rc::default(),
-            base,
+            base: base.clone(),
             locals: Locals::default(),
             passages: FxHashMap::default(),
             behind: FxHashMap::default(),
@@ -135,7 +134,7 @@ impl<'p> Stage<'p> {
             machine,
             ghost,
             code,
-            vcpus: bases.into_iter().enumerate().map(vcpu).collect(),
+            vcpus: standing.iter().enumerate().map(vcpu).collect(),
             asked: 0,
             caches_off: None,
             ahead: None,
@@ -146,28 +145,9 @@ impl<'p> Stage<'p> {
             irq: settings.irq,
             new_places: false,
         };
-        let first = standing.into_iter().enumerate().map(|(vcpu, (stop, devices))| stage.first(vcpu, stop, devices));
+        let first = standing.into_iter().enumerate().map(|(vcpu, Standing { local, .. })| stage.first(vcpu, local));
         let first = first.collect::<Result<_, _>>()?;
         Ok((stage, first))
-    }
-
-    /// The first state of a vCPU.
-    fn first(&mut self, vcpu: usize, stop: Option<Stop>, devices: Devices) -> Result<u32, Refusal> {
-        self.reset_ghost(vcpu, devices.calls);
-        let mut way = Way { effects: Vec::new(), devices };
-        let parked = match stop {
-            Some(stop) => self.serve(vcpu, stop, &mut way)?,
-            None => Some(Parked::Off),
-        };
-        // What it stands at concerns others, or it would not stand there.
-        let parked = parked.unwrap_or(Parked::Open);
-        let here = match parked {
-            Parked::Off => self.leave(vcpu, parked, ProcessorState::default(), way.devices),
-            parked => self.here_in(vcpu, parked, way.devices)?,
-        };
-        let number = self.number(vcpu, Arc::new(here));
-        self.vcpus[vcpu].at = Some(number);
-        Ok(number)
     }
 
     pub(crate) fn local(&self, vcpu: usize, number: u32) -> &Local {

@@ -28,16 +28,20 @@ impl Stage<'_> {
             }
             // First: completing the access that it stands at writes memory.
             self.machine.load(vcpu, &processor, inject);
-            let pieces =
-                if self.vcpus[vcpu].at == Some(from) { None } else { Some(start.memory(&self.vcpus[vcpu].base)) };
-            for (address, bytes) in pieces.into_iter().flatten() {
-                let written = self.machine.write(address, bytes);
-                debug_assert!(written, "the private areas of all vCPUs are memory");
+            if self.vcpus[vcpu].at != Some(from) {
+                self.set_memory(vcpu, start);
             }
             self.vcpus[vcpu].at = None;
         }
         self.clear_stacks(vcpu, start);
         self.reset_ghost(vcpu, start.devices.calls);
+    }
+
+    pub(super) fn set_memory(&self, vcpu: usize, start: &Local) {
+        for (address, bytes) in start.memory(&self.vcpus[vcpu].base) {
+            let written = self.machine.write(address, bytes);
+            debug_assert!(written, "the private areas of all vCPUs are memory");
+        }
     }
 
     /// Has all vCPUs stand where they stood at first, with nothing counted.
@@ -100,7 +104,7 @@ impl Stage<'_> {
 
     /// Clears what of the stacks is not in use: what a frame has in it that nobody has written yet is the same at each passage, whatever
     /// was asked before.
-    fn clear_stacks(&self, vcpu: usize, start: &Local) {
+    pub(super) fn clear_stacks(&self, vcpu: usize, start: &Local) {
         for (from, to) in start.unused_stacks(&self.vcpus[vcpu].base) {
             let cleared = self.machine.write(from, &vec![0; (to - from) as usize]);
             debug_assert!(cleared, "the private areas of all vCPUs are memory");

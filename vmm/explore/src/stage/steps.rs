@@ -41,6 +41,11 @@ pub(super) struct Step<'a> {
 /// Looks at each instruction before it is begun; the vCPU parks in front of it where this says so.
 pub(super) type Look<'l> = dyn FnMut(&Step<'_>) -> Option<Parked> + 'l;
 
+/// Whether a vCPU can take an interrupt there. In front of a HLT is a stop.
+pub(super) fn is_place(step: &Step<'_>) -> bool {
+    is_open(step.before) && step.instruction.mnemonic() != Mnemonic::Hlt
+}
+
 impl Stage<'_> {
     /// What a vCPU does from that state on, by single steps.
     pub(super) fn ask_by_steps(&mut self, vcpu: usize, from: u32, input: Input) -> Result<Came, Refusal> {
@@ -52,7 +57,6 @@ impl Stage<'_> {
         if !self.is_missed(&start, input, &here) {
             return Ok(Came::elsewhere(here, effects));
         }
-        let is_place = |step: &Step<'_>| is_open(step.before) && step.instruction.mnemonic() != Mnemonic::Hlt;
         let mut look = |step: &Step<'_>| is_place(step).then_some(Parked::Open);
         let (there, on_the_way) = self.by_steps(vcpu, from, &start, input, &mut look)?;
         let (end, effects) = if there.parked == Parked::Open { (there, on_the_way) } else { (here, effects) };

@@ -111,6 +111,17 @@ fn free_machines_come_to_nothing_that_was_not_explored() {
     }
 }
 
+/// A vCPU that is up may be as slow as any: one that is about to turn its interrupts off can be called before, or call first.
+#[test]
+fn call_comes_to_a_vcpu_on_its_way_from_the_start_line() {
+    let Some(host) = host() else { return };
+    let search = searched(&host, "acceptance/mutual-calls@vcpus=2", Settings::default());
+    let ends: BTreeSet<_> = search.ends().map(|end| end.number()).collect();
+    let orders = search.orders_of_returns(MOST_ORDERS).expect("few calls");
+    let at_ends = orders.into_iter().filter(|(number, _)| ends.contains(number)).map(|(_, order)| order);
+    assert_eq!(at_ends.collect::<BTreeSet<_>>(), [vec![0, 1], vec![1, 0]].into());
+}
+
 #[test]
 fn free_machines_come_to_what_is_not_explored_where_interrupts_come_to_halted_vcpus_alone() {
     let Some(host) = host() else { return };

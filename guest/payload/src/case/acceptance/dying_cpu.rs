@@ -2,7 +2,7 @@
 
 use stallbench_rt::mask::Mask;
 use stallbench_rt::wait::Condition;
-use stallbench_rt::{arena, cpu, pause_point, this, wait_until, words as names};
+use stallbench_rt::{arena, bring_up, cpu, pause_point, this, wait_until, words as names};
 
 use super::{PEER, case, count, go_offline, is_fixed, play_dead, revive, words};
 use crate::call::{self, CallError, Function};
@@ -32,6 +32,7 @@ fn call_it() {
 
 /// take_cpu_down(), and what comes behind it. The fix is to look into the queue once more: smpcfd_dying_cpu().
 fn take_cpu_down() {
+    bring_up::take_part();
     let were = cpu::disable_interrupts();
     pause_point!("take_cpu_down/irqs-off");
     nobody_between(go_offline);

@@ -1,7 +1,7 @@
 //! C15: who holds the lock waits for an interrupt to be taken; who is to take it waits for the lock, with interrupts off.
 
 use stallbench_rt::cpu::InterruptsWere;
-use stallbench_rt::{cpu, pause_point, this, words as names};
+use stallbench_rt::{bring_up, cpu, pause_point, this, words as names};
 
 use super::{PEER, case, count, expect_ok, is_fixed, words};
 use crate::call::{self, Function};
@@ -32,6 +32,7 @@ fn flush_tlb_all() {
 }
 
 fn reader() {
+    bring_up::take_part();
     pause_point!("reader/begin");
     let were = lock_irqsave();
     words().lock.unlock_and_restore_interrupts(were);

@@ -9,7 +9,7 @@ use stallbench_abi::knob::MONARCH_TURNS;
 use stallbench_abi::layout::vector;
 use stallbench_rt::mask::Mask;
 use stallbench_rt::wait::Condition;
-use stallbench_rt::{apic, arena, boot, cpu, this, wait_bounded, wait_until, words as names};
+use stallbench_rt::{apic, arena, boot, bring_up, cpu, this, wait_bounded, wait_until, words as names};
 
 use super::{PEER, all, be_ready, case, go_offline, is_fixed, others, play_dead, revive, wait_until_ready, words};
 use crate::case::count_down;
@@ -32,6 +32,7 @@ fn run() {
 }
 
 fn be_offline() {
+    bring_up::take_part();
     let were = cpu::disable_interrupts();
     go_offline();
     be_ready();

@@ -1,6 +1,6 @@
 //! C16: two vCPUs call each other and wait, each with interrupts off.
 
-use stallbench_rt::{cpu, pause_point, this, words as names};
+use stallbench_rt::{bring_up, cpu, pause_point, this, words as names};
 
 use super::{PEER, case, count, expect_ok, is_fixed, words};
 use crate::call::{self, Function};
@@ -13,6 +13,7 @@ fn run() {
         PEER => 0,
         _ => return,
     };
+    bring_up::take_part();
     if this::is_initiator() {
         names::name("ran", &words().ran);
     }

@@ -3,7 +3,7 @@
 use core::sync::atomic::Ordering;
 
 use stallbench_rt::mask::{Mask, SharedMask};
-use stallbench_rt::{pause_point, this, words};
+use stallbench_rt::{bring_up, pause_point, this, words};
 
 use crate::call::{self, Function};
 use crate::case::{case, count_down};
@@ -48,6 +48,7 @@ fn live_mask() {
             assert!(call::many_of(&words.live_mask.users, flush, true).is_ok());
         }
         CLEARER => {
+            bring_up::take_part();
             pause_point!("leave_mm/begin");
             words.live_mask.users.set(Mask::default());
             pause_point!("leave_mm/end");

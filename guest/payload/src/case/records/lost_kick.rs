@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use stallbench_rt::mask::Mask;
 use stallbench_rt::wait::Condition;
-use stallbench_rt::{boot, this, wait_until, words};
+use stallbench_rt::{boot, bring_up, this, wait_until, words};
 
 use crate::call::{self, Function};
 use crate::case::{case, count_down};
@@ -43,6 +43,7 @@ fn lost_kick() {
         }
         TARGET => {}
         _ => {
+            bring_up::take_part();
             let called = Condition::of(&words.lost_kick.called, 1).any(Mask::one(FIRST));
             wait_until!("caller", "", "first call", GATE, called, equal);
             call(true);

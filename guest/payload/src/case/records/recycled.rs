@@ -21,7 +21,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use stallbench_rt::mask::Mask;
 use stallbench_rt::wait::Condition;
-use stallbench_rt::{pause_point, this, wait_until, words};
+use stallbench_rt::{bring_up, pause_point, this, wait_until, words};
 
 use crate::call::{self, Function};
 use crate::case::{case, count_down};
@@ -65,6 +65,7 @@ fn recycled() {
             call_one(WALKER, ends, false);
         }
         B => {
+            bring_up::take_part();
             pause_point!("second/begin");
             call::interrupt_once_more(WALKER);
             let first_is_through = Condition::of(&words.recycled.first_left, 0).any(Mask::one(B));

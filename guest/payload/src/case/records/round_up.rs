@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use stallbench_rt::arena::SharedArray;
 use stallbench_rt::mask::Mask;
 use stallbench_rt::wait::Condition;
-use stallbench_rt::{boot, cpu, this, wait_bounded, wait_until, words};
+use stallbench_rt::{boot, bring_up, cpu, this, wait_bounded, wait_until, words};
 
 use super::is_fixed;
 use crate::call::{self, CallSingle, Function};
@@ -76,6 +76,7 @@ fn stuck() -> usize {
 
 /// Waits for a device with interrupts off, outside any handler.
 fn poll_device() {
+    bring_up::take_part();
     let were = cpu::disable_interrupts();
     words().deaf.store(1, Ordering::Release);
     let ready = Condition::of(&words().device, 1).any(Mask::one(DEBUGGER));

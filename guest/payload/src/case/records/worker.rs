@@ -13,7 +13,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use stallbench_rt::lock::SpinLock;
 use stallbench_rt::mask::Mask;
 use stallbench_rt::wait::Condition;
-use stallbench_rt::{boot, this, wait_until, words};
+use stallbench_rt::{boot, bring_up, this, wait_until, words};
 
 use super::is_fixed;
 use crate::call::{self, Function};
@@ -63,6 +63,9 @@ const ENDS: u32 = 2;
 
 fn work_on_cpu_case() {
     let me = this::vcpu();
+    if me == WORKER || me == boot::vcpus() - 1 {
+        bring_up::take_part();
+    }
     if me == CALLER {
         call_with_the_lock();
     }

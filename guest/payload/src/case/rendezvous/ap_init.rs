@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use stallbench_abi::knob::INITIATOR;
 use stallbench_rt::mask::Mask;
 use stallbench_rt::wait::Condition;
-use stallbench_rt::{boot, this, wait_until, words};
+use stallbench_rt::{boot, bring_up, this, wait_until, words};
 
 use super::{is_fixed, words};
 use crate::case::case;
@@ -48,6 +48,7 @@ fn mtrr_ap_init() {
     if this::is_initiator() {
         return;
     }
+    bring_up::take_part();
     let shared = &words().ap_init;
     let initiator = Mask::one(boot::knob(&INITIATOR) as usize);
     wait_until!("mtrr_ap_init", "", "saved", GATE, Condition::of(&shared.saved, 1).any(initiator), equal);

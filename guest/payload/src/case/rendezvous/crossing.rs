@@ -2,7 +2,7 @@
 
 use stallbench_rt::lock::SpinLock;
 use stallbench_rt::mask::Mask;
-use stallbench_rt::{boot, pause_point, this, words};
+use stallbench_rt::{boot, bring_up, pause_point, this, words};
 
 use super::stopper::{self, MultiStop};
 use super::{is_fixed, words};
@@ -27,6 +27,7 @@ pub(super) struct Words {
 }
 
 fn crossing_stops() {
+    bring_up::take_part();
     let (me, last) = (this::vcpu(), boot::vcpus() - 1);
     let shared = &words().crossing;
     if me == 0 {

@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use stallbench_abi::layout::vector;
 use stallbench_rt::mask::Mask;
 use stallbench_rt::wait::Condition;
-use stallbench_rt::{apic, boot, pause_point, this, wait_until, words};
+use stallbench_rt::{apic, boot, bring_up, pause_point, this, wait_until, words};
 
 use super::{is_fixed, words};
 use crate::call;
@@ -45,6 +45,7 @@ fn kdump() {
     }
     shared.ready.fetch_add(1, Ordering::SeqCst);
     if this::vcpu() == 0 || this::vcpu() == boot::vcpus() - 1 {
+        bring_up::take_part();
         let all_ready = Condition::of(&shared.ready, boot::vcpus() as u32).count(call::others());
         wait_until!("kdump", "", "vCPUs ready", COUNT, all_ready, equal);
         pause_point!("panic/begin");

@@ -1,7 +1,7 @@
 //! C07: three CPUs, three pairs of them that stop each other.
 
 use stallbench_rt::mask::Mask;
-use stallbench_rt::{pause_point, this, words};
+use stallbench_rt::{bring_up, pause_point, this, words};
 
 use super::stopper::{self, MultiStop};
 use super::{is_fixed, words};
@@ -35,6 +35,7 @@ fn overlapping_stops() {
     if me >= PAIRS {
         return;
     }
+    bring_up::take_part();
     stop_two_cpus(me, (me + 1) % PAIRS, &pairs[me]);
     let mut all = Mask::default();
     (0..PAIRS).for_each(|vcpu| all.insert(vcpu));

@@ -23,6 +23,7 @@ fn two_initiators() {
     if me == 0 {
         words::name("mutex", mutex().word());
     }
+    bring_up::take_part();
     bring_up::wait_for_start();
     pause_point!("mtrr_add/begin");
     // The fix is the order of the two: set_mtrr() turns interrupts off by itself once it has called the others.

@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use stallbench_rt::mask::{Mask, SharedMask};
 use stallbench_rt::wait::Condition;
-use stallbench_rt::{boot, pause_point, this, wait_until, words};
+use stallbench_rt::{boot, bring_up, pause_point, this, wait_until, words};
 
 use super::{is_fixed, words};
 use crate::call;
@@ -44,6 +44,7 @@ fn unserved_stopper() {
 
 /// The last vCPU comes online. The fix: its stopper first.
 fn cpu_up() {
+    bring_up::take_part();
     let shared = &words().unserved_stopper;
     if is_fixed() {
         shared.enabled.insert(this::vcpu());
