@@ -29,8 +29,8 @@ const END: &[u8] = &[0x48, 0x81, 0x64, 0x24, 0x10, 0xff, 0xfd, 0xff, 0xff, 0x48,
 /// inc dword [rbx + 20]; mov rsp, [rbx + 24]: no IRET, so that the next NMI is held back
 const NMI: &[u8] = &[0xff, 0x43, 0x14, 0x48, 0x8b, 0x63, 0x18];
 
-/// jmp to itself, in real mode: what a vCPU does that was started again.
-pub(super) const STARTED: &[u8] = &[0xeb, 0xfe];
+/// pause; jmp to it, in real mode: what a vCPU does that was started again.
+pub(super) const STARTED: &[u8] = &[0xf3, 0x90, 0xeb, 0xfc];
 
 /// One operation of a vCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
