@@ -123,19 +123,21 @@ fn files(directory: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn interrupted_search_says_how_it_goes_on_and_does() {
-    let directory = tempfile::tempdir().unwrap();
-    let child = start(directory.path(), &[LARGE]);
-    signal(&child, Signal::INT);
-    let output = child.wait_with_output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(130), "{said}");
-    let name = "stallbench-mtrr_percpu-lock@vcpus=3.explore";
-    assert!(said.contains("go on: stallbench explore") && said.contains(&format!("--resume '{name}'")), "{said}");
-    let files = files(directory.path());
-    assert_eq!(files, [directory.path().join(name)], "nothing lies there of which nobody is told");
-    let path = file(&directory.path().join(name));
-    let more = explore(&[LARGE, "--max-states", "40000", "--resume", &path]);
-    assert_eq!(more.only()["explored"]["states"], 40001, "{}", more.said);
+    for workers in ["1", "3"] {
+        let directory = tempfile::tempdir().unwrap();
+        let child = start(directory.path(), &[LARGE, "--workers", workers]);
+        signal(&child, Signal::INT);
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(130), "{workers} workers: {said}");
+        let name = "stallbench-mtrr_percpu-lock@vcpus=3.explore";
+        assert!(said.contains("go on: stallbench explore") && said.contains(&format!("--resume '{name}'")), "{said}");
+        let files = files(directory.path());
+        assert_eq!(files, [directory.path().join(name)], "nothing lies there of which nobody is told");
+        let path = file(&directory.path().join(name));
+        let more = explore(&[LARGE, "--workers", workers, "--max-states", "40000", "--resume", &path]);
+        assert_eq!(more.only()["explored"]["states"], 40001, "{}", more.said);
+    }
 }
 
 #[test]

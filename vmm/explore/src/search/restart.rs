@@ -5,8 +5,8 @@ mod test;
 
 use stallbench_core::controlled::Inject;
 
-use super::{ExploreError, Search, restart};
-use crate::apic::Message;
+use super::{ExploreError, Search};
+use crate::apic::{Apic, Message};
 use crate::graph::{Choice, State};
 use crate::local::Parked;
 use crate::passage::{Input, Refusal};
@@ -87,4 +87,12 @@ impl Search<'_> {
             }
         }
     }
+}
+
+/// What an INIT or a start-up interrupt can do with a vCPU that is parked so. An INIT comes wherever it executes instructions, and in front
+/// of a store that it is about to make; what comes behind it waits for it.
+pub(super) fn restart(vcpu: u8, parked: &Parked, apic: &Apic) -> Option<Choice> {
+    let takes_init = apic.init && (parked.is_up() || *parked == Parked::Waits);
+    let begins = *parked == Parked::Waits && apic.start_up.is_some();
+    if takes_init { Some(Choice::Init(vcpu)) } else { begins.then_some(Choice::StartUp(vcpu)) }
 }

@@ -1,5 +1,6 @@
 //! A search of a case of the payload, looked at from within.
 
+use crate::stage::is_open;
 use stallbench_abi::boot::{BootBlock, MAGIC, Range};
 use stallbench_abi::knob::{self, apic};
 use stallbench_abi::layout::{ARENA, ARENA_SIZE, GHOST, PAGE};
