@@ -16,21 +16,22 @@ const STACK: u64 = 24;
 
 /// Where the x2APIC has its registers (SDM 3A 11.12.1.2).
 const X2APIC: u32 = 0x800;
-/// pause; mov eax, [rbx]; test eax, eax; jz to its begin; jmp rax
-const WAIT: &[u8] = &[0xf3, 0x90, 0x8b, 0x03, 0x85, 0xc0, 0x74, 0xf8, 0xff, 0xe0];
-/// mov dword [rbx], 0; jmp to [`WAIT`]
-const DONE: &[u8] = &[0xc7, 0x03, 0, 0, 0, 0, 0xeb, 0xee];
-/// mov ecx, 3000; sti; pause; cmp dword [rbx + 16], 0; jne to the end; dec ecx; jnz to the pause; cli. Where ring 0 is emulated a
+/// cpuid; mov eax, [rdi]; test eax, eax; jz to its begin; jmp rax. CPUID exits on each host, so that others get the CPU: interrupts are off, and
+/// under Bochs nothing else ends a spin then, nor PAUSE soon (docs/hosts.md).
+const WAIT: &[u8] = &[0x0f, 0xa2, 0x8b, 0x07, 0x85, 0xc0, 0x74, 0xf8, 0xff, 0xe0];
+/// mov dword [rdi], 0; jmp to [`WAIT`]
+const DONE: &[u8] = &[0xc7, 0x07, 0, 0, 0, 0, 0xeb, 0xee];
+/// mov ecx, 3000; sti; pause; cmp dword [rdi + 16], 0; jne to the end; dec ecx; jnz to the pause; cli. Where ring 0 is emulated a
 /// shorter time with interrupts on can pass unseen (docs/hosts.md).
 const TAKE: &[u8] =
-    &[0xb9, 0xb8, 0x0b, 0, 0, 0xfb, 0xf3, 0x90, 0x83, 0x7b, 0x10, 0, 0x75, 0x04, 0xff, 0xc9, 0x75, 0xf4, 0xfa];
+    &[0xb9, 0xb8, 0x0b, 0, 0, 0xfb, 0xf3, 0x90, 0x83, 0x7f, 0x10, 0, 0x75, 0x04, 0xff, 0xc9, 0x75, 0xf4, 0xfa];
 /// and qword [rsp + 16], ~RFLAGS.IF; iretq: one interrupt, and no other behind it
 const END: &[u8] = &[0x48, 0x81, 0x64, 0x24, 0x10, 0xff, 0xfd, 0xff, 0xff, 0x48, 0xcf];
-/// inc dword [rbx + 20]; mov rsp, [rbx + 24]: no IRET, so that the next NMI is held back
-const NMI: &[u8] = &[0xff, 0x43, 0x14, 0x48, 0x8b, 0x63, 0x18];
+/// inc dword [rdi + 20]; mov rsp, [rdi + 24]: no IRET, so that the next NMI is held back
+const NMI: &[u8] = &[0xff, 0x47, 0x14, 0x48, 0x8b, 0x67, 0x18];
 
-/// pause; jmp to it, in real mode: what a vCPU does that was started again.
-pub(super) const STARTED: &[u8] = &[0xf3, 0x90, 0xeb, 0xfc];
+/// cpuid; jmp to it, in real mode: what a vCPU does that was started again.
+pub(super) const STARTED: &[u8] = &[0x0f, 0xa2, 0xeb, 0xfc];
 
 /// One operation of a vCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,8 +63,8 @@ impl Guest {
         for &vector in vectors {
             let handler = match vector {
                 vector::NMI => guest.add(NMI),
-                // mov dword [rbx + 16], vector
-                _ => guest.add(&[&[0xc7, 0x43, TAKEN as u8, vector, 0, 0, 0], END].concat()),
+                // mov dword [rdi + 16], vector
+                _ => guest.add(&[&[0xc7, 0x47, TAKEN as u8, vector, 0, 0, 0], END].concat()),
             };
             table[usize::from(vector) * 16..][..16].copy_from_slice(&gate(handler));
         }
@@ -88,8 +89,8 @@ impl Guest {
             Operation::EndNmi => code.extend(frame()),
         }
         if matches!(operation, Operation::Read(_)) {
-            // mov [rbx + 8], eax
-            code.extend([0x89, 0x43, READ as u8]);
+            // mov [rdi + 8], eax
+            code.extend([0x89, 0x47, READ as u8]);
         }
         self.add(&code)
     }
@@ -125,10 +126,10 @@ fn select(register: u32) -> [u8; 5] {
     [0xb9, a, b, c, d]
 }
 
-/// push SS; push [rbx + 24]; push RFLAGS; push CS; push RIP; iretq
+/// push SS; push [rdi + 24]; push RFLAGS; push CS; push RIP; iretq
 fn frame() -> Vec<u8> {
     let done = (IMAGE as u32 + WAIT.len() as u32).to_le_bytes();
-    let stack = [0x6a, DATA_SELECTOR as u8, 0xff, 0x73, STACK as u8, 0x6a, 2, 0x6a, CODE_SELECTOR as u8, 0x68];
+    let stack = [0x6a, DATA_SELECTOR as u8, 0xff, 0x77, STACK as u8, 0x6a, 2, 0x6a, CODE_SELECTOR as u8, 0x68];
     [&stack[..], &done, &[0x48, 0xcf]].concat()
 }
 
@@ -156,7 +157,7 @@ pub(super) fn empty_mailbox(vcpu: usize) -> [u8; 32] {
 
 /// The registers of a vCPU that waits.
 pub(super) fn registers(vcpu: usize) -> Registers {
-    Registers { rip: IMAGE, rflags: 2, rsp: stack(vcpu), rbx: mailbox(vcpu), rsi: XAPIC, ..Registers::default() }
+    Registers { rip: IMAGE, rflags: 2, rsp: stack(vcpu), rdi: mailbox(vcpu), rsi: XAPIC, ..Registers::default() }
 }
 
 fn stack(vcpu: usize) -> u64 {
