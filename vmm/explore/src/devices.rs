@@ -95,11 +95,13 @@ impl Devices {
     }
 
     /// Why a stop is none that a passage can contain, though it concerns the vCPU's own APIC: others' interrupts could come before it or
-    /// behind it, and its registers are no stop where it writes them by an MSR. A fragment behind "vcpu 1".
+    /// behind it, and its registers are no stop where it writes them by an MSR; nor is another TPR, with interrupts off either: where between two
+    /// stops what is requested can come is looked for by IF alone. A fragment behind "vcpu 1".
     pub(crate) fn forbids(&self, stop: &Stop, is_open: bool) -> Option<&'static str> {
-        let (offset, _, by_msr) = self.written(stop)?;
+        let (offset, value, by_msr) = self.written(stop)?;
         match offset {
-            register::TPR if by_msr && is_open => Some("changes its priority with interrupts on, by an msr"),
+            // A register of 32 bits.
+            register::TPR if value as u32 != u32::from(self.tpr) => Some("changes the priority of its task"),
             register::EOI if by_msr && is_open => Some("ends an interrupt in service with interrupts on, by an msr"),
             _ => None,
         }
@@ -260,15 +262,17 @@ mod test {
     fn register_that_decides_what_comes_is_not_written_unseen() {
         let mut devices = Devices::at_reset(1);
         let xapic = |offset: u32, value| Stop::Write { address: XAPIC + u64::from(offset), size: 4, value };
-        assert_eq!(devices.forbids(&xapic(register::TPR, 0x20), true), None, "a stop of its own");
+        for is_open in [true, false] {
+            assert!(devices.forbids(&xapic(register::TPR, 0x20), is_open).is_some(), "another priority");
+            assert_eq!(devices.forbids(&xapic(register::TPR, 0), is_open), None, "what it is");
+        }
         assert_eq!(devices.enables(&xapic(register::SVR, 0xff)), None, "what it is");
         assert_eq!(devices.enables(&xapic(register::SVR, 0x1ff)), Some(0x1ff));
         devices.apic_base |= X2APIC_ENABLED;
         let msr = |offset: u32, value| Stop::WriteMsr { index: X2APIC.start + (offset >> 4), value };
-        for register in [register::TPR, register::EOI] {
-            let said = [true, false].map(|is_open| devices.forbids(&msr(register, 0), is_open).is_some());
-            assert_eq!(said, [true, false], "{register:#x}");
-        }
+        let ends = [true, false].map(|is_open| devices.forbids(&msr(register::EOI, 0), is_open).is_some());
+        assert_eq!(ends, [true, false]);
+        assert!(devices.forbids(&msr(register::TPR, 0x20), false).is_some());
         assert_eq!(devices.enables(&msr(register::SVR, 0x1ff)), Some(0x1ff));
         assert_eq!(devices.forbids(&msr(register::ICR_LOW, 0), true), None);
     }

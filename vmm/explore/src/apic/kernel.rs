@@ -395,10 +395,19 @@ fn registers(x2apic: bool) -> Way {
     vec![(1, Read(0x20)), (1, Read(ICR_LOW)), (1, Read(0x310)), (2, Write(0x310, 1 << 24))]
 }
 
-/// An INIT leaves nothing of what was requested, nor of a priority, and an APIC that is off. Nobody does anything else from there.
-fn restarts(x2apic: bool) -> Way {
+/// Nor is a priority left by an INIT.
+fn restart_with_priority(x2apic: bool) -> Way {
     vec![
         (2, Write(TPR, 0x60)),
+        (0, Send(fixed(0x51), to(x2apic, 2))),
+        (0, Send(SEND_INIT, to(x2apic, 2))),
+        (0, Send(SEND_START_UP, to(x2apic, 2))),
+    ]
+}
+
+/// An INIT leaves nothing of what was requested, and an APIC that is off. Nobody does anything else from there.
+fn restarts(x2apic: bool) -> Way {
+    vec![
         (0, Send(fixed(0x51), to(x2apic, 2))),
         (0, Send(SEND_INIT, to(x2apic, 2))),
         (0, Send(fixed(0x51), to(x2apic, 2))),
@@ -497,4 +506,9 @@ fn registers_are_those_of_the_kernel() {
 #[test]
 fn restarts_are_those_of_the_kernel() {
     assert_agrees(restarts);
+}
+
+#[test]
+fn restart_with_priority_is_that_of_the_kernel() {
+    assert_agrees(restart_with_priority);
 }

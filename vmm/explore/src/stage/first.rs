@@ -22,12 +22,18 @@ impl Stage<'_> {
         }
         self.put(vcpu, &behind);
         let mut look = |step: &Step<'_>| is_place(step).then_some(Parked::Open);
-        let (mut here, mut effects) = self.by_steps_from_here(vcpu, &behind, ON, &mut look)?;
-        if here.parked != Parked::Open || self.is_at_stop(vcpu, &here)? {
+        let (open, mut effects) = self.by_steps_from_here(vcpu, &behind, ON, &mut look)?;
+        let is_open = open.parked == Parked::Open;
+        let mut here = open;
+        if !is_open || self.is_at_stop(vcpu, &here)? {
             self.put(vcpu, &behind);
             let mut way = Way { effects: Vec::new(), devices: behind.devices.clone() };
             let parked = self.go(vcpu, &behind, ON, &mut way)?;
-            (here, effects) = (self.here_in(vcpu, parked, way.devices)?, way.effects);
+            let stop = self.here_in(vcpu, parked, way.devices)?;
+            // In front of a store that cannot be begun anew nothing comes at its stop.
+            if !is_open || self.takes_interrupts(&stop) {
+                (here, effects) = (stop, way.effects);
+            }
         }
         if !effects.is_empty() {
             return Err(self.unknown(vcpu, "ends an interrupt that it has not taken"));

@@ -15,7 +15,7 @@ const RF: u64 = 1 << 16;
 
 impl Stage<'_> {
     /// Whether an interrupt can come where a vCPU is parked.
-    fn takes_interrupts(&self, here: &Local) -> bool {
+    pub(super) fn takes_interrupts(&self, here: &Local) -> bool {
         is_open(&here.processor) && here.parked.is_between()
     }
 
