@@ -15,12 +15,12 @@ use stallbench_abi::layout::{ARENA, ARENA_SIZE, CONTROL_END, GHOST, PAGE, XAPIC,
 use stallbench_abi::shared::GhostPage;
 use stallbench_core::controlled::{Inject, ProcessorState};
 use stallbench_stall::register;
-use stallbench_state::machine::{RFLAGS_DF, RFLAGS_IF};
+use stallbench_state::machine::RFLAGS_DF;
 use stallbench_state::memory::Memory;
 
 use crate::devices::SEND;
 use crate::local::{self, STACKS};
-use crate::stage::Behind;
+use crate::stage::{Behind, is_open};
 
 /// Bytes that a delivery pushes: RIP, CS, RFLAGS, RSP, SS (SDM 3A 7.14.2).
 const FRAME: u64 = 40;
@@ -58,8 +58,8 @@ pub(crate) struct Access {
     below: [Option<Context>; MOST_BELOW],
     /// It lies on a stack below what the handler interrupted, where nobody else keeps anything.
     own: bool,
-    /// Interrupts, and NMIs, can come at this instruction.
-    open: [bool; 2],
+    /// Interrupts, and NMIs, can come at this instruction, or could on the passage before it.
+    behind_open: [bool; 2],
 }
 
 /// Two instructions that meet.
@@ -101,6 +101,8 @@ pub(crate) struct Looker {
     delivered: Option<Inject>,
     factory: InstructionInfoFactory,
     found: Vec<Access>,
+    /// Interrupts, and NMIs, could come at an instruction that was looked at.
+    was_open: [bool; 2],
     leads_elsewhere: bool,
 }
 
@@ -145,6 +147,9 @@ impl Looker {
             let interrupted = memory.read_u64(rsp + 24).unwrap_or_default();
             self.frames.push(Frame { inject, at: rsp, interrupted });
         }
+        for (was, is) in self.was_open.iter_mut().zip(open(before)) {
+            *was |= is;
+        }
         let known = self.found.len();
         self.accesses(before, it);
         self.leads_elsewhere |=
@@ -174,19 +179,19 @@ impl Looker {
                     // Down from there (SDM 1 3.4.3.2).
                     let is_down = repeats > 1 && general.rflags & RFLAGS_DF != 0;
                     let first = if is_down { address.saturating_sub(size - one) } else { address };
-                    self.add(before, it, Location::Memory(first), size, writes);
+                    self.add(it, Location::Memory(first), size, writes);
                 }
             }
         }
         match it.mnemonic() {
             // ECX has the number.
-            Mnemonic::Rdmsr => self.add(before, it, Location::Msr(general.rcx as u32), 1, false),
-            Mnemonic::Wrmsr => self.add(before, it, Location::Msr(general.rcx as u32), 1, true),
-            Mnemonic::Clts | Mnemonic::Lmsw => self.add(before, it, Location::Control(0), 1, true),
+            Mnemonic::Rdmsr => self.add(it, Location::Msr(general.rcx as u32), 1, false),
+            Mnemonic::Wrmsr => self.add(it, Location::Msr(general.rcx as u32), 1, true),
+            Mnemonic::Clts | Mnemonic::Lmsw => self.add(it, Location::Control(0), 1, true),
             Mnemonic::Mov => {
                 for (operand, writes) in [(it.op0_register(), true), (it.op1_register(), false)] {
                     if operand.is_cr() {
-                        self.add(before, it, Location::Control(operand.number() as u32), 1, writes);
+                        self.add(it, Location::Control(operand.number() as u32), 1, writes);
                     }
                 }
             }
@@ -194,8 +199,7 @@ impl Looker {
         }
     }
 
-    fn add(&mut self, before: &ProcessorState, it: &Instruction, at: Location, size: u64, writes: bool) {
-        let open = [before.general.rflags & RFLAGS_IF != 0 && !before.shadow, !before.nmi_masked];
+    fn add(&mut self, it: &Instruction, at: Location, size: u64, writes: bool) {
         let handlers = self.frames.iter().map(|frame| Context::Handler(frame.inject));
         let mut contexts: Vec<_> = [Context::Task].into_iter().chain(handlers).collect();
         let context = contexts.pop().unwrap_or(Context::Task);
@@ -205,7 +209,7 @@ impl Looker {
             Location::Memory(address) => self.frames.last().is_some_and(|frame| frame.owns(address)),
             Location::Msr(_) | Location::Control(_) => false,
         };
-        self.found.push(Access { size, at, writes, rip: it.ip(), context, below, own, open });
+        self.found.push(Access { size, at, writes, rip: it.ip(), context, below, own, behind_open: self.was_open });
     }
 }
 
@@ -234,7 +238,7 @@ impl Private {
     /// Looks at a passage from a state; something may be delivered first.
     pub(crate) fn looker(&self, from: u32, delivered: Option<Inject>) -> Looker {
         let frames = self.frames(from).to_vec();
-        Looker { frames, delivered, factory: InstructionInfoFactory::new(), found: Vec::new(), leads_elsewhere: false }
+        Looker { frames, delivered, factory: InstructionInfoFactory::new(), found: Vec::new(), was_open: [false; 2], leads_elsewhere: false }
     }
 
     /// The handlers that run in a state.
@@ -254,10 +258,11 @@ impl Private {
         }
     }
 
-    /// The instructions of a passage that access what may be met there, and whether interrupts, and NMIs, can come in front of them.
+    /// The instructions of a passage that access what may be met there, and whether interrupts, and NMIs, can come in front of them or of
+    /// those before them.
     pub(crate) fn open(&self, looked: &Looked) -> Behind {
         let met = looked.found.iter().filter(|access| !is_declared(self.vcpu, access));
-        met.map(|access| (access.rip, access.open)).collect()
+        met.map(|access| (access.rip, access.behind_open)).collect()
     }
 
     /// Takes what was seen on the way to a state: where handlers meet what they interrupt.
@@ -308,12 +313,17 @@ impl Private {
     }
 }
 
+/// Whether interrupts, and NMIs, can come in front of the next instruction.
+pub(crate) fn open(state: &ProcessorState) -> [bool; 2] {
+    [is_open(state), !state.nmi_masked && !state.shadow]
+}
+
 /// Whether a handler's access meets one of what it interrupts.
 fn meet(handler: &Access, interrupted: &Access) -> Option<Meeting> {
     let Context::Handler(inject) = handler.context else { return None };
     let comes = match inject {
-        Inject::Vector(_) => interrupted.open[0],
-        Inject::Nmi => interrupted.open[1],
+        Inject::Vector(_) => interrupted.behind_open[0],
+        Inject::Nmi => interrupted.behind_open[1],
         // None of them comes back to it.
         Inject::Init | Inject::StartUp(_) => false,
     };

@@ -10,12 +10,12 @@ use stallbench_state::machine::Registers;
 
 use super::answer::{Answer, Came};
 use super::steps::Step;
-use super::{Stage, Vcpu, is_open};
+use super::{Stage, Vcpu};
 use crate::apic::Apic;
 use crate::graph::Choice;
 use crate::local::{Local, Parked};
 use crate::passage::{Comes, Effect, Input, Passage, Refusal};
-use crate::private::{Looked, Meeting, changes_what_lasts};
+use crate::private::{Looked, Meeting, changes_what_lasts, open};
 use crate::settings::Irq;
 
 impl Stage<'_> {
@@ -42,15 +42,32 @@ impl Stage<'_> {
             return Ok(Came::elsewhere(here, effects));
         }
         let whole = self.passage(vcpu, from, Input::Go(read))?;
-        let mut is_over = ends_at(&start, input, self.local(vcpu, whole.to));
-        let mut stops = stops_at(vcpu, &start, comes, Some(Rc::clone(&self.vcpus[vcpu].places)));
-        // Nothing parks as one that is off.
-        let mut look = |step: &Step<'_>| stops(step).or_else(|| is_over(step).then_some(Parked::Off));
-        let (here, effects) = self.by_steps(vcpu, from, &start, input, &mut look)?;
-        if here.parked == Parked::Open {
-            return Ok(Came::elsewhere(here, effects));
+        let places = Rc::clone(&self.vcpus[vcpu].places);
+        let end = self.local(vcpu, whole.to).clone();
+        let mut is_over = ends_at(&start, input, &end);
+        let mut stops = stops_at(vcpu, &start, comes, Some(Rc::clone(&places)));
+        let (mut is_place, mut is_last) = (false, true);
+        let mut look = |step: &Step<'_>| {
+            // Nothing parks as one that is off.
+            let over = is_over(step).then_some(Parked::Off);
+            is_place |= over.is_none() && stops(step).is_some();
+            is_last &= over.is_some() || !is_place || !places.contains(&step.before.general.rip);
+            over
+        };
+        self.by_steps(vcpu, from, &start, input, &mut look)?;
+        // Where nothing matters any more it comes at the stop as well.
+        if !is_place || is_last && self.takes(&end, comes) {
+            return Ok(Came::elsewhere(end, whole.effects.to_vec()));
         }
-        Ok(Came::elsewhere(Local::clone(self.local(vcpu, whole.to)), whole.effects.to_vec()))
+        let mut stops = stops_at(vcpu, &start, comes, Some(places));
+        let (here, effects) = self.by_steps(vcpu, from, &start, input, &mut stops)?;
+        Ok(Came::elsewhere(here, effects))
+    }
+
+    /// Whether all that comes can come where a vCPU is parked, wherever it could on its way there. An INIT finds another vCPU there.
+    fn takes(&self, here: &Local, comes: Comes) -> bool {
+        let [interrupts, nmis] = open(&here.processor).map(|open| open && here.parked.is_between());
+        !comes.init && (interrupts || !comes.vector) && (nmis || !comes.nmi)
     }
 
     /// An INIT can come in the middle of a string instruction, which hosts step as one or as many. So none may change what that leaves.
@@ -263,8 +280,9 @@ impl Stage<'_> {
     }
 }
 
-/// Has a vCPU park where something can come, but not where it stands already: at all instructions, or at these. An INIT comes in front of
-/// those too that change what it leaves.
+/// Has a vCPU park where something can come, but not where it could come already: at all instructions, or at the first behind its start and
+/// behind each of these, whether something can come in front of those or not. An INIT comes in front of these, and of those too that change
+/// what it leaves.
 fn stops_at(
     vcpu: usize,
     start: &Local,
@@ -272,13 +290,19 @@ fn stops_at(
     places: Option<Rc<FxHashSet<u64>>>,
 ) -> impl FnMut(&Step<'_>) -> Option<Parked> + use<> {
     let mut stood = start.parked == Parked::Open;
+    let came = if stood { open(&start.processor) } else { [false; 2] };
+    // It makes a difference whether an interrupt, or an NMI, has come before the next instruction.
+    let mut matters = came.map(|came| !came);
     move |step| {
-        let can_come = comes.init || comes.vector && is_open(step.before) || comes.nmi && !step.before.nmi_masked;
-        let matters = places.as_ref().is_none_or(|places| places.contains(&step.before.general.rip));
-        let resets = comes.init && changes_what_lasts(vcpu, step.before, step.instruction);
+        let comes_here = [comes.vector, comes.nmi].into_iter().zip(open(step.before)).map(|(comes, open)| comes && open);
+        let can_come = comes_here.zip(matters).any(|(comes, matters)| comes && matters);
+        let meets = places.as_ref().is_none_or(|places| places.contains(&step.before.general.rip));
+        if meets {
+            matters = [true; 2];
+        }
+        let resets = comes.init && (meets || changes_what_lasts(vcpu, step.before, step.instruction));
         let stands = std::mem::take(&mut stood);
-        let comes = can_come && matters || resets;
-        (comes && !stands && step.instruction.mnemonic() != Mnemonic::Hlt).then_some(Parked::Open)
+        ((can_come || resets) && !stands && step.instruction.mnemonic() != Mnemonic::Hlt).then_some(Parked::Open)
     }
 }
 
