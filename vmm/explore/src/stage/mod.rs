@@ -12,7 +12,6 @@
 
 mod answer;
 mod drain;
-mod first;
 mod go;
 mod restart;
 mod seen;
@@ -145,8 +144,8 @@ impl<'p> Stage<'p> {
             irq: settings.irq,
             new_places: false,
         };
-        let first = standing.into_iter().enumerate().map(|(vcpu, Standing { local, .. })| stage.first(vcpu, local));
-        let first = first.collect::<Result<_, _>>()?;
+        let first = standing.into_iter().enumerate().map(|(vcpu, Standing { local, .. })| stage.number(vcpu, Arc::new(local)));
+        let first = first.collect();
         Ok((stage, first))
     }
 
