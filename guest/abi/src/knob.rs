@@ -396,6 +396,16 @@ pub mod litmus {
     pub const SB_FORWARD: u8 = 7;
 }
 
+/// Codes of [`FLAG`].
+pub mod flag {
+    /// Up in front of CLI.
+    pub const LEFT_UP: u8 = 0;
+    /// Written with interrupts off.
+    pub const HELD: u8 = 1;
+    /// Before the first access behind the start line.
+    pub const FIRST: u8 = 2;
+}
+
 /// Codes of [`FENCES`].
 pub mod fences {
     /// Nothing.
@@ -623,6 +633,12 @@ knobs! {
         word(fences::LOCK, "lock", "a locked instruction with private memory between any two"),
         word(fences::LOCK_SHARED, "lock-shared", "a locked instruction with shared memory between any two"),
         word(fences::XCHG, "xchg", "stores by XCHG"),
+    ]);
+    /// When a flag is up that an interrupt looks for.
+    FLAG = 57, "flag", "when a vCPU has its flag up that an interrupt looks for", Words(&[
+        word(flag::LEFT_UP, "left-up", "it goes up with interrupts on, right before they are turned off"),
+        word(flag::HELD, "held", "it goes up and down with interrupts off, which are on in between"),
+        word(flag::FIRST, "first", "right behind the start line with interrupts off, where an NMI finds it"),
     ]);
 }
 

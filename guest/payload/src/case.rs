@@ -6,6 +6,7 @@
 mod acceptance;
 mod call;
 mod crash;
+mod interrupted;
 mod litmus;
 mod mtrr;
 mod mtrr_layout;
@@ -26,6 +27,7 @@ use stallbench_rt::{boot, this};
 
 pub(crate) use acceptance::Words as AcceptanceWords;
 pub(crate) use call::hold_pool;
+pub(crate) use interrupted::Words as InterruptedWords;
 pub(crate) use litmus::Words as LitmusWords;
 pub(crate) use records::Words as RecordsWords;
 pub(crate) use rounds::Words as RoundsWords;

@@ -17,6 +17,7 @@ pub(crate) struct Root {
     pub(crate) records: case::RecordsWords,
     pub(crate) rounds: case::RoundsWords,
     pub(crate) litmus: case::LitmusWords,
+    pub(crate) interrupted: case::InterruptedWords,
 }
 
 // SAFETY: made of what is shared; zero is valid.

@@ -25,6 +25,8 @@ pub struct Private {
     arena_stack_used: Cell<u64>,
     /// Objects of the arena that this vCPU has made.
     objects_made: Cell<u32>,
+    /// A word that means what the case has it mean.
+    flag: Cell<u32>,
 }
 
 /// The cross-CPU call that a context is in.
@@ -76,6 +78,11 @@ pub(crate) fn next_generation() -> u32 {
     private().objects_made.set(made);
     // The number of the vCPU plus one: never 0, and a vCPU's number is less than 255.
     (made << 8 | (vcpu() as u32 + 1)) & GENERATIONS
+}
+
+/// A word of this vCPU's own, for its case and the handlers of that: 0 at first.
+pub fn flag() -> *mut u32 {
+    private().flag.as_ptr()
 }
 
 /// Sets the handler of a vector on this vCPU.

@@ -1,7 +1,7 @@
 //! What is met, and what is not.
 
 use iced_x86::{Decoder, DecoderOptions};
-use stallbench_state::machine::Registers;
+use stallbench_state::machine::{RFLAGS_IF, Registers};
 use stallbench_state::memory::Snippet;
 
 use super::*;
@@ -66,6 +66,17 @@ fn word_that_is_read_with_interrupts_off_meets_an_nmi_alone() {
     let handler = (STORE, 0x20, false, [WORD, 0, HANDLER_STACK]);
     assert_eq!(meets(&[task], VECTOR, &[handler]), None);
     assert!(meets(&[task], Inject::Nmi, &[handler]).is_some());
+}
+
+/// An interrupt can come in front of both then, and finds the first of them done between them.
+#[test]
+fn word_that_is_read_with_interrupts_off_meets_an_interrupt_where_those_were_on_before() {
+    let before = (LOAD, 0x10, true, [WORD + 8, 0, TASK_STACK]);
+    let off = (LOAD, 0x18, false, [WORD, 0, TASK_STACK]);
+    let handler = (STORE, 0x20, false, [WORD, 0, HANDLER_STACK]);
+    assert_eq!(meets(&[before, off], VECTOR, &[handler]).map(|it| it.interrupted), Some(0x18));
+    let after = (LOAD, 0x18, true, [WORD + 8, 0, TASK_STACK]);
+    assert_eq!(meets(&[off, after], VECTOR, &[handler]), None, "it comes behind it alone");
 }
 
 #[test]
@@ -154,7 +165,7 @@ fn what_is_declared_is_all_of_an_access() {
         context: Context::Task,
         below: [None; MOST_BELOW],
         own: false,
-        open: [true; 2],
+        behind_open: [true; 2],
     };
     let page = private(1) + area::PAGE_PUBLISHED;
     assert!(is_declared(1, &access(page, PAGE)));

@@ -7,14 +7,18 @@ use stallbench_explore::{Irq, Settings, Varied};
 use crate::cell::searched;
 use crate::real_kvm::host;
 
-/// Cells in which an interrupt or NMI comes where it matters; in the last one also at private memory and registers that its handler and
+/// Cells in which an interrupt or NMI comes where it matters; from `two-panics` on also at private memory and registers that its handler and
 /// what it interrupts have in common.
-const CELLS: [&str; 5] = [
+const CELLS: [&str; 9] = [
     "acceptance/lock-and-call@vcpus=2",
     "acceptance/early-done@vcpus=2",
     "acceptance/nmi-rendezvous@vcpus=2",
     "mtrr/percpu-lock@vcpus=2",
     "rendezvous/two-panics@vcpus=2",
+    "acceptance/dying-cpu@vcpus=2",
+    "litmus/interrupted@vcpus=2,flag=left-up",
+    "litmus/interrupted@vcpus=2,flag=held",
+    "litmus/interrupted@vcpus=2,flag=first",
 ];
 
 #[test]

@@ -128,3 +128,14 @@ fn search_is_not_complete_where_one_more_store_could_be_held_back() {
         assert_eq!((findings.is_complete, findings.full > 0), (is_complete, !is_complete), "{cell}");
     }
 }
+
+/// 1: down, 2: up. Between two stops the flag is written where interrupts are off at the next one, or off at each write; or in front of the
+/// first stop, where an NMI may come before it has its handler as well (0).
+#[test]
+fn interrupt_finds_a_private_flag_up_and_down_wherever_it_can_come() {
+    for (flag, expected) in [("left-up", &[1, 2][..]), ("held", &[1, 2]), ("first", &[0, 1, 2])] {
+        let cell = format!("litmus/interrupted@vcpus=2,flag={flag}");
+        let Some(found) = explored(&cell, &["found"], Model::Sc) else { return };
+        assert_eq!(found, expected.iter().map(|found| vec![*found]).collect(), "{cell}");
+    }
+}

@@ -1,0 +1,130 @@
+//! Subject `litmus`: what an interrupt finds of what it interrupts, in memory that no other vCPU accesses.
+//!
+//! vCPU 1 raises a flag of its own and lowers it again; vCPU 0 sends it an interrupt, whose handler says what it has found. Each test has
+//! the flag up between two accesses to what vCPUs share, where nothing but the arrival of the interrupt tells whether it is found.
+
+use core::arch::asm;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use stallbench_abi::knob::{FLAG, flag};
+use stallbench_abi::layout::vector;
+use stallbench_rt::{apic, boot, bring_up, this, words};
+
+use super::case;
+use crate::root::root;
+
+case!(
+    INTERRUPTED,
+    "interrupted",
+    "an interrupt comes to a vCPU that raises a flag of its own for a while, and says whether it found it raised",
+    [FLAG],
+    run
+);
+
+/// Who raises its flag.
+const PEER: usize = 1;
+/// The interrupt found the flag down.
+const DOWN: u32 = 1;
+
+/// What the case shares.
+#[repr(C)]
+pub(crate) struct Words {
+    /// [`DOWN`], or one more where the flag was up; 0 until the interrupt has come.
+    found: AtomicU32,
+    /// What PEER looks at on its way.
+    looked_at: AtomicU32,
+}
+
+fn run() {
+    let shared = &root().interrupted;
+    let test = boot::word(&FLAG);
+    match this::vcpu() {
+        0 => {
+            words::name("found", &shared.found);
+            match test {
+                flag::FIRST => apic::send_nmi(PEER),
+                _ => apic::send(PEER, vector::PING),
+            }
+        }
+        PEER => {
+            this::set_handler(vector::NMI, interrupt);
+            this::set_handler(vector::PING, interrupt);
+            match test {
+                flag::FIRST => first(),
+                flag::HELD => held(),
+                _ => left_up(),
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The handler.
+fn interrupt() {
+    // SAFETY: the word is this vCPU's own.
+    let up = unsafe { this::flag().read_volatile() };
+    root().interrupted.found.store(DOWN + up, Ordering::Relaxed);
+}
+
+/// The flag goes up in front of CLI, and down behind an access with interrupts off.
+fn left_up() {
+    bring_up::take_part();
+    let looked_at = root().interrupted.looked_at.as_ptr();
+    // SAFETY: reads a word that nobody writes, and writes one of this vCPU's own; interrupts are on behind it, as before.
+    unsafe {
+        asm!(
+            "mov {read:e}, dword ptr [{word}]",
+            "mov dword ptr [{flag}], 1",
+            "cli",
+            "mov {read:e}, dword ptr [{word}]",
+            "mov dword ptr [{flag}], 0",
+            "sti",
+            "nop",
+            "mov {read:e}, dword ptr [{word}]",
+            word = in(reg) looked_at,
+            flag = in(reg) this::flag(),
+            read = out(reg) _,
+        );
+    }
+}
+
+/// The flag is written with interrupts off alone, and is up with interrupts on.
+fn held() {
+    bring_up::take_part();
+    let looked_at = root().interrupted.looked_at.as_ptr();
+    // SAFETY: as above.
+    unsafe {
+        asm!(
+            "mov {read:e}, dword ptr [{word}]",
+            "cli",
+            "mov dword ptr [{flag}], 1",
+            "sti",
+            "nop",
+            "nop",
+            "cli",
+            "mov dword ptr [{flag}], 0",
+            "sti",
+            "nop",
+            "mov {read:e}, dword ptr [{word}]",
+            word = in(reg) looked_at,
+            flag = in(reg) this::flag(),
+            read = out(reg) _,
+        );
+    }
+}
+
+/// The flag is up and down before the first access behind the start line, with interrupts off. So an NMI alone finds it.
+fn first() {
+    // SAFETY: as above, and interrupts stay off.
+    unsafe {
+        asm!(
+            "mov dword ptr [{flag}], 1",
+            "nop",
+            "mov dword ptr [{flag}], 0",
+            "mov {read:e}, dword ptr [{word}]",
+            word = in(reg) root().interrupted.looked_at.as_ptr(),
+            flag = in(reg) this::flag(),
+            read = out(reg) _,
+        );
+    }
+}
