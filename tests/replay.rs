@@ -186,7 +186,7 @@ fn trace_that_cannot_be_followed_is_refused_in_one_line() {
     refused(file.path(), &[], 2, "is cut off");
     write(&text.replacen("run 1", "run 0", 1));
     refused(file.path(), &[], 2, "was edited");
-    write(&text.replacen("trace 2", "trace 9", 1));
+    write(&text.replacen("trace 3", "trace 9", 1));
     refused(file.path(), &[], 2, "is a trace of version 9");
     write("{}");
     refused(file.path(), &[], 2, "is no trace");

@@ -63,12 +63,13 @@ impl Search<'_> {
             aim: _,
             foretold,
             sound: _,
-            // What was asked tells which words are whose.
-            fusion: _,
+            // What was asked tells which words are whose, but not how often that was found out.
+            fusion,
             varied: _,
         } = self;
         let mut to = Out(to);
         to.put(self.start())?;
+        to.put(fusion.begun().into())?;
         to.put(stage.log().len() as u64)?;
         for (vcpu, from, input, passage) in stage.log() {
             to.put(*vcpu as u64)?;
@@ -122,6 +123,7 @@ impl Search<'_> {
         if from.take()? != self.start() {
             return Err(RestoreError::OtherStart);
         }
+        let begun = from.small()?;
         let asked = self.ask_again(&mut from);
         self.rest();
         asked?;
@@ -142,7 +144,7 @@ impl Search<'_> {
         if !from.0.is_empty() {
             return Err(RestoreError::Damaged("what comes behind its end"));
         }
-        self.fusion.restored(&self.stage);
+        self.fusion.restored(&self.stage, begun);
         self.order = Order::new(&self.graph);
         Ok(())
     }

@@ -97,15 +97,25 @@ impl Fusion {
 
     /// The graph has nothing in it.
     pub(crate) fn begin_anew(&mut self) {
-        self.begun += u32::from(self.is_stale);
-        self.is_on &= self.begun < MOST_BEGUN;
+        self.count(u32::from(self.is_stale));
         self.relied_on.clear();
         (self.relies_on_all, self.is_stale) = (false, false);
     }
 
-    /// The graph is from a file.
-    pub(crate) fn restored(&mut self, stage: &Stage<'_>) {
+    /// How often the graph was begun anew for words that turned out to be shared.
+    pub(crate) fn begun(&self) -> u32 {
+        self.begun
+    }
+
+    fn count(&mut self, begun: u32) {
+        self.begun = self.begun.saturating_add(begun);
+        self.is_on &= self.begun < MOST_BEGUN;
+    }
+
+    /// The graph is from a file, and was begun anew so often.
+    pub(crate) fn restored(&mut self, stage: &Stage<'_>, begun: u32) {
         self.look(stage);
+        self.count(begun);
         (self.relies_on_all, self.is_stale) = (true, false);
     }
 

@@ -1,7 +1,7 @@
 //! Traces: the choices of a way as text, one step a line, with what they are checked by.
 //!
 //! ```text
-//! stallbench-trace 2
+//! stallbench-trace 3
 //! payload sha256:…
 //! scenario acceptance/lock-and-call@vcpus=2
 //! …
@@ -24,7 +24,7 @@ use crate::graph::Choice;
 use crate::hash::StateHash;
 
 /// The version of the format that is written, and the only one that is read.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// What a trace begins with.
 const MAGIC: &str = "stallbench-trace";
 
@@ -455,8 +455,8 @@ mod test {
             let (body, _) = text.rsplit_once(BAR).expect("its end");
             Trace::parse(&sealed(body)).expect_err(to).to_string()
         };
-        assert_eq!(body("trace 2", "trace 3"), "is a trace of version 3, and this stallbench reads version 2");
-        assert_eq!(body("trace 2", "trace x"), "is no trace: its first line is not 'stallbench-trace 2'");
+        assert_eq!(body("trace 3", "trace 4"), "is a trace of version 4, and this stallbench reads version 3");
+        assert_eq!(body("trace 3", "trace x"), "is no trace: its first line is not 'stallbench-trace 3'");
         assert_eq!(body("1 run 0", "1 run 2"), "line 10: names a vCPU that there is not");
         assert_eq!(
             body("1 run 0", "1 runs 0"),

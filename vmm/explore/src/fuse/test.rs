@@ -45,7 +45,7 @@ const CELLS: [&str; 26] = [
     "rendezvous/two-panics@vcpus=2",
 ];
 
-fn searched(name: &str, varied: Varied) -> Option<Search<'static>> {
+fn begun(name: &str, varied: Varied) -> Option<Search<'static>> {
     let host = host()?;
     let case = |name: &str| {
         let (index, info) = program().case(name).unwrap_or_else(|| panic!("the image has no case {name}"));
@@ -57,7 +57,11 @@ fn searched(name: &str, varied: Varied) -> Option<Search<'static>> {
     let plan = RunPlan { injected: Arc::new(Injected::default()), ..RunPlan::of(&run, Duration::from_secs(60)) };
     let machine = Controlled::new(&host, plan.vcpus, program().bytes(), &boot_block(&plan)).expect("a machine");
     let settings = Settings { varied, ..Settings::default() };
-    let mut search = Search::new(machine, program(), settings).expect("the start line");
+    Some(Search::new(machine, program(), settings).expect("the start line"))
+}
+
+fn searched(name: &str, varied: Varied) -> Option<Search<'static>> {
+    let mut search = begun(name, varied)?;
     let is_complete = search.run(Limits { states: 200_000, bytes: 1 << 30 }).expect("a search");
     assert!(is_complete, "{name}: {:?}", search.counts());
     Some(search)
@@ -307,4 +311,17 @@ fn vcpu_with_places_of_delivery_makes_each_step_by_itself() {
     let longest = |vcpu: usize| edges.clone().filter(|edge| edge.choice.vcpu() == vcpu).map(|edge| edge.steps).max();
     let with_places: Vec<_> = (0..2).filter(|vcpu| search.stage.has_places(*vcpu)).collect();
     assert!(!with_places.is_empty() && with_places.into_iter().all(|vcpu| longest(vcpu) == Some(1)));
+}
+
+#[test]
+fn search_from_a_file_fuses_nothing_where_that_was_given_up() {
+    let Some(mut search) = searched("rounds/give-up@vcpus=3", Varied::Nothing) else { return };
+    for (times, fuses) in [(MOST_BEGUN - 1, true), (MOST_BEGUN, false)] {
+        search.fusion.begun = times;
+        let mut saved = Vec::new();
+        search.save(&mut saved).expect("memory takes all");
+        let mut other = begun("rounds/give-up@vcpus=3", Varied::Nothing).expect("it began once");
+        other.restore(&saved).expect("it was written so");
+        assert_eq!((other.fusion.begun, other.fusion.is_on), (times, fuses));
+    }
 }

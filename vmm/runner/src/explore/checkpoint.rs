@@ -21,7 +21,7 @@ use crate::repeat::file_name;
 use crate::scenario::Run;
 
 /// The version of what is written here.
-const VERSION: u64 = 5;
+const VERSION: u64 = 6;
 /// Bytes of the line at most.
 const LONGEST_LINE: usize = 1 << 16;
 /// Files at most that nobody asked for and gave no directory for: they lie in the current one.
