@@ -14,11 +14,11 @@ use stallbench_explore::{StateHash, Trace};
 
 /// The traces that are kept, with the hash of all their states.
 const GOLDEN: [(&str, &str); 5] = [
-    ("lock-and-call", "2dde2f02a4a09f0acd8224de156ea78c"),
-    ("lock-and-call-fixed", "48414d758a5632638be45db59de7e650"),
-    ("early-done", "59ef13edd048b960ed376ab43bb304cb"),
-    ("nmi-rendezvous", "fa65d9542d8f9f19da593fa9b13932d1"),
-    ("unfenced", "fef82d7e29cd16ec9ecfb6735781d21a"),
+    ("lock-and-call", "84309c31413248fb1e5544ab47635385"),
+    ("lock-and-call-fixed", "741d1330dce1c8bcc9ab5d59f1a1a580"),
+    ("early-done", "1b6702da73ae90c6d405508a85a5aa00"),
+    ("nmi-rendezvous", "9860eb917c74d0791fd21bcd6424e463"),
+    ("unfenced", "609bbf5f0c55b837bbe8645fde7243de"),
 ];
 
 fn golden(name: &str) -> PathBuf {
