@@ -30,9 +30,8 @@
 use rustc_hash::{FxHashMap, FxHashSet};
 use stallbench_core::controlled::Inject;
 
-use crate::apic::command;
+use crate::apic::Message;
 use crate::arena::Arenas;
-use crate::devices::sends;
 use crate::graph::{Choice, Graph, State};
 use crate::local::Parked;
 use crate::passage::{Effect, Passage};
@@ -125,7 +124,7 @@ impl Fusion {
         for vcpu in 0..stage.vcpus() {
             for number in self.looked_at[vcpu]..stage.locals_of(vcpu) as u32 {
                 let parked = &stage.local(vcpu, number).parked;
-                if restarts(parked) {
+                if parked.message().is_some_and(Message::restarts) {
                     self.is_stale |= !self.restarts && (self.relies_on_all || !self.relied_on.is_empty());
                     self.restarts = true;
                 }
@@ -168,16 +167,6 @@ fn accesses(parked: &Parked) -> Option<(u64, bool)> {
         _ => return None,
     };
     Arenas::holds(address, size).then_some((address / WORD, writes))
-}
-
-/// Whether a vCPU is about to reset another one, or to start it.
-fn restarts(parked: &Parked) -> bool {
-    let (icr, x2apic) = match *parked {
-        Parked::Send { icr } => (icr, true),
-        Parked::Write { address, value, .. } if sends(address) => (value, false),
-        _ => return false,
-    };
-    command(icr, x2apic).0.restarts()
 }
 
 impl Search<'_> {
@@ -250,8 +239,7 @@ impl Stage<'_> {
     }
 
     fn takes_nmis_at(&self, vcpu: usize, number: u32) -> bool {
-        let processor = &self.local(vcpu, number).processor;
-        !processor.nmi_masked && !processor.shadow && self.begin_of(vcpu, number).is_some()
+        self.begin_of(vcpu, number).is_some()
     }
 }
 

@@ -14,7 +14,8 @@ use stallbench_abi::vcpu::{CONTEXTS, Context, Phase, VcpuPage};
 use stallbench_core::controlled::ProcessorState;
 use stallbench_state::memory::Memory;
 
-use crate::devices::Devices;
+use crate::apic::{Message, command};
+use crate::devices::{Devices, sends};
 use crate::safety::CACHE_DISABLE;
 
 /// Granularity of the differences from the memory at the start line.
@@ -63,6 +64,20 @@ pub(crate) struct Local {
 }
 
 impl Parked {
+    /// What it is about to send.
+    pub(crate) fn message(&self) -> Option<Message> {
+        match *self {
+            Self::Send { icr } => Some(command(icr, true).0),
+            Self::Write { address, value, .. } if sends(address) => Some(command(value, false).0),
+            _ => None,
+        }
+    }
+
+    /// Whether it is about to do what others can see.
+    pub(crate) fn is_access(&self) -> bool {
+        matches!(self, Self::Read { .. } | Self::Write { .. } | Self::Send { .. } | Self::Enable { .. })
+    }
+
     /// Whether it is between two instructions, of which the second has not begun.
     pub(crate) fn is_between(&self) -> bool {
         match self {

@@ -36,6 +36,13 @@ pub(crate) struct Comes {
     pub(crate) init: bool,
 }
 
+/// What vCPUs send each other beside interrupts with a vector. It comes to a vCPU anywhere, if anybody sends it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sent {
+    pub(crate) nmi: bool,
+    pub(crate) init: bool,
+}
+
 /// What a vCPU does that others can see, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Effect {

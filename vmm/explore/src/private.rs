@@ -262,7 +262,8 @@ impl Private {
     /// those before them.
     pub(crate) fn open(&self, looked: &Looked) -> Behind {
         let met = looked.found.iter().filter(|access| !is_declared(self.vcpu, access));
-        met.map(|access| (access.rip, access.behind_open)).collect()
+        let met = met.map(|access| (access.rip, access.behind_open)).filter(|(_, open)| open.contains(&true));
+        met.collect::<FxHashSet<_>>().into_iter().collect()
     }
 
     /// Takes what was seen on the way to a state: where handlers meet what they interrupt.

@@ -98,6 +98,7 @@ impl Search<'_> {
 
     /// Has interrupts come between two stops where they did: a place that there is not is a difference.
     fn deliver_as(&mut self, trace: &Trace, against: Against) -> Option<Difference> {
+        self.stage.expect_sent(trace.of.sent());
         for (recorded, place) in trace.of.places() {
             let here = place.filter(|(vcpu, ..)| *vcpu < trace.of.vcpus).and_then(|(vcpu, name, address)| {
                 let address = if against == Against::All { Some(address) } else { self.stage.address(name) };

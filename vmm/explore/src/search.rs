@@ -240,9 +240,9 @@ impl<'p> Search<'p> {
             (None, Parked::Read { address, size, .. }) => {
                 let memory = self.arenas.read(state.arena, *address, *size);
                 let read = self.buffers.read(state, vcpu, (*address, *size), memory);
-                self.stage.goes_on(vcpu, read, &apic)
+                self.stage.goes_on(vcpu, &local.parked, read, &apic)
             }
-            (None, _) => self.stage.goes_on(vcpu, 0, &with_own(apic, vcpu, local)),
+            (None, _) => self.stage.goes_on(vcpu, &local.parked, 0, &with_own(apic, vcpu, local)),
         }
     }
 

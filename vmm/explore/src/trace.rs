@@ -22,6 +22,7 @@ use thiserror::Error;
 use crate::event::{Deed, Event, Place};
 use crate::graph::Choice;
 use crate::hash::StateHash;
+use crate::passage::Sent;
 
 /// The version of the format that is written, and the only one that is read.
 pub const VERSION: u32 = 3;
@@ -108,6 +109,18 @@ impl Subject {
         self.options.extend(places.iter().map(option));
     }
 
+    /// Adds whether NMIs, and INITs, come between two stops.
+    pub fn expect_nmis_and_inits(&mut self, expected: [bool; 2]) {
+        let sent = SENT.into_iter().zip(expected).filter(|(_, is_sent)| *is_sent);
+        self.options.extend(sent.map(|(what, _)| (SENDS.to_owned(), what.to_owned())));
+    }
+
+    /// Whether they do.
+    pub(crate) fn sent(&self) -> Sent {
+        let [nmi, init] = SENT.map(|what| self.options.iter().any(|(key, sent)| key == SENDS && sent == what));
+        Sent { nmi, init }
+    }
+
     /// These instructions: vCPU, `function+0x12`, address, each as it was written.
     pub(crate) fn places(&self) -> impl Iterator<Item = (&str, Option<(usize, &str, u64)>)> {
         let all = self.options.iter().filter(|(key, _)| key == PLACE);
@@ -117,6 +130,10 @@ impl Subject {
 
 /// Key of the lines that say where interrupts come between two stops.
 const PLACE: &str = "place";
+
+/// Key of the lines that say what else comes there.
+const SENDS: &str = "sends";
+const SENT: [&str; 2] = ["nmi", "init"];
 
 /// Reads `1 function+0x12 (0x10234)`.
 fn place(text: &str) -> Option<(usize, &str, u64)> {

@@ -323,7 +323,8 @@ impl Free<'_> {
     ) -> Result<(), ExploreError> {
         let (start, boot) = (search.start_hash(), boot_hash(self.program, self.plan));
         let (vcpus, events, places) = (self.plan.vcpus, search.events(way)?, search.places_between());
-        explored.recorded = Some(Arc::new(Recorded { start, boot, vcpus, events, round_from, places }));
+        let sent = search.sends_nmis_and_inits();
+        explored.recorded = Some(Arc::new(Recorded { start, boot, vcpus, events, round_from, places, sent }));
         Ok(())
     }
 

@@ -36,6 +36,8 @@ pub struct Recorded {
     pub round_from: Option<usize>,
     /// Instructions between two stops in front of which interrupts come, by vCPU.
     pub places: Vec<(usize, stallbench_explore::Place)>,
+    /// NMIs, and INITs, come there too.
+    pub sent: [bool; 2],
 }
 
 /// A trace that could not be written.
@@ -119,6 +121,7 @@ impl Traces {
             boot: recorded.boot,
         };
         subject.deliver_at(&recorded.places);
+        subject.expect_nmis_and_inits(recorded.sent);
         subject
     }
 

@@ -48,8 +48,7 @@ impl Search<'_> {
                     choices.push(Choice::Interrupt(number));
                 }
             }
-            let is_free = !local.processor.nmi_masked && !local.processor.shadow;
-            if apic.nmi && is_free && !owes && self.stage.begin_of(vcpu, state.locals[vcpu]).is_some() {
+            if apic.nmi && !owes && self.stage.begin_of(vcpu, state.locals[vcpu]).is_some() {
                 choices.push(Choice::Nmi(number));
             }
             choices.extend(restart(number, &local.parked, &apic));

@@ -7,6 +7,7 @@ use crate::end::End;
 use crate::event::Place;
 use crate::fair;
 use crate::graph::{Choice, injected};
+use crate::passage::Sent;
 use crate::reach;
 
 /// A schedule that ends where the run can never end.
@@ -89,6 +90,12 @@ impl Search<'_> {
     /// The states in which the run is over, as far as they are known.
     pub fn ends(&self) -> impl Iterator<Item = End<'_>> {
         self.ends.iter().map(|number| End::new(*number, self))
+    }
+
+    /// Whether NMIs, and INITs, are sent, as far as that is known: then they come between two stops, too.
+    pub fn sends_nmis_and_inits(&self) -> [bool; 2] {
+        let Sent { nmi, init } = self.stage.sent();
+        [nmi, init]
     }
 
     /// The instructions between two stops in front of which interrupts come, by vCPU, as far as such were found to matter.

@@ -9,7 +9,7 @@ use super::{ExploreError, Search};
 use crate::apic::{Apic, Message};
 use crate::graph::{Choice, State};
 use crate::local::Parked;
-use crate::passage::{Input, Refusal};
+use crate::passage::{Comes, Input, Refusal};
 use crate::settings::Model;
 
 impl Search<'_> {
@@ -62,7 +62,8 @@ impl Search<'_> {
     ) -> Result<(), ExploreError> {
         let Input::Deliver(inject) = input else { return Ok(()) };
         let left = self.apics.get(state.apics[vcpu]).without(inject);
-        if !self.stage.passes_place(vcpu, from, input, &left) {
+        let comes = Comes { vector: left.irr.iter().any(|word| *word != 0), nmi: left.nmi, init: false };
+        if !self.stage.passes_place(vcpu, from, input, comes) {
             return Ok(());
         }
         let what =

@@ -147,9 +147,13 @@ impl Stage<'_> {
         if passage.seen.is_some() {
             self.vcpus[vcpu].shows.insert(from);
         }
-        if matches!(input, Input::Deliver(_)) {
+        if !matches!(input, Input::Creep(..)) {
             let of = &mut self.vcpus[vcpu];
-            of.behind.insert((from, input), of.private.open(&answer.looked));
+            let behind = of.private.open(&answer.looked);
+            if !behind.is_empty() {
+                of.bytes_behind += size_of_val(&*behind);
+                of.behind.insert((from, input), behind);
+            }
         }
         self.meet(vcpu, answer, to, is_new)?;
         if matches!(input, Input::Creep(..)) && self.new_places {

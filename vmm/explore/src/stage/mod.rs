@@ -30,10 +30,11 @@ use stallbench_state::machine::RFLAGS_IF;
 use stallbench_state::program::Program;
 
 use crate::ahead::Ahead;
+use crate::apic::Message;
 use crate::code::{Code, STATUS_FLAGS};
 use crate::devices::Devices;
 use crate::local::{Base, Local, Locals, Parked};
-use crate::passage::{Effect, Input, Passage, Refusal};
+use crate::passage::{Effect, Input, Passage, Refusal, Sent};
 use crate::private::Private;
 use crate::settings::{Irq, Model, Passages, Settings};
 use crate::start::Standing;
@@ -57,6 +58,8 @@ pub(crate) struct Stage<'p> {
     irq: Irq,
     /// More of those instructions are known than at the last look.
     new_places: bool,
+    /// What somebody may send, as far as that is known.
+    sent: Sent,
     /// The ghost page at the start line.
     ghost: Vec<u8>,
     /// Where the caches were off on the passage that KVM is asked for.
@@ -79,8 +82,10 @@ struct Vcpu {
     base: Base,
     locals: Locals,
     passages: FxHashMap<(u32, Input), Passage>,
-    /// What of the instructions behind a delivery [may be met](Private::open).
+    /// What of the instructions of a passage [may be met](Private::open), where there is something.
     behind: FxHashMap<(u32, Input), Behind>,
+    /// Bytes of that.
+    bytes_behind: usize,
     /// States from which a passage leads on which something was seen that safety is judged by.
     shows: FxHashSet<u32>,
     private: Private,
@@ -125,6 +130,7 @@ impl<'p> Stage<'p> {
             locals: Locals::default(),
             passages: FxHashMap::default(),
             behind: FxHashMap::default(),
+            bytes_behind: 0,
             shows: FxHashSet::default(),
             at: None,
         };
@@ -143,6 +149,7 @@ impl<'p> Stage<'p> {
             passages: settings.passages,
             irq: settings.irq,
             new_places: false,
+            sent: Sent::default(),
         };
         let first = standing.into_iter().enumerate().map(|(vcpu, Standing { local, .. })| stage.number(vcpu, Arc::new(local)));
         let first = first.collect();
@@ -179,7 +186,8 @@ impl<'p> Stage<'p> {
         // Each passage is in a table that is between half and fully used, and in the list of those that were asked for.
         const PASSAGE: usize =
             3 * size_of::<((u32, Input), Passage)>() / 2 + size_of::<Asked>() + 2 * size_of::<Effect>();
-        self.vcpus.iter().map(|vcpu| vcpu.locals.bytes + vcpu.passages.len() * PASSAGE).sum()
+        let bytes = |vcpu: &Vcpu| vcpu.locals.bytes + vcpu.passages.len() * PASSAGE + vcpu.bytes_behind;
+        self.vcpus.iter().map(bytes).sum()
     }
 
     /// States of all vCPUs that were met.
@@ -318,6 +326,9 @@ impl<'p> Stage<'p> {
 
     /// The number of a state.
     fn number(&mut self, vcpu: usize, local: Arc<Local>) -> u32 {
+        if let Some(message) = local.parked.message() {
+            self.expect_sent(Sent { nmi: message == Message::Nmi, init: message == Message::Init });
+        }
         self.vcpus[vcpu].locals.number(local)
     }
 

@@ -14,15 +14,21 @@ use super::{Stage, Vcpu};
 use crate::apic::Apic;
 use crate::graph::Choice;
 use crate::local::{Local, Parked};
-use crate::passage::{Comes, Effect, Input, Passage, Refusal};
+use crate::passage::{Comes, Effect, Input, Passage, Refusal, Sent};
 use crate::private::{Looked, Meeting, changes_what_lasts, open};
 use crate::settings::Irq;
 
 impl Stage<'_> {
-    /// What a vCPU goes on with that reads this, with this requested of it.
-    pub(crate) fn goes_on(&self, vcpu: usize, read: u64, apic: &Apic) -> Input {
-        // A priority may let it come later on the way.
-        let comes = Comes { vector: apic.irr.iter().any(|word| *word != 0), nmi: apic.nmi, init: apic.init };
+    /// What a vCPU goes on with that reads this, with this requested of it. Who sees its access may send it something in answer, which comes on
+    /// its way from there.
+    pub(crate) fn goes_on(&self, vcpu: usize, from: &Parked, read: u64, apic: &Apic) -> Input {
+        let is_seen = from.is_access();
+        let comes = Comes {
+            // A priority may let it come later on the way.
+            vector: is_seen || apic.irr.iter().any(|word| *word != 0),
+            nmi: is_seen && self.sent.nmi || apic.nmi,
+            init: is_seen && self.sent.init || apic.init,
+        };
         let creeps = self.irq == Irq::EveryInsn || !self.vcpus[vcpu].places.is_empty();
         if comes.init || creeps && (comes.vector || comes.nmi) { Input::Creep(read, comes) } else { Input::Go(read) }
     }
@@ -42,6 +48,11 @@ impl Stage<'_> {
             return Ok(Came::elsewhere(here, effects));
         }
         let whole = self.passage(vcpu, from, Input::Go(read))?;
+        if !comes.init && !self.passes_place(vcpu, from, Input::Go(read), comes) {
+            // What stands where nothing could come before is the same in front of it: where something comes behind it is the stop, or where that
+            // takes none the place where this passage ends.
+            return Ok(Came::elsewhere(Local::clone(self.local(vcpu, whole.to)), whole.effects.to_vec()));
+        }
         let places = Rc::clone(&self.vcpus[vcpu].places);
         let end = self.local(vcpu, whole.to).clone();
         let mut is_over = ends_at(&start, input, &end);
@@ -122,12 +133,11 @@ impl Stage<'_> {
         !self.vcpus[vcpu].places.is_empty()
     }
 
-    /// Whether something of what is requested could come behind a delivery, before the next stop, at an instruction where that matters.
-    pub(crate) fn passes_place(&self, vcpu: usize, from: u32, input: Input, requested: &Apic) -> bool {
+    /// Whether something of what comes could come on a passage in front of an instruction where that matters.
+    pub(crate) fn passes_place(&self, vcpu: usize, from: u32, input: Input, comes: Comes) -> bool {
         let Vcpu { places, behind, .. } = &self.vcpus[vcpu];
-        let comes = [requested.irr.iter().any(|word| *word != 0), requested.nmi];
         let passed = behind.get(&(from, input)).map(|all| &all[..]).unwrap_or_default();
-        passed.iter().any(|(rip, open)| places.contains(rip) && (comes[0] && open[0] || comes[1] && open[1]))
+        passed.iter().any(|(rip, open)| places.contains(rip) && (comes.vector && open[0] || comes.nmi && open[1]))
     }
 
     /// Whether handlers lead a vCPU back to where they interrupted it, always.
@@ -138,6 +148,18 @@ impl Stage<'_> {
     /// The handlers that run in a state of a vCPU.
     pub(crate) fn handlers(&self, vcpu: usize, number: u32) -> Vec<Inject> {
         self.vcpus[vcpu].private.handlers(number)
+    }
+
+    /// What vCPUs send each other beside interrupts with a vector, as far as that is known.
+    pub(crate) fn sent(&self) -> Sent {
+        self.sent
+    }
+
+    /// Somebody may send this, too.
+    pub(crate) fn expect_sent(&mut self, sent: Sent) {
+        let all = Sent { nmi: self.sent.nmi || sent.nmi, init: self.sent.init || sent.init };
+        self.new_places |= all != self.sent;
+        self.sent = all;
     }
 
     /// Has interrupts come there too, as if it had been found to matter.
@@ -155,8 +177,8 @@ impl Stage<'_> {
         self.new_places
     }
 
-    /// Looks at all instructions of a passage to a state, for what handlers and what they interrupt have in common; and where the
-    /// last of them begins, if it is a store in front of which an NMI can come.
+    /// Looks at all instructions of a passage to a state, for what handlers and what they interrupt have in common; and where it is, near
+    /// its end, that an NMI can come last, if that is not where it ends.
     pub(super) fn watch(
         &mut self,
         vcpu: usize,
@@ -170,18 +192,22 @@ impl Stage<'_> {
             Input::Go(_) | Input::Creep(..) => None,
         };
         let mut looker = self.vcpus[vcpu].private.looker(from, delivered);
-        let mut steps = 0;
+        let (mut steps, mut is_shadow) = (0, false);
         if start.parked != Parked::Halting || delivered.is_some() {
             let mut is_over = ends_at(&start, input, end);
             let mut look = |step: &Step<'_>| {
                 let over = is_over(step);
-                steps += usize::from(!over);
+                if !over {
+                    (steps, is_shadow) = (steps + 1, step.before.shadow);
+                }
                 (!over).then(|| looker.look(step.memory, step.before, step.instruction));
                 over.then_some(Parked::Open)
             };
             self.by_steps(vcpu, from, &start, input, &mut look)?;
         }
         let has_begun = self.has_begun(&start, input, end);
+        // In the shadow of an STI nothing comes but in front of that.
+        let steps = steps - usize::from(is_shadow);
         let begins = if has_begun { self.begin(vcpu, from, &start, input, steps)? } else { None };
         Ok((looker.looked(), begins))
     }
@@ -210,22 +236,21 @@ impl Stage<'_> {
             let begins = of.begins.len();
             of.begins.entry(to).or_insert(here);
             of.private.stands_as(here, to);
-            // Nothing came in front of that store where its state was gone on from before.
+            // No NMI came there where its state was gone on from before.
             self.new_places |= !is_new && of.begins.len() > begins;
         }
         self.shares(vcpu)
     }
 
-    /// Whether an NMI can come in front of the store at which a passage has ended, and there is no state from which it could.
+    /// Whether an NMI can come in front of where a passage has ended, and there is no state from which it could: in front of a store that is
+    /// still to be done, or of the STI in whose shadow that is.
     fn has_begun(&self, start: &Local, input: Input, here: &Local) -> bool {
-        let is_store = matches!(here.parked, Parked::Write { before: None, .. });
-        is_store
-            && !here.processor.nmi_masked
-            && !matches!(input, Input::Creep(..))
-            && self.is_missed(start, input, here)
+        let is_store = matches!(here.parked, Parked::Write { before: None, .. }) && self.is_missed(start, input, here);
+        let is_shadow = here.processor.shadow && !self.is_inside(start, here);
+        (is_store || is_shadow) && !here.processor.nmi_masked && !matches!(input, Input::Creep(..))
     }
 
-    /// Where the last instruction of a passage of so many begins.
+    /// Where the last of so many instructions of a passage begins.
     fn begin(
         &mut self,
         vcpu: usize,
@@ -251,10 +276,13 @@ impl Stage<'_> {
         }
     }
 
-    /// Where a vCPU is when an NMI comes to it: where it stands, or where its instruction began. None where none can come.
+    /// Where a vCPU is when an NMI comes to it: where it stands, or where its instruction began, or the STI before that. None where none can
+    /// come.
     pub(crate) fn begin_of(&self, vcpu: usize, number: u32) -> Option<u32> {
-        let parked = &self.local(vcpu, number).parked;
-        if parked.is_between() { Some(number) } else { self.vcpus[vcpu].begins.get(&number).copied() }
+        let stands = self.local(vcpu, number);
+        let is_there = stands.parked.is_between() && !stands.processor.shadow;
+        let begin = if is_there { Some(number) } else { self.vcpus[vcpu].begins.get(&number).copied() };
+        begin.filter(|begin| open(&self.local(vcpu, *begin).processor)[1])
     }
 
     fn meets(&self, vcpu: usize, Meeting { at, handler: (who, rip), interrupted }: &Meeting) -> Refusal {

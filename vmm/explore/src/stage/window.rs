@@ -20,7 +20,7 @@ impl Stage<'_> {
     }
 
     /// Whether a vCPU came from one access to another of the same instruction: nothing can come in between.
-    fn is_inside(&self, start: &Local, here: &Local) -> bool {
+    pub(super) fn is_inside(&self, start: &Local, here: &Local) -> bool {
         let reads = matches!(start.parked, Parked::Read { .. }) && matches!(here.parked, Parked::Write { .. });
         let end = || instruction(self.machine.memory(), start.processor.general.rip).map(|it| it.next_ip());
         reads && end() == Some(here.processor.general.rip)
