@@ -404,6 +404,10 @@ pub mod flag {
     pub const HELD: u8 = 1;
     /// Before the first access behind the start line.
     pub const FIRST: u8 = 2;
+    /// Behind the access that the interrupt answers.
+    pub const ANSWERED: u8 = 3;
+    /// No flag: the interrupt's own store, which is looked at in front of STI and behind it.
+    pub const STORED: u8 = 4;
 }
 
 /// Codes of [`FENCES`].
@@ -639,6 +643,8 @@ knobs! {
         word(flag::LEFT_UP, "left-up", "it goes up with interrupts on, right before they are turned off"),
         word(flag::HELD, "held", "it goes up and down with interrupts off, which are on in between"),
         word(flag::FIRST, "first", "right behind the start line with interrupts off, where an NMI finds it"),
+        word(flag::ANSWERED, "answered", "right behind an access of its vCPU's that the interrupt waits for"),
+        word(flag::STORED, "stored", "there is none: an NMI counts itself, and its vCPU looks in front of STI and in the shadow of that"),
     ]);
 }
 

@@ -8,7 +8,9 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use stallbench_abi::knob::{FLAG, flag};
 use stallbench_abi::layout::vector;
-use stallbench_rt::{apic, boot, bring_up, this, words};
+use stallbench_rt::mask::Mask;
+use stallbench_rt::wait::Condition;
+use stallbench_rt::{apic, boot, bring_up, this, wait_until, words};
 
 use super::case;
 use crate::root::root;
@@ -42,16 +44,24 @@ fn run() {
         0 => {
             words::name("found", &shared.found);
             match test {
-                flag::FIRST => apic::send_nmi(PEER),
+                flag::FIRST | flag::STORED => apic::send_nmi(PEER),
+                flag::ANSWERED => {
+                    let raised = Condition::of(&shared.looked_at, 1).any(Mask::one(PEER));
+                    wait_until!("interrupt", "", "flag", GATE, raised, equal);
+                    apic::send(PEER, vector::PING);
+                }
                 _ => apic::send(PEER, vector::PING),
             }
         }
+        // Its NMIs are counted as ever.
+        PEER if test == flag::STORED => stored(),
         PEER => {
             this::set_handler(vector::NMI, interrupt);
             this::set_handler(vector::PING, interrupt);
             match test {
                 flag::FIRST => first(),
                 flag::HELD => held(),
+                flag::ANSWERED => answered(),
                 _ => left_up(),
             }
         }
@@ -127,4 +137,41 @@ fn first() {
             read = out(reg) _,
         );
     }
+}
+
+/// The flag is up behind an access, with interrupts on; the interrupt is sent by who has seen that.
+fn answered() {
+    bring_up::take_part();
+    let looked_at = root().interrupted.looked_at.as_ptr();
+    // SAFETY: as above; the word is said to be looked at.
+    unsafe {
+        asm!(
+            "xchg {read:e}, dword ptr [{word}]",
+            "mov dword ptr [{flag}], 1",
+            "nop",
+            "mov dword ptr [{flag}], 0",
+            "mov {read:e}, dword ptr [{word}]",
+            word = in(reg) looked_at,
+            flag = in(reg) this::flag(),
+            read = inout(reg) 1 => _,
+        );
+    }
+}
+
+/// Looks twice whether an NMI has counted itself: with interrupts off, and in the shadow of STI. 1: neither time, 3: the second, 4: both.
+fn stored() {
+    let [first, second]: [u32; 2];
+    // SAFETY: reads a word of this vCPU's; interrupts are off in front of it.
+    unsafe {
+        asm!(
+            "mov {first:e}, dword ptr [{word}]",
+            "nop",
+            "sti",
+            "mov {second:e}, dword ptr [{word}]",
+            word = in(reg) root().case.nmis.get(PEER).as_ptr(),
+            first = out(reg) first,
+            second = out(reg) second,
+        );
+    }
+    root().interrupted.found.store(DOWN + first + 2 * second, Ordering::Relaxed);
 }

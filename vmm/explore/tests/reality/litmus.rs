@@ -130,10 +130,13 @@ fn search_is_not_complete_where_one_more_store_could_be_held_back() {
 }
 
 /// 1: down, 2: up. Between two stops the flag is written where interrupts are off at the next one, or off at each write; or in front of the
-/// first stop, where an NMI may come before it has its handler as well (0).
+/// first stop, where an NMI may come before it has its handler as well (0); or behind an access that the interrupt answers. Or an NMI is looked
+/// for in front of STI and behind it, and comes in between (3).
 #[test]
 fn interrupt_finds_a_private_flag_up_and_down_wherever_it_can_come() {
-    for (flag, expected) in [("left-up", &[1, 2][..]), ("held", &[1, 2]), ("first", &[0, 1, 2])] {
+    let tests: [(_, &[u64]); 5] =
+        [("left-up", &[1, 2]), ("held", &[1, 2]), ("first", &[0, 1, 2]), ("answered", &[1, 2]), ("stored", &[1, 3, 4])];
+    for (flag, expected) in tests {
         let cell = format!("litmus/interrupted@vcpus=2,flag={flag}");
         let Some(found) = explored(&cell, &["found"], Model::Sc) else { return };
         assert_eq!(found, expected.iter().map(|found| vec![*found]).collect(), "{cell}");
