@@ -48,29 +48,29 @@ fn assert_stalls(name: &str, kind: &str, culprit: Option<&str>, expected: [u64; 
 
 #[test]
 fn rendezvous_of_today_passes_in_every_schedule_of_two() {
-    assert_passes("mtrr/percpu-lock@vcpus=2", 2329, 4595);
-    assert_passes("mtrr/today@vcpus=2,apic=x2apic,initiator=0", 2452, 4850);
-    assert_passes("mtrr/today@vcpus=2,apic=xapic,initiator=1", 4850, 9645);
+    assert_passes("mtrr/percpu-lock@vcpus=2", 2376, 4689);
+    assert_passes("mtrr/today@vcpus=2,apic=x2apic,initiator=0", 2492, 4930);
+    assert_passes("mtrr/today@vcpus=2,apic=xapic,initiator=1", 4854, 9653);
 }
 
 #[test]
 fn rendezvous_without_memory_stalls_in_every_schedule() {
-    let result = assert_stalls("mtrr/serial-fallback@vcpus=2", "deadlock", Some("call_single"), [414, 783, 414]);
+    let result = assert_stalls("mtrr/serial-fallback@vcpus=2", "deadlock", Some("call_single"), [365, 685, 365]);
     assert_eq!(result["explored"]["schedule"]["no_return"], 0, "{result:#}");
 }
 
 #[test]
 fn lock_that_is_taken_in_the_wrong_order_is_found_with_no_pause_point() {
-    let result = assert_stalls("acceptance/lock-and-call@vcpus=2", "not-accepting", Some("spin_lock"), [571, 1066, 76]);
+    let result = assert_stalls("acceptance/lock-and-call@vcpus=2", "not-accepting", Some("spin_lock"), [527, 974, 76]);
     let schedule = &result["explored"]["schedule"];
     assert!(schedule["no_return"].as_u64() > Some(0), "some schedules lead to the end: {result:#}");
     assert_eq!(result["explored"]["left_out"].as_array().unwrap().len(), 2, "its holds");
-    assert_passes("acceptance/lock-and-call-fixed@vcpus=2", 715, 1362);
+    assert_passes("acceptance/lock-and-call-fixed@vcpus=2", 671, 1270);
 }
 
 #[test]
 fn caller_of_each_other_with_interrupts_off_stall_in_some_schedules() {
-    let result = assert_stalls("acceptance/mutual-calls@vcpus=2", "not-accepting", None, [1739, 3432, 529]);
+    let result = assert_stalls("acceptance/mutual-calls@vcpus=2", "not-accepting", None, [1764, 3482, 529]);
     assert_eq!(result["explored"]["schedule"]["preemptions"], 0, "{result:#}");
 }
 
@@ -80,7 +80,7 @@ fn vcpu_that_halts_for_good_is_waited_for_in_every_schedule() {
         "acceptance/offline-subject@vcpus=2",
         "absent-member",
         Some("halted with interrupts off"),
-        [57, 110, 57],
+        [61, 118, 61],
     );
 }
 
@@ -89,12 +89,12 @@ fn memory_that_is_used_after_its_life_is_found_by_one_preemption() {
     let result = known("acceptance/early-done@vcpus=2");
     assert_eq!((&result["verdict"], &result["kind"]), (&"breach".into(), &"lifetime".into()), "{result:#}");
     assert_eq!(result["explored"]["schedule"]["preemptions"], 1, "{result:#}");
-    assert_passes("acceptance/early-done-fixed@vcpus=2", 218, 380);
+    assert_passes("acceptance/early-done-fixed@vcpus=2", 247, 438);
 }
 
 #[test]
 fn nmi_that_comes_at_any_instruction_between_two_accesses_is_followed() {
-    assert_stalls("acceptance/nmi-rendezvous@vcpus=2", "not-accepting", Some("stay"), [128, 250, 128]);
+    assert_stalls("acceptance/nmi-rendezvous@vcpus=2", "not-accepting", Some("stay"), [234, 465, 234]);
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn what_exploring_comes_to_is_declared_beside_what_a_run_does() {
 fn caches_that_are_off_on_one_vcpu_alone_are_seen_between_two_stops_too() {
     let result = known("rendezvous/caches-off-alone@vcpus=2");
     assert_eq!((&result["verdict"], &result["kind"]), (&"breach".into(), &"cache-off".into()), "{result:#}");
-    assert_passes("rendezvous/caches-off-alone-fixed@vcpus=2", 1931, 3701);
+    assert_passes("rendezvous/caches-off-alone-fixed@vcpus=2", 1769, 3383);
 }
 
 #[test]
@@ -336,7 +336,7 @@ fn rendezvous_of_today_passes_where_stores_are_seen_late() {
     let result = ran.assert_code(0).only();
     assert_eq!((&result["verdict"], &result["explored"]["complete"]), (&"pass".into(), &true.into()), "{result:#}");
     assert_eq!(result["explored"]["model"], "tso icr=buffer buffer=256", "{result:#}");
-    assert_eq!(counts(result), [7558, 15036, 0]);
+    assert_eq!(counts(result), [7682, 15283, 0]);
 }
 
 #[test]
@@ -383,7 +383,7 @@ fn interrupt_that_is_sent_before_its_time_is_said_to_be_and_replays() {
     let legs = result["explored"]["schedule"]["legs"].as_array().unwrap();
     let sends: Vec<_> = legs.iter().filter_map(|leg| leg["sends"].as_str()).collect();
     assert_eq!(sends, ["vector 0xf0 to vcpu1"], "{result:#}");
-    assert_eq!(counts(result), [343, 668, 76], "{result:#}");
+    assert_eq!(counts(result), [389, 775, 80], "{result:#}");
     let replay = |file: &str| Command::cargo_bin("stallbench").unwrap().args(["replay", file]).assert();
     replay(trace).success();
     let text = std::fs::read_to_string(trace).unwrap();

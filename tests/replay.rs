@@ -14,11 +14,11 @@ use stallbench_explore::{StateHash, Trace};
 
 /// The traces that are kept, with the hash of all their states.
 const GOLDEN: [(&str, &str); 5] = [
-    ("lock-and-call", "84309c31413248fb1e5544ab47635385"),
-    ("lock-and-call-fixed", "741d1330dce1c8bcc9ab5d59f1a1a580"),
-    ("early-done", "1b6702da73ae90c6d405508a85a5aa00"),
-    ("nmi-rendezvous", "9860eb917c74d0791fd21bcd6424e463"),
-    ("unfenced", "609bbf5f0c55b837bbe8645fde7243de"),
+    ("lock-and-call", "b13bd8af1a3cf62bbc0af30cfa36613e"),
+    ("lock-and-call-fixed", "057954377ced5ac8ce44f3a12324e6ac"),
+    ("early-done", "c2f7102eb7ffe3999224bf8d68f7c3cb"),
+    ("nmi-rendezvous", "20d573b4c87cb023bc417527c4c59a69"),
+    ("unfenced", "fd04cdd9a9db8407b8704240431bd1e6"),
 ];
 
 fn golden(name: &str) -> PathBuf {
@@ -154,9 +154,9 @@ fn replay_stops_at_the_first_difference_and_names_it() {
     for (why, file) in [
         ("step 7: state: the trace has ", changed("lock-and-call", |trace| trace.steps[6].hash = other)),
         (
-            "step 5: accesses: the trace has read 0x4012f0 4 =0x0; write 0x4012f0 4 =0x2, now it is read 0x4012f0 4 =0x0; write 0x4012f0 4 =0x1",
+            "step 6: accesses: the trace has read 0x4012f0 4 =0x0; write 0x4012f0 4 =0x2, now it is read 0x4012f0 4 =0x0; write 0x4012f0 4 =0x1",
             changed("lock-and-call", |trace| {
-                trace.steps[4].does = "read 0x4012f0 4 =0x0; write 0x4012f0 4 =0x2".to_owned()
+                trace.steps[5].does = "read 0x4012f0 4 =0x0; write 0x4012f0 4 =0x2".to_owned()
             }),
         ),
         (
@@ -201,7 +201,7 @@ fn trace_that_cannot_be_followed_is_refused_in_one_line() {
     refused(knob.path(), &[], 2, "what the host hands the guest has changed");
     let model = changed("lock-and-call", |trace| trace.of.model = "pso".to_owned());
     refused(model.path(), &[], 2, "'pso'");
-    refused(&golden("lock-and-call"), &["--stop-at", "50"], 2, "has 49 steps");
+    refused(&golden("lock-and-call"), &["--stop-at", "51"], 2, "has 50 steps");
 }
 
 #[test]
@@ -260,27 +260,27 @@ fn debugged(commands: &str) -> Vec<Value> {
 #[test]
 fn debugger_goes_to_any_step_and_all_its_commands_are_of_that_step() {
     let answers = debugged(
-        "goto; mem phys:0x4012f0 4; back 3; vcpus; goto 4; mem phys:0x4012f0 4; forward; mem phys:0x4012f0 4; goto 0; back; goto 50",
+        "goto; mem phys:0x4012f0 4; back 3; vcpus; goto 5; mem phys:0x4012f0 4; forward; mem phys:0x4012f0 4; goto 0; back; goto 51",
     );
     let data = |at: usize| &answers[at]["data"];
-    assert_eq!((&data(0)["step"], &data(0)["steps"], &data(0)["vcpu"]), (&49.into(), &49.into(), &1.into()));
-    assert_eq!(data(2)["step"], 46, "{answers:#?}");
+    assert_eq!((&data(0)["step"], &data(0)["steps"], &data(0)["vcpu"]), (&50.into(), &50.into(), &1.into()));
+    assert_eq!(data(2)["step"], 47, "{answers:#?}");
     assert_eq!(data(3)[1]["interrupts_enabled"], false, "vCPU 1 has its interrupts off then: {}", data(3)[1]);
     let lock = |at: usize| data(at).to_string();
-    assert_ne!(lock(5), lock(7), "the lock is taken at step 5");
+    assert_ne!(lock(5), lock(7), "the lock is taken at step 6");
     assert_eq!(lock(1), lock(7), "and never given back");
     assert_eq!(data(8)["step"], 0);
     assert!(answers[9]["error"].as_str().unwrap().contains("this is the start line"), "{answers:#?}");
-    assert!(answers[10]["error"].as_str().unwrap().contains("there is no step 50"), "{answers:#?}");
+    assert!(answers[10]["error"].as_str().unwrap().contains("there is no step 51"), "{answers:#?}");
 }
 
 #[test]
 fn machine_of_a_step_is_the_same_whatever_was_looked_at_before() {
     let of = |commands: &str| debugged(commands).last().unwrap()["data"].clone();
     let straight = of("goto 20; regs all");
-    assert_eq!(of("goto 49; goto 3; goto 21; back; regs all"), straight);
+    assert_eq!(of("goto 50; goto 3; goto 21; back; regs all"), straight);
     assert_eq!(
-        of("goto 49; goto 20; mem 0x4016c0 8"),
+        of("goto 50; goto 20; mem 0x4016c0 8"),
         of("goto 20; mem 0x4016c0 8"),
         "memory that is written later, too"
     );
@@ -294,14 +294,14 @@ fn point_of_no_return_says_what_would_have_saved_the_run() {
         ["explore", "acceptance/lock-and-call@vcpus=2", "--explain", "--timeline", picture.to_str().unwrap()];
     let (code, said, error) = stallbench(&arguments);
     assert_eq!(code, Some(0), "{error}");
-    let turning = "step 46: vcpu1 goes on; the run could still have come to its end if vcpu1 took vector 0xfb then\n";
+    let turning = "step 47: vcpu1 goes on; the run could still have come to its end if vcpu1 took vector 0xfb then\n";
     assert!(said.contains(turning), "{said}");
     let lines: Vec<_> = said.lines().map(str::trim).collect();
     let at = |what: &str| lines.iter().position(|line| line.contains(what)).unwrap_or_else(|| panic!("{what}: {said}"));
     assert!(at("reads lock 0x0, writes lock 0x1") < at("sends vector 0xfb to vcpu1"), "{said}");
-    assert!(at("------- step 46") < at("reads lock 0x1, writes lock 0x1"), "{said}");
+    assert!(at("------- step 47") < at("reads lock 0x1, writes lock 0x1"), "{said}");
     let svg = fs::read_to_string(&picture).unwrap();
-    assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n") && svg.contains("step 46: vcpu1 goes on"), "{svg}");
+    assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n") && svg.contains("step 47: vcpu1 goes on"), "{svg}");
     let (code, _, error) = stallbench(&arguments);
     assert_eq!(code, Some(2), "{error}");
     assert!(error.contains("--timeline") && error.contains("exists already"), "{error}");

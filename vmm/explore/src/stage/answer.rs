@@ -155,8 +155,11 @@ impl Stage<'_> {
                 of.behind.insert((from, input), behind);
             }
         }
+        let places = self.vcpus[vcpu].places.len();
         self.meet(vcpu, answer, to, is_new)?;
-        if matches!(input, Input::Creep(..)) && self.new_places {
+        if matches!(input, Input::Creep(..)) && self.vcpus[vcpu].places.len() > places {
+            // It was asked with fewer places, and is asked for once more.
+            self.asked -= 1;
             return Ok(passage);
         }
         self.vcpus[vcpu].passages.insert((from, input), passage.clone());
