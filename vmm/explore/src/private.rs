@@ -238,7 +238,14 @@ impl Private {
     /// Looks at a passage from a state; something may be delivered first.
     pub(crate) fn looker(&self, from: u32, delivered: Option<Inject>) -> Looker {
         let frames = self.frames(from).to_vec();
-        Looker { frames, delivered, factory: InstructionInfoFactory::new(), found: Vec::new(), was_open: [false; 2], leads_elsewhere: false }
+        Looker {
+            frames,
+            delivered,
+            factory: InstructionInfoFactory::new(),
+            found: Vec::new(),
+            was_open: [false; 2],
+            leads_elsewhere: false,
+        }
     }
 
     /// The handlers that run in a state.

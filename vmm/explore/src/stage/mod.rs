@@ -151,7 +151,8 @@ impl<'p> Stage<'p> {
             new_places: false,
             sent: Sent::default(),
         };
-        let first = standing.into_iter().enumerate().map(|(vcpu, Standing { local, .. })| stage.number(vcpu, Arc::new(local)));
+        let first =
+            standing.into_iter().enumerate().map(|(vcpu, Standing { local, .. })| stage.number(vcpu, Arc::new(local)));
         let first = first.collect();
         Ok((stage, first))
     }

@@ -322,7 +322,8 @@ fn stops_at(
     // It makes a difference whether an interrupt, or an NMI, has come before the next instruction.
     let mut matters = came.map(|came| !came);
     move |step| {
-        let comes_here = [comes.vector, comes.nmi].into_iter().zip(open(step.before)).map(|(comes, open)| comes && open);
+        let comes_here =
+            [comes.vector, comes.nmi].into_iter().zip(open(step.before)).map(|(comes, open)| comes && open);
         let can_come = comes_here.zip(matters).any(|(comes, matters)| comes && matters);
         let meets = places.as_ref().is_none_or(|places| places.contains(&step.before.general.rip));
         if meets {

@@ -28,7 +28,8 @@ impl Stage<'_> {
 
     /// Whether it can have taken an interrupt on its way to where it can take none.
     fn can_open(&self, start: &Local, input: Input, here: &Local) -> bool {
-        let was_open = self.takes_interrupts(start) && start.parked == Parked::Open && !matches!(input, Input::Deliver(_));
+        let was_open =
+            self.takes_interrupts(start) && start.parked == Parked::Open && !matches!(input, Input::Deliver(_));
         !was_open && !matches!(here.parked, Parked::Dead(_))
     }
 
