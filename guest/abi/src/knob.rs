@@ -406,6 +406,8 @@ pub mod flag {
     pub const FIRST: u8 = 2;
     /// Behind the access that the interrupt answers.
     pub const ANSWERED: u8 = 3;
+    /// Behind a HLT, from which a first interrupt wakes, and a second of that vector comes.
+    pub const AGAIN: u8 = 5;
     /// No flag: the interrupt's own store, which is looked at in front of STI and behind it.
     pub const STORED: u8 = 4;
 }
@@ -644,6 +646,7 @@ knobs! {
         word(flag::HELD, "held", "it goes up and down with interrupts off, which are on in between"),
         word(flag::FIRST, "first", "right behind the start line with interrupts off, where an NMI finds it"),
         word(flag::ANSWERED, "answered", "right behind an access of its vCPU's that the interrupt waits for"),
+        word(flag::AGAIN, "again", "behind a HLT, and two interrupts of one vector are sent: explore refuses that"),
         word(flag::STORED, "stored", "there is none: an NMI counts itself, and its vCPU looks in front of STI and in the shadow of that"),
     ]);
 }

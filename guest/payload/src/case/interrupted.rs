@@ -45,6 +45,10 @@ fn run() {
             words::name("found", &shared.found);
             match test {
                 flag::FIRST | flag::STORED => apic::send_nmi(PEER),
+                flag::AGAIN => {
+                    apic::send(PEER, vector::PING);
+                    apic::send(PEER, vector::PING);
+                }
                 flag::ANSWERED => {
                     let raised = Condition::of(&shared.looked_at, 1).any(Mask::one(PEER));
                     wait_until!("interrupt", "", "flag", GATE, raised, equal);
@@ -62,6 +66,7 @@ fn run() {
                 flag::FIRST => first(),
                 flag::HELD => held(),
                 flag::ANSWERED => answered(),
+                flag::AGAIN => again(),
                 _ => left_up(),
             }
         }
@@ -74,6 +79,34 @@ fn interrupt() {
     // SAFETY: the word is this vCPU's own.
     let up = unsafe { this::flag().read_volatile() };
     root().interrupted.found.store(DOWN + up, Ordering::Relaxed);
+}
+
+/// The handler, which does nothing that others see unless the flag is up.
+fn interrupt_in_secret() {
+    // SAFETY: the word is this vCPU's own.
+    if unsafe { this::flag().read_volatile() } != 0 {
+        interrupt();
+    }
+}
+
+/// The flag is up behind a HLT, on the way from the interrupt that wakes its vCPU to the next access.
+fn again() {
+    this::set_handler(vector::PING, interrupt_in_secret);
+    // SAFETY: as in `left_up`.
+    unsafe {
+        asm!(
+            "mov {read:e}, dword ptr [{word}]",
+            "sti",
+            "hlt",
+            "mov dword ptr [{flag}], 1",
+            "nop",
+            "mov dword ptr [{flag}], 0",
+            "mov {read:e}, dword ptr [{word}]",
+            word = in(reg) root().interrupted.looked_at.as_ptr(),
+            flag = in(reg) this::flag(),
+            read = out(reg) _,
+        );
+    }
 }
 
 /// The flag goes up in front of CLI, and down behind an access with interrupts off.

@@ -62,12 +62,14 @@ impl Search<'_> {
     ) -> Result<(), ExploreError> {
         let Input::Deliver(inject) = input else { return Ok(()) };
         let left = self.apics.get(state.apics[vcpu]).without(inject);
-        let comes = Comes { vector: left.irr.iter().any(|word| *word != 0), nmi: left.nmi, init: false };
+        // What is delivered can be sent again from then on: before, it would have been one with that.
+        let [vector, nmi] = [matches!(inject, Inject::Vector(_)), inject == Inject::Nmi];
+        let comes =
+            Comes { vector: vector || left.irr.iter().any(|word| *word != 0), nmi: nmi || left.nmi, init: false };
         if !self.stage.passes_place(vcpu, from, input, comes) {
             return Ok(());
         }
-        let what =
-            "takes an interrupt with another on its way to it, and it matters between two stops where that comes,";
+        let what = "takes an interrupt, another can come before its next stop, and it matters where,";
         Err(self.refused(state, vcpu, what.to_owned()))
     }
 

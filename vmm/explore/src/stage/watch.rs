@@ -137,7 +137,8 @@ impl Stage<'_> {
     pub(crate) fn passes_place(&self, vcpu: usize, from: u32, input: Input, comes: Comes) -> bool {
         let Vcpu { places, behind, .. } = &self.vcpus[vcpu];
         let passed = behind.get(&(from, input)).map(|all| &all[..]).unwrap_or_default();
-        passed.iter().any(|(rip, open)| places.contains(rip) && (comes.vector && open[0] || comes.nmi && open[1]))
+        let matters = |rip: &u64| self.irq == Irq::EveryInsn || places.contains(rip);
+        passed.iter().any(|(rip, open)| matters(rip) && (comes.vector && open[0] || comes.nmi && open[1]))
     }
 
     /// Whether handlers lead a vCPU back to where they interrupted it, always.

@@ -6,10 +6,11 @@
 
 use std::collections::BTreeSet;
 
-use stallbench_explore::{Icr, Model, Search, Settings, Varied};
+use stallbench_explore::{Icr, Irq, Limits, Model, Search, Settings, Varied};
+use stallbench_image::program;
 use stallbench_state::published::Published;
 
-use crate::cell::searched;
+use crate::cell::{machine, searched};
 use crate::real_kvm::host;
 
 /// The values of the words that a test is about, in their order.
@@ -140,5 +141,17 @@ fn interrupt_finds_a_private_flag_up_and_down_wherever_it_can_come() {
         let cell = format!("litmus/interrupted@vcpus=2,flag={flag}");
         let Some(found) = explored(&cell, &["found"], Model::Sc) else { return };
         assert_eq!(found, expected.iter().map(|found| vec![*found]).collect(), "{cell}");
+    }
+}
+
+/// A second one of its vector is another one as soon as it is accepted, and can come on its way to the next stop.
+#[test]
+fn interrupt_that_can_come_again_where_it_matters_is_refused() {
+    let Some(host) = host() else { return };
+    for irq in [Irq::Visible, Irq::EveryInsn] {
+        let machine = machine(&host, "litmus/interrupted-again@vcpus=2");
+        let mut search = Search::new(machine, program(), Settings { irq, ..Settings::default() }).unwrap();
+        let refused = search.run(Limits { states: 10_000, bytes: 1 << 30 }).unwrap_err().to_string();
+        assert!(refused.contains("takes an interrupt, another can come before its next stop"), "{refused}");
     }
 }
