@@ -25,7 +25,7 @@ impl Input {
     }
 }
 
-/// What is requested of a vCPU that goes on.
+/// What can come to a vCPU on its way, requested or not yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Comes {
     /// An interrupt: it comes where interrupts are on.

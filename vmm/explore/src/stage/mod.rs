@@ -8,7 +8,11 @@
 //! one on the way here and cannot any more, the passage ends on the way, at a place where it can ([`Parked::Open`]): what it does between
 //! two stops concerns itself alone, so that one place of delivery stands for all between them. An NMI comes with interrupts off too: one
 //! that comes behind a store that is still to be done, and whose beginning is not in its registers, comes in front of its instruction, where
-//! the vCPU [began](Stage::begin_of) it.
+//! the vCPU [began](Stage::begin_of) it; one that comes in the shadow of an STI, in front of that.
+//!
+//! All this holds while a vCPU has nothing in common with its handlers on the way. Where it has, at [places](Private), a passage is no longer
+//! one with the access that it begins with: the vCPU parks on the way, so that what others send because they have seen the access comes
+//! behind it. Behind a delivery, which nobody sees either, it does not: there it is refused that something could come (`expect_none_behind`).
 
 mod answer;
 mod drain;
