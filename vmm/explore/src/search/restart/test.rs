@@ -12,7 +12,7 @@ use stallbench_state::machine::MpState;
 use super::*;
 use crate::event::Hashes;
 use crate::hash::StateHash;
-use crate::passage::Effect;
+use crate::passage::{Effect, Sent};
 use crate::real_kvm::host;
 use crate::search::Way;
 use crate::search::test::search_by;
@@ -36,6 +36,8 @@ fn sent() -> Option<(Search<'static>, State, Vec<Choice>)> {
 
 fn sent_by(settings: Settings) -> Option<(Search<'static>, State, Vec<Choice>)> {
     let mut search = search_by("init-again", settings, apic::XAPIC)?;
+    // Or a way would be another one once it has shown that.
+    search.stage.expect_sent(Sent { nmi: false, init: true });
     let (mut state, mut choices) = (search.graph.state(0), Vec::new());
     while !search.apics.get(state.apics[1]).init {
         state = search.follow(&state, RUN[0]).expect("a step");
@@ -56,7 +58,9 @@ fn left_by_init(irq: Irq) -> Option<(HashSet<StateHash>, usize)> {
     while met.insert((state.locals[1], state.arena)) && met.len() < MOST {
         let choices = search.choices(&state);
         assert!(choices.contains(&INIT), "it comes anywhere");
-        let reset = search.follow(&state, INIT).expect("a reset");
+        let mut reset = search.follow(&state, INIT).expect("a reset");
+        // Where the sender stands is between other instructions then.
+        reset.locals[0] = search.graph.state(0).locals[0];
         left.insert(search.hash(&reset, &mut Hashes::default()));
         if !choices.contains(&RUN[1]) {
             break;
