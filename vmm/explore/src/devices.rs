@@ -238,6 +238,9 @@ pub(crate) fn ends_interrupt(address: u64) -> bool {
     address == XAPIC + u64::from(register::EOI)
 }
 
+/// The end-of-interrupt register of the x2APIC.
+pub(crate) const END: u32 = X2APIC.start + (register::EOI >> 4);
+
 /// Whether an address is one of the xAPIC's registers.
 pub(crate) fn is_xapic(address: u64) -> bool {
     address & !0xfff == XAPIC

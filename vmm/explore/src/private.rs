@@ -18,7 +18,7 @@ use stallbench_stall::register;
 use stallbench_state::machine::RFLAGS_DF;
 use stallbench_state::memory::Memory;
 
-use crate::devices::SEND;
+use crate::devices::{END, SEND, ends_interrupt};
 use crate::local::{self, STACKS};
 use crate::stage::{Behind, is_open};
 
@@ -104,6 +104,9 @@ pub(crate) struct Looker {
     /// Interrupts, and NMIs, could come at an instruction that was looked at.
     was_open: [bool; 2],
     leads_elsewhere: bool,
+    /// It ends an interrupt with interrupts off that were on before: what had to wait for that comes behind it, and the first place on the way
+    /// is in front of it.
+    ends_late: bool,
 }
 
 /// What was looked at in one passage.
@@ -131,6 +134,11 @@ impl fmt::Debug for Looker {
 }
 
 impl Looker {
+    /// Whether it ends an interrupt behind where another one can come.
+    pub(crate) fn ends_late(&self) -> bool {
+        self.ends_late
+    }
+
     /// All of it.
     pub(crate) fn looked(mut self) -> Looked {
         let mut met = FxHashSet::default();
@@ -152,6 +160,8 @@ impl Looker {
         }
         let known = self.found.len();
         self.accesses(before, it);
+        self.ends_late |=
+            self.was_open[0] && !open(before)[0] && self.found[known..].iter().any(Access::ends_interrupt);
         self.leads_elsewhere |=
             self.found[known..].iter().any(|access| self.frames.iter().any(|frame| frame.is_written(access)));
         if let (Mnemonic::Iretq, Some(frame)) = (it.mnemonic(), self.frames.last()) {
@@ -213,6 +223,17 @@ impl Looker {
     }
 }
 
+impl Access {
+    fn ends_interrupt(&self) -> bool {
+        self.writes
+            && match self.at {
+                Location::Memory(address) => ends_interrupt(address),
+                Location::Msr(index) => index == END,
+                Location::Control(_) => false,
+            }
+    }
+}
+
 impl Frame {
     /// Whether an access changes where its handler goes back to.
     fn is_written(&self, access: &Access) -> bool {
@@ -245,6 +266,7 @@ impl Private {
             found: Vec::new(),
             was_open: [false; 2],
             leads_elsewhere: false,
+            ends_late: false,
         }
     }
 

@@ -141,6 +141,19 @@ fn handler_that_writes_its_frame_or_leaves_by_another_leads_elsewhere() {
     assert!(!leads_elsewhere(&[(LOAD, 0x20, false, [HANDLER_STACK, 0, HANDLER_STACK]), leaves]), "it looks");
 }
 
+#[test]
+fn interrupt_that_is_ended_with_interrupts_off_that_were_on_before_is_ended_late() {
+    let at = |was_on, is_on| {
+        let mut looker = Private::of(1).looker(0, None);
+        executes(&mut looker, &frame_at(0), &(LOAD, 0x10, was_on, [WORD, 0, TASK_STACK]));
+        executes(&mut looker, &frame_at(0), &(WRMSR, 0x18, is_on, [0, END.into(), TASK_STACK]));
+        looker.ends_late()
+    };
+    assert!(at(true, false));
+    // With interrupts on that is a stop, or refused.
+    assert!(!at(false, false) && !at(true, true));
+}
+
 /// rep stosq, upwards and downwards, of three words.
 #[test]
 fn string_instruction_accesses_what_lies_where_it_goes() {

@@ -206,6 +206,10 @@ impl Stage<'_> {
             };
             self.by_steps(vcpu, from, &start, input, &mut look)?;
         }
+        if looker.ends_late() {
+            return Err(self
+                .unknown(vcpu, "has ended an interrupt behind a place where another can come, on its way to a stop"));
+        }
         let has_begun = self.has_begun(&start, input, end);
         // In the shadow of an STI nothing comes but in front of that.
         let steps = steps - usize::from(is_shadow);
