@@ -646,7 +646,7 @@ knobs! {
         word(flag::HELD, "held", "it goes up and down with interrupts off, which are on in between"),
         word(flag::FIRST, "first", "right behind the start line with interrupts off, where an NMI finds it"),
         word(flag::ANSWERED, "answered", "right behind an access of its vCPU's that the interrupt waits for"),
-        word(flag::AGAIN, "again", "behind a HLT, and two interrupts of one vector are sent: explore refuses that"),
+        word(flag::AGAIN, "again", "behind a HLT, and two interrupts of one vector are sent"),
         word(flag::STORED, "stored", "there is none: an NMI counts itself, and its vCPU looks in front of STI and in the shadow of that"),
     ]);
 }

@@ -262,13 +262,11 @@ impl Out<'_> {
     fn input(&mut self, input: Input) -> io::Result<()> {
         let (kind, value) = match input {
             Input::Go(read) => (0, read),
-            Input::Deliver(Inject::Vector(vector)) => (1, vector.into()),
-            Input::Deliver(Inject::Nmi) => (2, 0),
-            Input::Deliver(Inject::Init) => (3, 0),
-            Input::Deliver(Inject::StartUp(vector)) => (4, vector.into()),
-            // 8 for none of the three, which is nobody's.
-            Input::Creep(read, Comes { vector, nmi, init }) => {
-                (8 | u64::from(vector) | u64::from(nmi) << 1 | u64::from(init) << 2, read)
+            Input::Deliver(inject) => delivered(inject),
+            Input::Creep(read, comes) => (CREEPS | bits(comes), read),
+            Input::Enter(inject, comes) => {
+                let (kind, vector) = delivered(inject);
+                (ENTERS | bits(comes), vector << 8 | kind)
             }
         };
         self.put(kind)?;
@@ -311,18 +309,46 @@ impl In<'_> {
 
     fn input(&mut self) -> Restored<Input> {
         let (kind, value) = (self.take()?, self.take()?);
-        Ok(match (kind, u8::try_from(value)) {
-            (0, _) => Input::Go(value),
-            (1, Ok(vector)) => Input::Deliver(Inject::Vector(vector)),
-            (2, Ok(0)) => Input::Deliver(Inject::Nmi),
-            (3, Ok(0)) => Input::Deliver(Inject::Init),
-            (4, Ok(vector)) => Input::Deliver(Inject::StartUp(vector)),
-            (9..=15, _) => {
-                let [vector, nmi, init] = [1, 2, 4].map(|bit| kind & bit != 0);
-                Input::Creep(value, Comes { vector, nmi, init })
-            }
-            _ => return Err(RestoreError::Damaged("what a vcpu goes on with")),
-        })
+        let comes = [1, 2, 4].map(|bit| kind & bit != 0);
+        let comes = Comes { vector: comes[0], nmi: comes[1], init: comes[2] };
+        let input = match kind & !(CREEPS - 1) {
+            CREEPS => Some(Input::Creep(value, comes)),
+            ENTERS => is_delivered(value & 0xff, value >> 8).map(|inject| Input::Enter(inject, comes)),
+            0 if kind == 0 => Some(Input::Go(value)),
+            0 => is_delivered(kind, value).map(Input::Deliver),
+            _ => None,
+        };
+        input.ok_or(RestoreError::Damaged("what a vcpu goes on with"))
+    }
+}
+
+/// What a vCPU goes on with, beside 0 for its next access and what stands for [deliveries](delivered): its next access, or a delivery, and
+/// what can come then.
+const CREEPS: u64 = 8;
+const ENTERS: u64 = 16;
+
+fn bits(Comes { vector, nmi, init }: Comes) -> u64 {
+    u64::from(vector) | u64::from(nmi) << 1 | u64::from(init) << 2
+}
+
+/// What is delivered, and its vector where it has one.
+fn delivered(inject: Inject) -> (u64, u64) {
+    match inject {
+        Inject::Vector(vector) => (1, vector.into()),
+        Inject::Nmi => (2, 0),
+        Inject::Init => (3, 0),
+        Inject::StartUp(vector) => (4, vector.into()),
+    }
+}
+
+fn is_delivered(kind: u64, vector: u64) -> Option<Inject> {
+    let vector = u8::try_from(vector).ok()?;
+    match (kind, vector) {
+        (1, vector) => Some(Inject::Vector(vector)),
+        (2, 0) => Some(Inject::Nmi),
+        (3, 0) => Some(Inject::Init),
+        (4, vector) => Some(Inject::StartUp(vector)),
+        _ => None,
     }
 }
 
@@ -339,8 +365,9 @@ mod test {
         let pairs = [(0, 0), (7, 9), (u32::MAX, 0), (0, u32::MAX)];
         pairs.into_iter().for_each(|(number, than)| out.difference(number, than).expect("memory takes all"));
         let delivered = [Inject::Vector(0xfb), Inject::Nmi, Inject::Init, Inject::StartUp(8)].map(Input::Deliver);
-        let inputs = [Input::Go(u64::MAX)].into_iter().chain(delivered).collect::<Vec<_>>();
         let of = |kind: u8| Comes { vector: kind & 1 != 0, nmi: kind & 2 != 0, init: kind & 4 != 0 };
+        let entered = [Input::Enter(Inject::Vector(0xfb), of(5)), Input::Enter(Inject::Nmi, of(0))];
+        let inputs = [Input::Go(u64::MAX)].into_iter().chain(delivered).chain(entered).collect::<Vec<_>>();
         let creeps = [1, 2, 3, 4, 5, 6, 7].map(|kind| Input::Creep(5, of(kind)));
         inputs.iter().copied().chain(creeps).for_each(|input| out.input(input).expect("memory takes all"));
         let mut from = In(&bytes);

@@ -27,7 +27,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::fair::Duties;
 use crate::graph::{Choice, Graph, State};
 use crate::local::Parked;
-use crate::passage::{Effect, Input};
+use crate::passage::Effect;
 use crate::reach::{self, Path};
 use crate::search::{ExploreError, Search};
 use crate::stage::Stage;
@@ -75,7 +75,7 @@ impl Foretold {
             let Some(passage) = stage.known(*vcpu, *from, *input) else { continue };
             let ways = &mut new.ways[*vcpu];
             match stage.local(*vcpu, *from).parked {
-                _ if matches!(input, Input::Deliver(_)) => continue,
+                _ if input.delivered().is_some() => continue,
                 Parked::Drain { all: true } | Parked::Halting => continue,
                 Parked::Send { icr } => {
                     ways.writes.insert(*from, icr);

@@ -16,12 +16,32 @@ pub(crate) enum Input {
     Creep(u64, Comes),
     /// An interrupt, NMI, INIT or start-up interrupt is delivered where it stands.
     Deliver(Inject),
+    /// The same of an interrupt or NMI, but no farther than to its handler's first instruction, if one of these can come on the way from there
+    /// where that matters.
+    Enter(Inject, Comes),
 }
 
 impl Input {
     /// Whether it is none by which the vCPU goes on where it stands, nor interrupts that.
     pub(crate) fn restarts(self) -> bool {
         matches!(self, Self::Deliver(Inject::Init | Inject::StartUp(_)))
+    }
+
+    /// What is delivered.
+    pub(crate) fn delivered(self) -> Option<Inject> {
+        match self {
+            Self::Deliver(inject) | Self::Enter(inject, _) => Some(inject),
+            Self::Go(_) | Self::Creep(..) => None,
+        }
+    }
+
+    /// The same without a place at which it ends, where it can end at one.
+    pub(crate) fn whole(self) -> Option<Self> {
+        match self {
+            Self::Creep(read, _) => Some(Self::Go(read)),
+            Self::Enter(inject, _) => Some(Self::Deliver(inject)),
+            Self::Go(_) | Self::Deliver(_) => None,
+        }
     }
 }
 
@@ -87,23 +107,6 @@ pub enum Refusal {
         what: String,
         /// The instruction.
         place: String,
-    },
-    /// A handler and what it interrupts have private memory or registers in common, with no stop between: where it comes matters then.
-    #[error(
-        "vcpu {vcpu}: {handler} accesses {what} at {place}, and what it interrupts does at {interrupted}, of which one writes; \
-         that it comes in between is explored under sc alone"
-    )]
-    Meets {
-        /// The vCPU.
-        vcpu: usize,
-        /// Whose handler.
-        handler: String,
-        /// The memory or register.
-        what: String,
-        /// The handler's instruction.
-        place: String,
-        /// The instruction of what it interrupts.
-        interrupted: String,
     },
     /// Two vCPUs share what is not declared to be shared.
     #[error("vcpus {vcpus:?} share {address:#x} outside of the arena: one accesses it at {}, one at {}", .places[0], .places[1])]

@@ -147,14 +147,20 @@ impl Looker {
         Looked { frames: self.frames, found: self.found, leads_elsewhere: self.leads_elsewhere }
     }
 
+    /// In front of the first instruction: a handler runs from there, if something was delivered.
+    pub(crate) fn enters(&mut self, memory: &dyn Memory, before: &ProcessorState) {
+        let at = before.general.rsp;
+        if let Some(inject) = self.delivered.take() {
+            // The frame is RIP, CS, RFLAGS, RSP, SS (SDM 3A 7.14.2).
+            let interrupted = memory.read_u64(at + 24).unwrap_or_default();
+            self.frames.push(Frame { inject, at, interrupted });
+        }
+    }
+
     /// In front of an instruction.
     pub(crate) fn look(&mut self, memory: &dyn Memory, before: &ProcessorState, it: &Instruction) {
         let rsp = before.general.rsp;
-        if let Some(inject) = self.delivered.take() {
-            // The frame is RIP, CS, RFLAGS, RSP, SS (SDM 3A 7.14.2).
-            let interrupted = memory.read_u64(rsp + 24).unwrap_or_default();
-            self.frames.push(Frame { inject, at: rsp, interrupted });
-        }
+        self.enters(memory, before);
         for (was, is) in self.was_open.iter_mut().zip(open(before)) {
             *was |= is;
         }

@@ -236,7 +236,7 @@ impl<'p> Search<'p> {
         let local = self.stage.local(vcpu, state.locals[vcpu]);
         let apic = self.apics.get(state.apics[vcpu]);
         match (injected(choice, &apic, local.devices.tpr), &local.parked) {
-            (Some(inject), _) => Input::Deliver(inject),
+            (Some(inject), _) => self.stage.enters(vcpu, inject, &apic.without(inject)),
             (None, Parked::Read { address, size, .. }) => {
                 let memory = self.arenas.read(state.arena, *address, *size);
                 let read = self.buffers.read(state, vcpu, (*address, *size), memory);
@@ -261,10 +261,9 @@ impl<'p> Search<'p> {
         self.expect_no_other(state, vcpu, input)?;
         let from = self.from(state, choice);
         let passage = self.stage.passage(vcpu, from, input)?;
-        self.expect_none_behind(state, vcpu, from, input)?;
         let mut next = state.clone();
         next.locals[vcpu] = passage.to;
-        if let Input::Deliver(inject) = input {
+        if let Some(inject) = input.delivered() {
             // What comes drains the buffer first (SDM 3A 11.10).
             while self.flush(&mut next, vcpu) {}
             self.change(&mut next, vcpu, |apic| match inject {

@@ -9,7 +9,7 @@ use super::{ExploreError, Search};
 use crate::apic::{Apic, Message};
 use crate::graph::{Choice, State};
 use crate::local::Parked;
-use crate::passage::{Comes, Input, Refusal};
+use crate::passage::{Input, Refusal};
 use crate::settings::Model;
 
 impl Search<'_> {
@@ -44,32 +44,8 @@ impl Search<'_> {
             Input::Deliver(Inject::StartUp(_)) if apic.nmi => {
                 "is started with an NMI pending, which comes in real mode,"
             }
-            Input::Deliver(Inject::Vector(_) | Inject::Nmi) if apic.init => {
-                "takes an interrupt with an INIT on its way to it"
-            }
             _ => return Ok(()),
         };
-        Err(self.refused(state, vcpu, what.to_owned()))
-    }
-
-    /// Behind a delivery nothing else comes before the next stop: nothing is requested that could, at an instruction where that matters.
-    pub(super) fn expect_none_behind(
-        &self,
-        state: &State,
-        vcpu: usize,
-        from: u32,
-        input: Input,
-    ) -> Result<(), ExploreError> {
-        let Input::Deliver(inject) = input else { return Ok(()) };
-        let left = self.apics.get(state.apics[vcpu]).without(inject);
-        // What is delivered can be sent again from then on: before, it would have been one with that.
-        let [vector, nmi] = [matches!(inject, Inject::Vector(_)), inject == Inject::Nmi];
-        let comes =
-            Comes { vector: vector || left.irr.iter().any(|word| *word != 0), nmi: nmi || left.nmi, init: false };
-        if !self.stage.passes_place(vcpu, from, input, comes) {
-            return Ok(());
-        }
-        let what = "takes an interrupt, another can come before its next stop, and it matters where,";
         Err(self.refused(state, vcpu, what.to_owned()))
     }
 

@@ -174,3 +174,19 @@ fn interrupt_of_oneself_is_on_its_way_when_it_is_sent() {
     assert_eq!(sends(0x40fb), Apic::default());
     assert!(sends(0x0008_4400).nmi);
 }
+
+/// What ends where nothing can come before it is judged as that.
+#[test]
+fn what_was_seen_on_a_passage_is_seen_on_it_with_something_requested() {
+    let Some(mut search) = search("call-in-interrupt", Model::Sc) else { return };
+    search.run(Limits { states: 50_000, bytes: 1 << 30 }).expect("a search");
+    let mut shown = 0;
+    for (vcpu, from, input, passage) in search.stage.log() {
+        let Some(whole) = input.whole().and_then(|whole| search.stage.known(*vcpu, *from, whole)) else { continue };
+        if whole.to == passage.to {
+            assert_eq!(passage.seen, whole.seen, "vcpu {vcpu}, {from}, {input:?}");
+            shown += usize::from(passage.seen.is_some());
+        }
+    }
+    assert!(shown > 0, "the calls that it makes");
+}

@@ -20,6 +20,8 @@ pub(super) struct Came {
     pub(super) effects: Vec<Effect>,
     /// KVM's vCPU stands there.
     pub(super) stands: bool,
+    /// What safety is judged by, if it is all of a passage that was known.
+    seen: Option<Option<Arc<Seen>>>,
 }
 
 /// All that KVM says to a passage.
@@ -37,12 +39,17 @@ pub(crate) struct Answer {
 
 impl Came {
     pub(super) fn there(here: Local, effects: Vec<Effect>) -> Self {
-        Self { here, effects, stands: true }
+        Self { here, effects, stands: true, seen: None }
     }
 
     /// KVM's vCPU has to be put there.
     pub(super) fn elsewhere(here: Local, effects: Vec<Effect>) -> Self {
-        Self { here, effects, stands: false }
+        Self { here, effects, stands: false, seen: None }
+    }
+
+    /// All of a passage that is known, which ends there.
+    pub(super) fn whole(here: Local, whole: &Passage) -> Self {
+        Self { here, effects: whole.effects.to_vec(), stands: false, seen: Some(whole.seen.clone()) }
     }
 
     /// Whether it is the same passage.
@@ -82,11 +89,11 @@ impl Stage<'_> {
     fn key(&self, vcpu: usize, from: u32, input: Input) -> Option<Key> {
         let Vcpu { locals, private, places, .. } = &self.vcpus[vcpu];
         let start = locals.get(from);
-        if start.parked == Parked::Halting && !matches!(input, Input::Deliver(_)) {
+        if start.parked == Parked::Halting && input.delivered().is_none() {
             return None;
         }
         let mut places: Box<[u64]> = match (input, self.irq) {
-            (Input::Creep(..), Irq::Visible) => places.iter().copied().collect(),
+            (Input::Creep(..) | Input::Enter(..), Irq::Visible) => places.iter().copied().collect(),
             _ => Box::default(),
         };
         places.sort_unstable();
@@ -123,7 +130,10 @@ impl Stage<'_> {
         self.vcpus[vcpu].at = None;
         self.look_away(vcpu);
         let came = self.come(vcpu, from, input)?;
-        let seen = self.seen(vcpu)?;
+        let seen = match came.seen {
+            Some(seen) => seen,
+            None => self.seen(vcpu)?,
+        };
         let (looked, begins) = match input.restarts() {
             true => Default::default(),
             false => self.watch(vcpu, from, input, &came.here)?,
@@ -147,7 +157,7 @@ impl Stage<'_> {
         if passage.seen.is_some() {
             self.vcpus[vcpu].shows.insert(from);
         }
-        if !matches!(input, Input::Creep(..)) {
+        if input.whole().is_none() {
             let of = &mut self.vcpus[vcpu];
             let behind = of.private.open(&answer.looked);
             if !behind.is_empty() {
@@ -157,7 +167,7 @@ impl Stage<'_> {
         }
         let places = self.vcpus[vcpu].places.len();
         self.meet(vcpu, answer, to, is_new)?;
-        if matches!(input, Input::Creep(..)) && self.vcpus[vcpu].places.len() > places {
+        if input.whole().is_some() && self.vcpus[vcpu].places.len() > places {
             // It was asked with fewer places, and is asked for once more.
             self.asked -= 1;
             return Ok(passage);

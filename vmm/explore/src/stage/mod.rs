@@ -229,12 +229,9 @@ impl<'p> Stage<'p> {
         if let Some(known) = self.vcpus[vcpu].passages.get(&(from, input)) {
             return Ok(known.clone());
         }
-        if let (Input::Creep(read, _), Irq::Visible) = (input, self.irq)
-            && !self.finds_drains
-            && self.local(vcpu, from).parked != Parked::Halting
-        {
+        if let Some(whole) = self.needs(vcpu, from, input) {
             // To its stop first: that has its own number, whoever brings this one.
-            self.passage(vcpu, from, Input::Go(read))?;
+            self.passage(vcpu, from, whole)?;
         }
         self.asked += 1;
         let answer = self.answer(vcpu, from, input)?;
@@ -259,8 +256,9 @@ impl<'p> Stage<'p> {
     fn come(&mut self, vcpu: usize, from: u32, input: Input) -> Result<Came, Refusal> {
         match (input, self.passages) {
             (Input::Deliver(inject @ (Inject::Init | Inject::StartUp(_))), _) => self.restart(vcpu, from, inject),
-            _ if self.finds_drains => self.ask_to_drain(vcpu, from, input),
+            (Input::Enter(inject, comes), _) => self.enter(vcpu, from, inject, comes),
             (Input::Creep(read, comes), _) => self.creep(vcpu, from, read, comes),
+            _ if self.finds_drains => self.ask_to_drain(vcpu, from, input),
             (_, Passages::Free) => self.ask(vcpu, from, input),
             (_, Passages::Stepped) => self.ask_by_steps(vcpu, from, input),
             (_, Passages::Compared) => self.compare(vcpu, from, input),

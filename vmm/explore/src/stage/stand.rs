@@ -17,10 +17,7 @@ const CALLS: u64 = 1 << 20;
 impl Stage<'_> {
     /// Has KVM's vCPU stand in that state.
     pub(super) fn stand(&mut self, vcpu: usize, from: u32, start: &Local, input: Input) {
-        let inject = match input {
-            Input::Deliver(inject) => Some(inject),
-            Input::Go(_) | Input::Creep(..) => None,
-        };
+        let inject = input.delivered();
         if inject.is_some() || self.vcpus[vcpu].at != Some(from) {
             let mut processor = start.processor;
             if let (Some(_), Parked::Write { before: Some(before), .. }) = (inject, &start.parked) {
@@ -84,6 +81,7 @@ impl Stage<'_> {
                 way.effects = effects;
                 parked
             }
+            (Input::Enter(..), _) => self.enter_from_here(vcpu, &start, input)?.0.parked,
             (_, Parked::Open | Parked::Drain { .. }) if self.finds_drains => {
                 self.again_up_to(vcpu, &start, input, &end, &mut way)?
             }
@@ -97,7 +95,7 @@ impl Stage<'_> {
                 format!("it came to {end:?} with {:?}, now to {parked:?} with {:?}", known.effects, way.effects);
             return Err(Refusal::Differs { vcpu, place: self.here(vcpu), difference });
         }
-        let is_stepped = matches!(input, Input::Creep(..)) || input.restarts();
+        let is_stepped = input.whole().is_some() || input.restarts();
         self.vcpus[vcpu].at = (!is_stepped).then_some(known.to);
         Ok(())
     }

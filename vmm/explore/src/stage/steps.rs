@@ -115,9 +115,9 @@ impl Stage<'_> {
         way: &mut Way,
         look: &mut Look<'_>,
     ) -> Result<(Parked, bool), Refusal> {
-        match input {
-            Input::Deliver(inject) => self.deliver(vcpu, start, inject)?,
-            Input::Go(_) | Input::Creep(..) => self.access(vcpu, start, input, way)?,
+        match input.delivered() {
+            Some(inject) => self.deliver(vcpu, start, inject)?,
+            None => self.access(vcpu, start, input, way)?,
         }
         let first = self.machine.complete(vcpu);
         if let Some(parked) = self.finish(vcpu, first, way)? {

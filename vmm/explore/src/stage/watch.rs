@@ -15,7 +15,7 @@ use crate::apic::Apic;
 use crate::graph::Choice;
 use crate::local::{Local, Parked};
 use crate::passage::{Comes, Effect, Input, Passage, Refusal, Sent};
-use crate::private::{Looked, Meeting, changes_what_lasts, open};
+use crate::private::{Looked, changes_what_lasts, open};
 use crate::settings::Irq;
 
 impl Stage<'_> {
@@ -31,6 +31,56 @@ impl Stage<'_> {
         };
         let creeps = self.irq == Irq::EveryInsn || !self.vcpus[vcpu].places.is_empty();
         if comes.init || creeps && (comes.vector || comes.nmi) { Input::Creep(read, comes) } else { Input::Go(read) }
+    }
+
+    /// What a vCPU goes on with that takes this, with so much left that is requested of it. From then on the same can be sent again: before, it
+    /// would have been one with that.
+    pub(crate) fn enters(&self, vcpu: usize, inject: Inject, left: &Apic) -> Input {
+        let comes = Comes {
+            vector: matches!(inject, Inject::Vector(_)) || left.irr.iter().any(|word| *word != 0),
+            nmi: inject == Inject::Nmi || left.nmi,
+            init: left.init,
+        };
+        let matters = comes.init || self.irq == Irq::EveryInsn || !self.vcpus[vcpu].places.is_empty();
+        if matters && matches!(inject, Inject::Vector(_) | Inject::Nmi) {
+            Input::Enter(inject, comes)
+        } else {
+            Input::Deliver(inject)
+        }
+    }
+
+    /// The passage that has to be known before another one is asked for.
+    pub(super) fn needs(&self, vcpu: usize, from: u32, input: Input) -> Option<Input> {
+        match input {
+            Input::Creep(..) => {
+                let creeps = self.irq == Irq::Visible;
+                input.whole().filter(|_| creeps && self.local(vcpu, from).parked != Parked::Halting)
+            }
+            _ => input.whole(),
+        }
+    }
+
+    /// To the first instruction of a handler, or the next stop where nothing that matters can come in between.
+    pub(super) fn enter(&mut self, vcpu: usize, from: u32, inject: Inject, comes: Comes) -> Result<Came, Refusal> {
+        let deliver = Input::Deliver(inject);
+        if !comes.init && !self.passes_place(vcpu, from, deliver, comes) {
+            let whole = self.passage(vcpu, from, deliver)?;
+            return Ok(Came::whole(Local::clone(self.local(vcpu, whole.to)), &whole));
+        }
+        let start = self.local(vcpu, from).clone();
+        self.stand(vcpu, from, &start, deliver);
+        let (here, effects) = self.enter_from_here(vcpu, &start, deliver)?;
+        Ok(Came::elsewhere(here, effects))
+    }
+
+    /// The same of a vCPU that stands there.
+    pub(super) fn enter_from_here(
+        &mut self,
+        vcpu: usize,
+        start: &Local,
+        input: Input,
+    ) -> Result<(Local, Vec<Effect>), Refusal> {
+        self.by_steps_from_here(vcpu, start, input, &mut |_| Some(Parked::Open))
     }
 
     /// To the next place where what is requested can come and that matters, or the next stop.
@@ -51,7 +101,7 @@ impl Stage<'_> {
         if !comes.init && !self.passes_place(vcpu, from, Input::Go(read), comes) {
             // What stands where nothing could come before is the same in front of it: where something comes behind it is the stop, or where that
             // takes none the place where this passage ends.
-            return Ok(Came::elsewhere(Local::clone(self.local(vcpu, whole.to)), whole.effects.to_vec()));
+            return Ok(Came::whole(Local::clone(self.local(vcpu, whole.to)), &whole));
         }
         let places = Rc::clone(&self.vcpus[vcpu].places);
         let end = self.local(vcpu, whole.to).clone();
@@ -68,8 +118,10 @@ impl Stage<'_> {
         self.by_steps(vcpu, from, &start, input, &mut look)?;
         // Where nothing matters any more it comes at the stop as well.
         if !is_place || is_last && self.takes(&end, comes) {
-            return Ok(Came::elsewhere(end, whole.effects.to_vec()));
+            return Ok(Came::whole(end, &whole));
         }
+        // Beside what was seen up to there.
+        self.look_away(vcpu);
         let mut stops = stops_at(vcpu, &start, comes, Some(places));
         let (here, effects) = self.by_steps(vcpu, from, &start, input, &mut stops)?;
         Ok(Came::elsewhere(here, effects))
@@ -95,13 +147,9 @@ impl Stage<'_> {
 
     /// As what a passage is done once more: one that came to no place runs to its stop.
     pub(super) fn as_it_went(&self, vcpu: usize, from: u32, input: Input, known: &Passage) -> Input {
-        match input {
-            Input::Creep(read, _) if self.irq == Irq::Visible => {
-                let whole = self.known(vcpu, from, Input::Go(read));
-                if whole.is_some_and(|whole| whole.to == known.to) { Input::Go(read) } else { input }
-            }
-            input => input,
-        }
+        let Some(whole) = self.needs(vcpu, from, input) else { return input };
+        let is_whole = self.known(vcpu, from, whole).is_some_and(|passage| passage.to == known.to);
+        if is_whole { whole } else { input }
     }
 
     /// The same once more, of a vCPU that stands there. What counts may be another in a register, so that the place is found as it was.
@@ -188,15 +236,13 @@ impl Stage<'_> {
         end: &Local,
     ) -> Result<(Looked, Option<Local>), Refusal> {
         let start = self.local(vcpu, from).clone();
-        let delivered = match input {
-            Input::Deliver(inject) => Some(inject),
-            Input::Go(_) | Input::Creep(..) => None,
-        };
+        let delivered = input.delivered();
         let mut looker = self.vcpus[vcpu].private.looker(from, delivered);
         let (mut steps, mut is_shadow) = (0, false);
         if start.parked != Parked::Halting || delivered.is_some() {
             let mut is_over = ends_at(&start, input, end);
             let mut look = |step: &Step<'_>| {
+                looker.enters(step.memory, step.before);
                 let over = is_over(step);
                 if !over {
                     (steps, is_shadow) = (steps + 1, step.before.shadow);
@@ -223,13 +269,12 @@ impl Stage<'_> {
         self.new_places |= answer.looked.leads_elsewhere && !self.vcpus[vcpu].private.leads_elsewhere;
         for meeting in self.vcpus[vcpu].private.take(&answer.looked, to) {
             match self.irq {
-                Irq::Visible if self.finds_drains => return Err(self.meets(vcpu, &meeting)),
                 Irq::Visible => {
                     let places = Rc::make_mut(&mut self.vcpus[vcpu].places);
                     if places.insert(meeting.interrupted) {
                         self.new_places = true;
                         // They may have passed it.
-                        self.vcpus[vcpu].passages.retain(|(_, input), _| !matches!(input, Input::Creep(..)));
+                        self.vcpus[vcpu].passages.retain(|(_, input), _| input.whole().is_none());
                     }
                 }
                 Irq::EveryInsn => {}
@@ -252,7 +297,7 @@ impl Stage<'_> {
     fn has_begun(&self, start: &Local, input: Input, here: &Local) -> bool {
         let is_store = matches!(here.parked, Parked::Write { before: None, .. }) && self.is_missed(start, input, here);
         let is_shadow = here.processor.shadow && !self.is_inside(start, here);
-        (is_store || is_shadow) && !here.processor.nmi_masked && !matches!(input, Input::Creep(..))
+        (is_store || is_shadow) && !here.processor.nmi_masked && input.whole().is_none()
     }
 
     /// Where the last of so many instructions of a passage begins.
@@ -290,11 +335,6 @@ impl Stage<'_> {
         begin.filter(|begin| open(&self.local(vcpu, *begin).processor)[1])
     }
 
-    fn meets(&self, vcpu: usize, Meeting { at, handler: (who, rip), interrupted }: &Meeting) -> Refusal {
-        let [place, interrupted] = [rip, interrupted].map(|rip| self.code.place(*rip));
-        Refusal::Meets { vcpu, handler: who.to_string(), what: at.to_string(), place, interrupted }
-    }
-
     /// Whether a vCPU shares with another what the host maps for all of them and has not declared.
     fn shares(&self, vcpu: usize) -> Result<(), Refusal> {
         let own = &self.vcpus[vcpu].private;
@@ -322,7 +362,7 @@ fn stops_at(
     comes: Comes,
     places: Option<Rc<FxHashSet<u64>>>,
 ) -> impl FnMut(&Step<'_>) -> Option<Parked> + use<> {
-    let mut stood = start.parked == Parked::Open;
+    let mut stood = is_place(&start.parked);
     let came = if stood { open(&start.processor) } else { [false; 2] };
     // It makes a difference whether an interrupt, or an NMI, has come before the next instruction.
     let mut matters = came.map(|came| !came);
@@ -340,10 +380,14 @@ fn stops_at(
     }
 }
 
+/// Whether a vCPU stands in front of an instruction of which it has done nothing.
+fn is_place(parked: &Parked) -> bool {
+    matches!(parked, Parked::Open | Parked::Drain { .. })
+}
+
 /// Whether a passage is over in front of an instruction: where that is no stop by itself.
 fn ends_at(start: &Local, input: Input, end: &Local) -> impl FnMut(&Step<'_>) -> bool + use<> {
-    let is_place = |parked: &Parked| matches!(parked, Parked::Open | Parked::Drain { .. });
-    let mut stood = is_place(&start.parked) && !matches!(input, Input::Deliver(_));
+    let mut stood = is_place(&start.parked) && input.delivered().is_none();
     let end = is_place(&end.parked).then_some(Registers { rflags: 0, ..end.processor.general });
     move |step| {
         let stands = std::mem::take(&mut stood);

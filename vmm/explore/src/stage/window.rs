@@ -28,8 +28,7 @@ impl Stage<'_> {
 
     /// Whether it can have taken an interrupt on its way to where it can take none.
     fn can_open(&self, start: &Local, input: Input, here: &Local) -> bool {
-        let was_open =
-            self.takes_interrupts(start) && start.parked == Parked::Open && !matches!(input, Input::Deliver(_));
+        let was_open = self.takes_interrupts(start) && start.parked == Parked::Open && input.delivered().is_none();
         !was_open && !matches!(here.parked, Parked::Dead(_))
     }
 
@@ -120,11 +119,10 @@ impl Stage<'_> {
 /// Where the RFLAGS lie that a delivery pushes: 24 bytes below the end of a stack that the processor aligns to 16 bytes, which is that of
 /// the interrupted code, or for an NMI one of its own (SDM 3A 7.14).
 fn pushed_flags(vcpu: usize, start: &Local, input: Input) -> Option<u64> {
-    let end = match input {
-        Input::Go(_) | Input::Creep(..) => return None,
-        Input::Deliver(Inject::Vector(_)) => start.processor.general.rsp & !0xf,
-        Input::Deliver(Inject::Nmi) => private(vcpu) + private_area::NMI_STACK_TOP,
-        Input::Deliver(Inject::Init | Inject::StartUp(_)) => return None,
+    let end = match input.delivered()? {
+        Inject::Vector(_) => start.processor.general.rsp & !0xf,
+        Inject::Nmi => private(vcpu) + private_area::NMI_STACK_TOP,
+        Inject::Init | Inject::StartUp(_) => return None,
     };
     Some(end.wrapping_sub(24))
 }

@@ -9,7 +9,7 @@ use crate::real_kvm::host;
 
 /// Cells in which an interrupt or NMI comes where it matters; from `two-panics` on also at private memory and registers that its handler and
 /// what it interrupts have in common.
-const CELLS: [&str; 11] = [
+const CELLS: [&str; 12] = [
     "acceptance/lock-and-call@vcpus=2",
     "acceptance/early-done@vcpus=2",
     "acceptance/nmi-rendezvous@vcpus=2",
@@ -21,6 +21,7 @@ const CELLS: [&str; 11] = [
     "litmus/interrupted@vcpus=2,flag=first",
     "litmus/interrupted@vcpus=2,flag=answered",
     "litmus/interrupted@vcpus=2,flag=stored",
+    "litmus/interrupted@vcpus=2,flag=again",
 ];
 
 #[test]
