@@ -121,6 +121,11 @@ pub(crate) struct Looked {
 }
 
 impl Looked {
+    /// Handlers run at the end, and there is nothing else that was not looked at before.
+    pub(crate) fn with(frames: &[Frame]) -> Self {
+        Self { frames: frames.to_vec(), ..Self::default() }
+    }
+
     /// Bytes of memory that it takes, about.
     pub(crate) fn bytes(&self) -> usize {
         self.frames.capacity() * size_of::<Frame>() + self.found.capacity() * size_of::<Access>()

@@ -22,6 +22,8 @@ pub(super) struct Came {
     pub(super) stands: bool,
     /// What safety is judged by, if it is all of a passage that was known.
     seen: Option<Option<Arc<Seen>>>,
+    /// What its instructions access that no other passage was looked at for, where it was looked at already.
+    looked: Option<Looked>,
 }
 
 /// All that KVM says to a passage.
@@ -39,17 +41,22 @@ pub(crate) struct Answer {
 
 impl Came {
     pub(super) fn there(here: Local, effects: Vec<Effect>) -> Self {
-        Self { here, effects, stands: true, seen: None }
+        Self { here, effects, stands: true, seen: None, looked: None }
     }
 
     /// KVM's vCPU has to be put there.
     pub(super) fn elsewhere(here: Local, effects: Vec<Effect>) -> Self {
-        Self { here, effects, stands: false, seen: None }
+        Self { here, effects, stands: false, seen: None, looked: None }
     }
 
-    /// All of a passage that is known, which ends there.
-    pub(super) fn whole(here: Local, whole: &Passage) -> Self {
-        Self { here, effects: whole.effects.to_vec(), stands: false, seen: Some(whole.seen.clone()) }
+    /// To a place on its way.
+    pub(super) fn part((here, effects): (Local, Vec<Effect>), looked: Looked) -> Self {
+        Self { looked: Some(looked), ..Self::elsewhere(here, effects) }
+    }
+
+    /// All of a passage that is known, which ends there with those handlers.
+    pub(super) fn whole(here: Local, whole: &Passage, handlers: Looked) -> Self {
+        Self { seen: Some(whole.seen.clone()), ..Self::part((here, whole.effects.to_vec()), handlers) }
     }
 
     /// Whether it is the same passage.
@@ -134,9 +141,10 @@ impl Stage<'_> {
             Some(seen) => seen,
             None => self.seen(vcpu)?,
         };
-        let (looked, begins) = match input.restarts() {
-            true => Default::default(),
-            false => self.watch(vcpu, from, input, &came.here)?,
+        let (looked, begins) = match came.looked {
+            Some(looked) => (looked, None),
+            None if input.restarts() => Default::default(),
+            None => self.watch(vcpu, from, input, &came.here)?,
         };
         self.vcpus[vcpu].at = None;
         Ok(Answer {

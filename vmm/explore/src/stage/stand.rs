@@ -81,7 +81,9 @@ impl Stage<'_> {
                 way.effects = effects;
                 parked
             }
-            (Input::Enter(..), _) => self.enter_from_here(vcpu, &start, input)?.0.parked,
+            (Input::Enter(..), _) => {
+                self.by_steps_from_here(vcpu, &start, input, &mut |_| Some(Parked::Open))?.0.parked
+            }
             (_, Parked::Open | Parked::Drain { .. }) if self.finds_drains => {
                 self.again_up_to(vcpu, &start, input, &end, &mut way)?
             }

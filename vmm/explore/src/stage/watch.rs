@@ -9,13 +9,13 @@ use stallbench_core::controlled::Inject;
 use stallbench_state::machine::Registers;
 
 use super::answer::{Answer, Came};
-use super::steps::Step;
+use super::steps::{Look, Step};
 use super::{Stage, Vcpu};
 use crate::apic::Apic;
 use crate::graph::Choice;
 use crate::local::{Local, Parked};
 use crate::passage::{Comes, Effect, Input, Passage, Refusal, Sent};
-use crate::private::{Looked, changes_what_lasts, open};
+use crate::private::{Looked, Looker, changes_what_lasts, open};
 use crate::settings::Irq;
 
 impl Stage<'_> {
@@ -65,22 +65,16 @@ impl Stage<'_> {
         let deliver = Input::Deliver(inject);
         if !comes.init && !self.passes_place(vcpu, from, deliver, comes) {
             let whole = self.passage(vcpu, from, deliver)?;
-            return Ok(Came::whole(Local::clone(self.local(vcpu, whole.to)), &whole));
+            return Ok(self.whole(vcpu, &whole));
         }
         let start = self.local(vcpu, from).clone();
-        self.stand(vcpu, from, &start, deliver);
-        let (here, effects) = self.enter_from_here(vcpu, &start, deliver)?;
-        Ok(Came::elsewhere(here, effects))
-    }
-
-    /// The same of a vCPU that stands there.
-    pub(super) fn enter_from_here(
-        &mut self,
-        vcpu: usize,
-        start: &Local,
-        input: Input,
-    ) -> Result<(Local, Vec<Effect>), Refusal> {
-        self.by_steps_from_here(vcpu, start, input, &mut |_| Some(Parked::Open))
+        let mut looker = self.vcpus[vcpu].private.looker(from, Some(inject));
+        let mut look = |step: &Step<'_>| {
+            looker.enters(step.memory, step.before);
+            Some(Parked::Open)
+        };
+        let came = self.by_steps(vcpu, from, &start, deliver, &mut look)?;
+        Ok(Came::part(came, looker.looked()))
     }
 
     /// To the next place where what is requested can come and that matters, or the next stop.
@@ -94,14 +88,13 @@ impl Stage<'_> {
             self.expect_no_string(vcpu, from, &start, input)?;
         }
         if self.irq == Irq::EveryInsn {
-            let (here, effects) = self.by_steps(vcpu, from, &start, input, &mut stops_at(vcpu, &start, comes, None))?;
-            return Ok(Came::elsewhere(here, effects));
+            return self.creep_to(vcpu, from, &start, input, &mut stops_at(vcpu, &start, comes, None));
         }
         let whole = self.passage(vcpu, from, Input::Go(read))?;
         if !comes.init && !self.passes_place(vcpu, from, Input::Go(read), comes) {
             // What stands where nothing could come before is the same in front of it: where something comes behind it is the stop, or where that
             // takes none the place where this passage ends.
-            return Ok(Came::whole(Local::clone(self.local(vcpu, whole.to)), &whole));
+            return Ok(self.whole(vcpu, &whole));
         }
         let places = Rc::clone(&self.vcpus[vcpu].places);
         let end = self.local(vcpu, whole.to).clone();
@@ -118,13 +111,48 @@ impl Stage<'_> {
         self.by_steps(vcpu, from, &start, input, &mut look)?;
         // Where nothing matters any more it comes at the stop as well.
         if !is_place || is_last && self.takes(&end, comes) {
-            return Ok(Came::whole(end, &whole));
+            return Ok(self.whole(vcpu, &whole));
         }
         // Beside what was seen up to there.
         self.look_away(vcpu);
         let mut stops = stops_at(vcpu, &start, comes, Some(places));
-        let (here, effects) = self.by_steps(vcpu, from, &start, input, &mut stops)?;
-        Ok(Came::elsewhere(here, effects))
+        self.creep_to(vcpu, from, &start, input, &mut stops)
+    }
+
+    /// To where it parks, or the next stop, with a look at each instruction on the way.
+    fn creep_to(
+        &mut self,
+        vcpu: usize,
+        from: u32,
+        start: &Local,
+        input: Input,
+        stops: &mut Look<'_>,
+    ) -> Result<Came, Refusal> {
+        let mut looker = self.vcpus[vcpu].private.looker(from, None);
+        let mut look = |step: &Step<'_>| {
+            let parked = stops(step);
+            if parked.is_none() {
+                looker.look(step.memory, step.before, step.instruction);
+            }
+            parked
+        };
+        let came = self.by_steps(vcpu, from, start, input, &mut look)?;
+        Ok(Came::part(came, self.looked(vcpu, looker)?))
+    }
+
+    /// What was looked at, if that can be explored.
+    fn looked(&self, vcpu: usize, looker: Looker) -> Result<Looked, Refusal> {
+        if looker.ends_late() {
+            let what = "has ended an interrupt behind a place where another can come, on its way to a stop";
+            return Err(self.unknown(vcpu, what));
+        }
+        Ok(looker.looked())
+    }
+
+    /// All of a passage that is known, and was looked at.
+    fn whole(&self, vcpu: usize, whole: &Passage) -> Came {
+        let handlers = Looked::with(self.vcpus[vcpu].private.frames(whole.to));
+        Came::whole(self.local(vcpu, whole.to).clone(), whole, handlers)
     }
 
     /// Whether all that comes can come where a vCPU is parked, wherever it could on its way there. An INIT finds another vCPU there.
@@ -252,15 +280,12 @@ impl Stage<'_> {
             };
             self.by_steps(vcpu, from, &start, input, &mut look)?;
         }
-        if looker.ends_late() {
-            return Err(self
-                .unknown(vcpu, "has ended an interrupt behind a place where another can come, on its way to a stop"));
-        }
+        let looked = self.looked(vcpu, looker)?;
         let has_begun = self.has_begun(&start, input, end);
         // In the shadow of an STI nothing comes but in front of that.
         let steps = steps - usize::from(is_shadow);
         let begins = if has_begun { self.begin(vcpu, from, &start, input, steps)? } else { None };
-        Ok((looker.looked(), begins))
+        Ok((looked, begins))
     }
 
     /// Keeps what was looked at on the way to a state, in which handlers can meet what they interrupt.
