@@ -126,6 +126,8 @@ global_asm!(
     ".endr",
     "",
     ".section .stallbench.stubs, \"ax\"",
+    // A vCPU can be stopped at the first instruction of any; 16 times its vector from here.
+    "stallbench_interrupt_stubs:",
     ".set vector, 0",
     ".rept 256",
     "  .balign 16",
