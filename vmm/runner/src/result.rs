@@ -46,7 +46,7 @@ fn expected<'r>(run: &'r Run, outcome: &RunOutcome) -> &'r Arc<Expectation> {
 
 fn expected_under<'r>(run: &'r Run, model: &str) -> &'r Arc<Expectation> {
     let of_model = run.explorations.iter().find(|exploration| exploration.is_of(model));
-    of_model.map_or(&run.expectation, |exploration| &exploration.expectation)
+    of_model.map_or(&run.expectation, |exploration| exploration.expected(model))
 }
 
 /// What of an outcome is not as its scenario expects, a fragment each.

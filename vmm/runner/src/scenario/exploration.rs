@@ -23,8 +23,10 @@ const ICR: [&str; 3] = ["ordered", "buffer", "early"];
 pub struct Exploration {
     /// Words that the model's name has: `tso`, `icr=buffer`.
     model: Vec<String>,
-    /// What is expected.
+    /// What is expected, where interrupts come at stops.
     pub expectation: Arc<Expectation>,
+    /// The same where they come at every instruction: with as many more states, nothing is pinned.
+    unpinned: Arc<Expectation>,
     /// Whether it is among those that are explored where nothing is named.
     pub is_default: bool,
 }
@@ -46,9 +48,13 @@ impl Exploration {
     /// Whether it is for a search under a model, as that is written: `tso icr=buffer buffer=16`.
     pub fn is_of(&self, model: &str) -> bool {
         let words = model.split_whitespace();
-        // What is declared is declared of interrupts that come at stops.
-        words.clone().all(|word| !word.starts_with("irq="))
-            && self.model.iter().all(|word| words.clone().any(|other| other == word))
+        self.model.iter().all(|word| words.clone().any(|other| other == word))
+    }
+
+    /// What is expected of a search under a model that it is for.
+    pub fn expected(&self, model: &str) -> &Arc<Expectation> {
+        let is_pinned = model.split_whitespace().all(|word| !word.starts_with("irq="));
+        if is_pinned { &self.expectation } else { &self.unpinned }
     }
 
     /// The model that it is for, in words.
@@ -95,6 +101,7 @@ impl Rule {
             model: self.model.clone(),
             is_default: self.is_default,
             expectation: Arc::new(Expectation { pins: self.pins, ..expected() }),
+            unpinned: Arc::new(expected()),
         })
     }
 }
@@ -167,6 +174,19 @@ mod test {
         assert_eq!(of("sc"), Some("stall"));
         assert_eq!(of("tso icr=buffer buffer=16"), Some("pass"));
         assert_eq!(of("tso icr=ordered buffer=16"), None);
+    }
+
+    #[test]
+    fn what_is_pinned_is_pinned_of_interrupts_at_stops() {
+        let body = "[[scenario.explore]]\nvcpus = 2\nstates = 7\n\
+            [scenario.explore.expect]\nverdict = 'pass'\nbecause = 'y'\n";
+        let cell = &cells(body).unwrap()[0];
+        let [stops, every] = ["sc", "sc irq=every-insn"].map(|model| {
+            let exploration = cell.explorations.iter().find(|exploration| exploration.is_of(model)).unwrap();
+            let expected = exploration.expected(model);
+            (expected.verdict, expected.pins.states)
+        });
+        assert_eq!((stops, every), (("pass", Some(7)), ("pass", None)));
     }
 
     #[test]
