@@ -62,16 +62,6 @@ pub(crate) struct Access {
     behind_open: [bool; 2],
 }
 
-/// Two instructions that meet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Meeting {
-    pub(crate) at: Location,
-    /// Who comes in between, and where its instruction is.
-    pub(crate) handler: (Context, u64),
-    /// The instruction of what it interrupts.
-    pub(crate) interrupted: u64,
-}
-
 /// A handler that runs: what it handles, where its frame lies, and the stack pointer of what it interrupted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Frame {
@@ -306,8 +296,8 @@ impl Private {
         met.collect::<FxHashSet<_>>().into_iter().collect()
     }
 
-    /// Takes what was seen on the way to a state: where handlers meet what they interrupt.
-    pub(crate) fn take(&mut self, looked: &Looked, to: u32) -> Vec<Meeting> {
+    /// Takes what was seen on the way to a state: the instructions at which handlers meet what they interrupt.
+    pub(crate) fn take(&mut self, looked: &Looked, to: u32) -> Vec<u64> {
         self.leads_elsewhere |= looked.leads_elsewhere;
         if !looked.frames.is_empty() {
             self.frames.entry(to).or_insert_with(|| looked.frames.clone());
@@ -315,7 +305,7 @@ impl Private {
         looked.found.iter().flat_map(|access| self.add(*access)).collect()
     }
 
-    fn add(&mut self, access: Access) -> Vec<Meeting> {
+    fn add(&mut self, access: Access) -> Vec<u64> {
         if is_declared(self.vcpu, &access) || !self.known.insert(access) {
             return Vec::new();
         }
@@ -326,7 +316,9 @@ impl Private {
         let mut meetings = Vec::new();
         for place in places(&access) {
             let there = self.places.entry(place).or_default();
-            meetings.extend(there.iter().filter_map(|other| meet(&access, other).or_else(|| meet(other, &access))));
+            let both = |other| [(&access, other), (other, &access)];
+            let meet = there.iter().filter_map(|other| both(other).into_iter().find(|(one, two)| meet(one, two)));
+            meetings.extend(meet.map(|(_, interrupted)| interrupted.rip));
             there.push(access);
         }
         meetings
@@ -360,18 +352,17 @@ pub(crate) fn open(state: &ProcessorState) -> [bool; 2] {
 }
 
 /// Whether a handler's access meets one of what it interrupts.
-fn meet(handler: &Access, interrupted: &Access) -> Option<Meeting> {
-    let Context::Handler(inject) = handler.context else { return None };
+fn meet(handler: &Access, interrupted: &Access) -> bool {
+    let Context::Handler(inject) = handler.context else { return false };
     let comes = match inject {
         Inject::Vector(_) => interrupted.behind_open[0],
         Inject::Nmi => interrupted.behind_open[1],
         // None of them comes back to it.
         Inject::Init | Inject::StartUp(_) => false,
     };
-    let at = common(handler, interrupted)?;
     let interrupts = handler.below.contains(&Some(interrupted.context));
-    let meets = comes && interrupts && !handler.own && (handler.writes || interrupted.writes);
-    meets.then_some(Meeting { at, handler: (handler.context, handler.rip), interrupted: interrupted.rip })
+    let writes = handler.writes || interrupted.writes;
+    comes && interrupts && !handler.own && writes && common(handler, interrupted).is_some()
 }
 
 /// The first that two accesses have in common.
@@ -435,25 +426,4 @@ fn reads(access: OpAccess) -> bool {
 
 fn does_write(access: OpAccess) -> bool {
     matches!(access, OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite)
-}
-
-impl fmt::Display for Location {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Memory(address) => write!(f, "{address:#x}"),
-            Self::Msr(index) => write!(f, "msr {index:#x}"),
-            Self::Control(number) => write!(f, "cr{number}"),
-        }
-    }
-}
-
-impl fmt::Display for Context {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Task => f.write_str("the task"),
-            Self::Handler(Inject::Vector(vector)) => write!(f, "the handler of vector {vector:#x}"),
-            Self::Handler(Inject::Nmi) => f.write_str("the handler of NMIs"),
-            Self::Handler(Inject::Init | Inject::StartUp(_)) => f.write_str("the start"),
-        }
-    }
 }

@@ -292,11 +292,11 @@ impl Stage<'_> {
     pub(super) fn meet(&mut self, vcpu: usize, answer: &Answer, to: u32, is_new: bool) -> Result<(), Refusal> {
         // Steps of its may have been one with others.
         self.new_places |= answer.looked.leads_elsewhere && !self.vcpus[vcpu].private.leads_elsewhere;
-        for meeting in self.vcpus[vcpu].private.take(&answer.looked, to) {
+        for interrupted in self.vcpus[vcpu].private.take(&answer.looked, to) {
             match self.irq {
                 Irq::Visible => {
                     let places = Rc::make_mut(&mut self.vcpus[vcpu].places);
-                    if places.insert(meeting.interrupted) {
+                    if places.insert(interrupted) {
                         self.new_places = true;
                         // They may have passed it.
                         self.vcpus[vcpu].passages.retain(|(_, input), _| input.whole().is_none());
