@@ -24,8 +24,6 @@ use crate::stage::{Behind, is_open};
 
 /// Bytes that a delivery pushes: RIP, CS, RFLAGS, RSP, SS (SDM 3A 7.14.2).
 const FRAME: u64 = 40;
-/// Contexts below a handler that are told apart: a task, and handlers of it.
-const MOST_BELOW: usize = 4;
 
 /// Where something is read or written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -54,8 +52,6 @@ pub(crate) struct Access {
     writes: bool,
     rip: u64,
     context: Context,
-    /// What that has interrupted: those below it, the task first.
-    below: [Option<Context>; MOST_BELOW],
     /// It lies on a stack below what the handler interrupted, where nobody else keeps anything.
     own: bool,
     /// Interrupts, and NMIs, can come at this instruction, or could on the passage before it.
@@ -211,16 +207,12 @@ impl Looker {
     }
 
     fn add(&mut self, it: &Instruction, at: Location, size: u64, writes: bool) {
-        let handlers = self.frames.iter().map(|frame| Context::Handler(frame.inject));
-        let mut contexts: Vec<_> = [Context::Task].into_iter().chain(handlers).collect();
-        let context = contexts.pop().unwrap_or(Context::Task);
-        let mut below = [None; MOST_BELOW];
-        below.iter_mut().zip(contexts).for_each(|(slot, context)| *slot = Some(context));
+        let context = self.frames.last().map_or(Context::Task, |frame| Context::Handler(frame.inject));
         let own = match at {
             Location::Memory(address) => self.frames.last().is_some_and(|frame| frame.owns(address)),
             Location::Msr(_) | Location::Control(_) => false,
         };
-        self.found.push(Access { size, at, writes, rip: it.ip(), context, below, own, behind_open: self.was_open });
+        self.found.push(Access { size, at, writes, rip: it.ip(), context, own, behind_open: self.was_open });
     }
 }
 
@@ -316,10 +308,11 @@ impl Private {
         let mut meetings = Vec::new();
         for place in places(&access) {
             let there = self.places.entry(place).or_default();
-            let both = |other| [(&access, other), (other, &access)];
-            let meet = there.iter().filter_map(|other| both(other).into_iter().find(|(one, two)| meet(one, two)));
-            meetings.extend(meet.map(|(_, interrupted)| interrupted.rip));
             there.push(access);
+            // With itself, too: a handler can come into itself.
+            let both = |other| [(&access, other), (other, &access)];
+            let meet = there.iter().flat_map(both).filter(|(handler, interrupted)| meet(handler, interrupted));
+            meetings.extend(meet.map(|(_, interrupted)| interrupted.rip));
         }
         meetings
     }
@@ -351,7 +344,7 @@ pub(crate) fn open(state: &ProcessorState) -> [bool; 2] {
     [is_open(state), !state.nmi_masked && !state.shadow]
 }
 
-/// Whether a handler's access meets one of what it interrupts.
+/// Whether a handler's access meets one of what it can interrupt, whether it was seen to or not.
 fn meet(handler: &Access, interrupted: &Access) -> bool {
     let Context::Handler(inject) = handler.context else { return false };
     let comes = match inject {
@@ -360,9 +353,8 @@ fn meet(handler: &Access, interrupted: &Access) -> bool {
         // None of them comes back to it.
         Inject::Init | Inject::StartUp(_) => false,
     };
-    let interrupts = handler.below.contains(&Some(interrupted.context));
     let writes = handler.writes || interrupted.writes;
-    comes && interrupts && !handler.own && writes && common(handler, interrupted).is_some()
+    comes && !handler.own && writes && common(handler, interrupted).is_some()
 }
 
 /// The first that two accesses have in common.

@@ -66,6 +66,22 @@ fn word_that_is_read_with_interrupts_off_meets_an_nmi_alone() {
     assert!(meets(&[task], Inject::Nmi, &[handler]).is_some());
 }
 
+#[test]
+fn word_of_two_handlers_is_met_where_one_can_come_into_the_other_seen_or_not() {
+    let mut private = Private::of(1);
+    let mut met = |delivered, it, to| {
+        let mut looker = private.looker(0, Some(delivered));
+        executes(&mut looker, &frame_at(HANDLER_STACK), &it);
+        private.take(&looker.looked(), to)
+    };
+    let [outer, inner] = [0x20, 0x30].map(|rip| (STORE, rip, false, [WORD, 0, HANDLER_STACK]));
+    assert!(met(VECTOR, outer, 1).is_empty(), "none comes into itself with interrupts off");
+    assert!(met(Inject::Vector(0xfc), inner, 2).is_empty(), "nor into another");
+    assert!(met(Inject::Nmi, (LOAD, 0x40, false, [WORD, 0, HANDLER_STACK]), 3).contains(&0x20));
+    let reentered = (STORE, 0x50, true, [WORD, 0, HANDLER_STACK]);
+    assert!(met(VECTOR, reentered, 4).contains(&0x50), "into itself with interrupts on");
+}
+
 /// An interrupt can come in front of both then, and finds the first of them done between them.
 #[test]
 fn word_that_is_read_with_interrupts_off_meets_an_interrupt_where_those_were_on_before() {
@@ -174,7 +190,6 @@ fn what_is_declared_is_all_of_an_access() {
         writes: true,
         rip: 0x10,
         context: Context::Task,
-        below: [None; MOST_BELOW],
         own: false,
         behind_open: [true; 2],
     };
